@@ -1,0 +1,43 @@
+"""gifd: what does a federated-learning update give away?
+
+The public names, in the order data flows: a client runs a protocol on its private images, a
+server observes the update, an attack inverts it with or without a prior, metrics compare.
+"""
+
+from gifd.attacks import Attack, Reconstruction, gifd, gifd_last, gifd_latent, ig
+from gifd.errors import GifdError
+from gifd.metrics import score
+from gifd.model import Model
+from gifd.observation import Ledger, Observation, Secret
+from gifd.priors import Generator, Stage, digiface_dcgan
+from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.updates import Update
+from gifd.victims import Client, ConvNet, LeNet, ResNet18, check_replay, read_image
+
+__all__ = [
+    "Attack",
+    "Client",
+    "ConvNet",
+    "FedAvg",
+    "FedSGD",
+    "Generator",
+    "GifdError",
+    "LeNet",
+    "Ledger",
+    "Model",
+    "Observation",
+    "Protocol",
+    "Reconstruction",
+    "ResNet18",
+    "Secret",
+    "Stage",
+    "Update",
+    "check_replay",
+    "digiface_dcgan",
+    "gifd",
+    "gifd_last",
+    "gifd_latent",
+    "ig",
+    "read_image",
+    "score",
+]

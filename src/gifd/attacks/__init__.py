@@ -1,0 +1,17 @@
+"""The papers, each as a value on the one engine."""
+
+from gifd.attacks.attack import Attack, Reconstruction
+from gifd.attacks.extensions import Extensions, Preset
+from gifd.attacks.gifd import gifd, gifd_last, gifd_latent
+from gifd.attacks.ig import ig
+
+__all__ = [
+    "Attack",
+    "Extensions",
+    "Preset",
+    "Reconstruction",
+    "gifd",
+    "gifd_last",
+    "gifd_latent",
+    "ig",
+]

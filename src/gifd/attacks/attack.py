@@ -1,0 +1,211 @@
+"""Attack: a value made of phases. Called with an observation, it answers with images."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gifd.attacks.extensions import Preset
+from gifd.errors import InputError
+from gifd.inversion.distances import Cosine, Distance
+from gifd.inversion.engine import Callback, Phase, PhaseResult, search
+from gifd.inversion.spaces import Pixels, Setting
+from gifd.labels import granted_or_inferred
+from gifd.observation import Observation
+from gifd.priors.generator import Generator
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reconstruction:
+    """What an attack makes of an observation.
+
+    Args:
+        images: (B, C, H, W) in [0, 1]: the answer.
+        labels: (B,) the labels it replayed with, and whether they were granted or inferred.
+        distance: the answer's matching distance.
+        phase: the name of the phase that gave the answer.
+        phases: what every phase found.
+        interrupted: whether Ctrl-C cut the search short.
+        seed, seconds: of this run.
+    """
+
+    images: Float[Tensor, "B C H W"]
+    labels: Int[Tensor, "B"]
+    label_source: str
+    distance: float
+    phase: str
+    phases: tuple[PhaseResult, ...]
+    interrupted: bool
+    seed: int
+    seconds: float
+
+    @property
+    def evaluations(self) -> int:
+        """Victim gradients computed, all phases and restarts together."""
+        return sum(phase.evaluations for phase in self.phases)
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """The restarts that became non-finite, by number."""
+        return tuple(number for phase in self.phases for number in phase.dropped)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Phases, a common matching distance and a rule for the answer.
+
+    Args:
+        name: as in the catalogue.
+        preset: 'paper', or 'strongest' with extensions of ours.
+        reference: the paper.
+        phases: run one after the other.
+        restarts: searches beside each other; the one with the least distance wins.
+        prior: the generator, for attacks that have one.
+        matching: by which phases and restarts are compared.
+        answer: 'least-distance' over the phases, or the 'last' phase.
+        extensions: what is ours in it, by name: for the record.
+
+    Raises:
+        InputError: no restart, or a prior missing.
+    """
+
+    name: str
+    reference: str
+    phases: tuple[Phase, ...]
+    preset: Preset = "paper"
+    restarts: int = 4
+    prior: Generator | None = None
+    matching: Distance = Cosine()
+    answer: Literal["least-distance", "last"] = "least-distance"
+    extensions: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.restarts < 1 or not self.phases:
+            raise InputError(
+                f"expected at least one phase and one restart in '{self.name}', got "
+                f"{len(self.phases)} and {self.restarts}"
+            )
+        if self.prior is None and any(not isinstance(p.space, Pixels) for p in self.phases):
+            raise InputError(f"expected a prior for '{self.name}', got none: name one")
+
+    def __call__(
+        self,
+        observation: Observation,
+        *,
+        seed: int = 0,
+        callback: Callback | None = None,
+        batched: bool | None = None,
+    ) -> Reconstruction:
+        """Attack one observation.
+
+        Args:
+            observation: what the server has.
+            seed: of all randomness in the attack.
+            callback: told of every step.
+            batched: see `gifd.inversion.search`.
+
+        Raises:
+            InputError: the prior makes images of another shape than the private ones, or
+                the labels can be neither inferred nor were granted.
+            ModelError: no linear head, or nothing finite was found.
+        """
+        began = time.perf_counter()
+        model, ledger = observation.model, observation.ledger
+        if self.prior is not None and self.prior.image_shape != ledger.image_shape:
+            raise InputError(
+                f"expected a prior for images of {_times(ledger.image_shape)}, got "
+                f"{self.prior}: choose another prior or image size"
+            )
+        labels, source = granted_or_inferred(observation)
+        setting = Setting(
+            model=model,
+            generator=None if self.prior is None else self.prior.to(model.device),
+            image_shape=ledger.image_shape,
+            batch=ledger.batch_size,
+            restarts=self.restarts,
+            rng=torch.Generator().manual_seed(seed),
+        )
+        found = search(
+            observation,
+            labels,
+            self.phases,
+            setting,
+            matching=self.matching,
+            callback=callback,
+            batched=batched,
+        )
+        chosen = found.phases[-1]
+        if self.answer == "least-distance":
+            chosen = min(found.phases, key=lambda phase: phase.distance)
+        return Reconstruction(
+            images=chosen.images,
+            labels=labels,
+            label_source=source,
+            distance=chosen.distance,
+            phase=chosen.name,
+            phases=found.phases,
+            interrupted=found.interrupted,
+            seed=seed,
+            seconds=time.perf_counter() - began,
+        )
+
+    def with_steps(self, total: int) -> Attack:
+        """The same attack with `total` steps dealt over its phases in their proportions.
+
+        Raises:
+            InputError: fewer steps than phases.
+        """
+        if total < len(self.phases):
+            raise InputError(
+                f"expected at least {len(self.phases)} steps (one a phase of '{self.name}'), "
+                f"got {total}"
+            )
+        planned = sum(phase.steps for phase in self.phases)
+        dealt, spent, seen = [], 0, 0
+        for index, phase in enumerate(self.phases):
+            seen += phase.steps
+            left = len(self.phases) - index - 1
+            upto = min(max(round(total * seen / planned), spent + 1), total - left)
+            dealt.append(dataclasses.replace(phase, steps=upto - spent))
+            spent = upto
+        return dataclasses.replace(self, phases=tuple(dealt))
+
+    def describe(self) -> dict[str, object]:
+        """Every setting in plain values, for the record."""
+        return {
+            "name": self.name,
+            "preset": self.preset,
+            "reference": self.reference,
+            "restarts": self.restarts,
+            "prior": None if self.prior is None else repr(self.prior),
+            "matching": repr(self.matching),
+            "answer": self.answer,
+            "extensions": dict(self.extensions),
+            "phases": [
+                {f.name: _plain(getattr(phase, f.name)) for f in dataclasses.fields(phase)}
+                for phase in self.phases
+            ],
+        }
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {name: repr(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [repr(item) for item in value]
+    return repr(value)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in shape)

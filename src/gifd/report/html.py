@@ -1,0 +1,129 @@
+"""One self-contained HTML page about the trials of a store."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from gifd.campaign.record import Record
+from gifd.campaign.store import Store, Stored
+from gifd.errors import InputError
+from gifd.report.strip import decibel, draw_strip, group_by_image
+
+COLOURS = ("#3867d6", "#d6503f", "#1f9e89", "#a05fc4", "#c98a1b", "#5b6472")
+
+
+def write_report(store: Store, *, title: str = "What the update gave away") -> Path:
+    """Write `report.html` and `strip.png` into the store's folder.
+
+    Returns:
+        the path of the page. It needs no other file and no network.
+
+    Raises:
+        InputError: the store holds no trial.
+    """
+    trials = list(store)
+    if not trials:
+        raise InputError(f"expected at least one finished trial in '{store.folder}', got none")
+    strip = store.folder / "strip.png"
+    draw_strip(trials, strip)
+    page = _ENVIRONMENT.get_template("report.html.j2").render(
+        title=title,
+        strip=_embed(strip),
+        groups=[_Group(group) for group in group_by_image(trials)],
+        first=trials[0].record,
+    )
+    path = store.folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+class _Group:
+    """One private image and the trials on it, as the template shows them."""
+
+    def __init__(self, trials: Sequence[Stored]) -> None:
+        self.image = trials[0].record.image
+        self.private = _embed(trials[0].private)
+        self.trials = trials
+        self.records = [trial.record for trial in trials]
+        self.chart = _chart(self.records)
+        self.films = [
+            (
+                trial.record,
+                [
+                    (phase, _embed(path), phase.name == trial.record.phase)
+                    for phase, path in zip(trial.record.phases, trial.phases, strict=False)
+                ],
+            )
+            for trial in trials
+            if len(trial.record.phases) > 1
+        ]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The best value of each metric in this group, to be set bold."""
+        best: dict[str, float] = {}
+        for name, pick in (("psnr", max), ("ssim", max), ("mse", min), ("stlpips", min)):
+            values = [v for r in self.records if (v := getattr(r, name)) is not None]
+            if values:
+                best[name] = pick(values)
+        return best
+
+
+def _chart(records: Sequence[Record]) -> dict[str, object]:
+    """Least distance so far against evaluations, on a logarithmic axis, as SVG paths."""
+    lines: list[list[tuple[float, float]]] = []
+    for record in records:
+        points, spent, least = [], 0.0, math.inf
+        for phase in record.phases:
+            for row in phase.curve:
+                values = [value for value in row if value is not None and value > 0]
+                spent += len(values)
+                least = min([least, *values])
+                if math.isfinite(least):
+                    points.append((spent, least))
+        lines.append(points)
+    everything = [point for line in lines for point in line]
+    if not everything:
+        return {"lines": [], "ticks": [], "right": 0}
+    right = max(x for x, _ in everything)
+    low = math.floor(math.log10(min(y for _, y in everything)) * 2) / 2
+    high = math.ceil(math.log10(max(y for _, y in everything)) * 2) / 2
+    high = max(high, low + 0.5)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = 52 + 570 * x / right
+        down = 12 + 176 * (high - math.log10(y)) / (high - low)
+        return round(across, 1), round(down, 1)
+
+    def path(line: Sequence[tuple[float, float]]) -> str:
+        return "M" + "L".join("{},{}".format(*place(x, y)) for x, y in line)
+
+    decades = range(math.ceil(low), math.floor(high) + 1)
+    return {
+        "lines": [
+            (f"{record.attack} ({record.preset})", COLOURS[i % len(COLOURS)], path(line))
+            for i, (record, line) in enumerate(zip(records, lines, strict=True))
+            if line
+        ],
+        "ticks": [(place(0, 10.0**d)[1], f"{10.0**d:g}") for d in decades],
+        "right": int(right),
+    }
+
+
+def _embed(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("gifd.report"), autoescape=select_autoescape(default=True)
+)
+_ENVIRONMENT.filters |= {"decibel": decibel, "number": _number}

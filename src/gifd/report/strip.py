@@ -1,0 +1,60 @@
+"""Strip: a row of pictures for each private image - itself, then what each attack made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from gifd.campaign.store import Stored
+
+_TILE, _GAP, _CAPTION = 192, 12, 44
+_INK, _PAPER, _FAINT = (24, 26, 32), (255, 255, 255), (110, 116, 128)
+
+
+def group_by_image(trials: Iterable[Stored]) -> list[list[Stored]]:
+    """The trials of one private image together, in the order of their first appearance."""
+    groups: dict[tuple[str, str], list[Stored]] = {}
+    for trial in trials:
+        key = (trial.record.image, trial.record.image_sha256)
+        groups.setdefault(key, []).append(trial)
+    return list(groups.values())
+
+
+def decibel(value: float | None) -> str:
+    """A PSNR for people; null in a record is an exact copy."""
+    return "exact" if value is None else f"{value:.1f} dB"
+
+
+def draw_strip(trials: Iterable[Stored], path: Path) -> None:
+    """Write a PNG with a row for each private image.
+
+    Args:
+        trials: of one or more private images.
+        path: where the PNG goes.
+    """
+    rows = group_by_image(trials)
+    columns = 1 + max(len(row) for row in rows)
+    width = _GAP + columns * (_TILE + _GAP)
+    height = _GAP + len(rows) * (_TILE + _CAPTION + _GAP)
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    large, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    for line, row in enumerate(rows):
+        top = _GAP + line * (_TILE + _CAPTION + _GAP)
+        tiles = [(row[0].private, "private", row[0].record.image)]
+        for trial in row:
+            record = trial.record
+            score = decibel(record.psnr)
+            if record.ssim is not None:
+                score += f"   SSIM {record.ssim:.2f}"
+            tiles.append((trial.answer, f"{record.attack} ({record.preset})", score))
+        for column, (file, title, note) in enumerate(tiles):
+            left = _GAP + column * (_TILE + _GAP)
+            with Image.open(file) as picture:
+                tile = picture.convert("RGB").resize((_TILE, _TILE), Image.Resampling.NEAREST)
+            sheet.paste(tile, (left, top))
+            pen.text((left, top + _TILE + 5), title, fill=_INK, font=large)
+            pen.text((left, top + _TILE + 24), note[:26], fill=_FAINT, font=small)
+    sheet.save(path)

@@ -1,0 +1,236 @@
+"""Update: what a client sends, as ordered named tensors with an algebra and a file format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gifd.errors import UpdateError
+
+
+class Update(Mapping[str, Tensor]):
+    """A gradient or a weight delta: one tensor a parameter, in the order of the model.
+
+    An update is a value: its algebra returns new updates and is differentiable. With a
+    *restart axis* every tensor carries one leading axis of the same length R; then
+    `update[name]` has shape (R, *parameter shape) and `restart(r)` takes one out.
+
+    Args:
+        tensors: name -> tensor, in the model's order.
+        restarts: the length R of the leading restart axis, or None where there is none.
+
+    Raises:
+        UpdateError: no tensors, or a tensor without the promised restart axis.
+    """
+
+    __slots__ = ("_tensors", "restarts")
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, restarts: int | None = None) -> None:
+        if not tensors:
+            raise UpdateError("expected an update with at least one tensor, got none")
+        if restarts is not None:
+            for name, tensor in tensors.items():
+                if tensor.ndim < 1 or tensor.shape[0] != restarts:
+                    raise UpdateError(
+                        f"expected a leading restart axis of {restarts} on every tensor, "
+                        f"got {tuple(tensor.shape)} for '{name}'"
+                    )
+        self._tensors = dict(tensors)
+        self.restarts = restarts
+
+    # -- a mapping ---------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        axis = "" if self.restarts is None else f", restarts={self.restarts}"
+        return f"Update({len(self)} tensors, {self.numel:,} numbers{axis})"
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors in order."""
+        return list(self._tensors.values())
+
+    @property
+    def numel(self) -> int:
+        """How many numbers the update holds, all restarts together."""
+        return sum(tensor.numel() for tensor in self.tensors)
+
+    # -- restarts ----------------------------------------------------------------------
+
+    @classmethod
+    def stack(cls, updates: Sequence[Update]) -> Update:
+        """Join R updates of one model along a new leading restart axis."""
+        first = updates[0]
+        for other in updates:
+            first._check_alike(other)
+        return cls(
+            {name: torch.stack([u[name] for u in updates]) for name in first},
+            restarts=len(updates),
+        )
+
+    def restart(self, index: int) -> Update:
+        """The update of one restart, without the restart axis."""
+        if self.restarts is None:
+            raise UpdateError("this update has no restart axis: use it as it is")
+        return Update({name: tensor[index] for name, tensor in self.items()})
+
+    # -- algebra -----------------------------------------------------------------------
+
+    def __add__(self, other: Update) -> Update:
+        return self._with(torch._foreach_add(self.tensors, self._aligned(other)))
+
+    def __sub__(self, other: Update) -> Update:
+        return self._with(torch._foreach_sub(self.tensors, self._aligned(other)))
+
+    def __mul__(self, factor: float) -> Update:
+        return self._with(torch._foreach_mul(self.tensors, factor))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: float) -> Update:
+        return self * (1.0 / factor)
+
+    def __neg__(self) -> Update:
+        return self * -1.0
+
+    def add_scaled(self, other: Update, factor: float) -> Update:
+        """`self + factor * other`, in one pass."""
+        return self._with(torch._foreach_add(self.tensors, self._aligned(other), alpha=factor))
+
+    def dots(self, other: Update) -> Float[Tensor, "N *R"]:
+        """The inner product with `other`, tensor by tensor: shape (N,) or (N, R)."""
+        pairs = zip(self.tensors, self._aligned(other), strict=True)
+        if self.restarts is None:
+            return torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
+        return torch.stack([torch.linalg.vecdot(a.flatten(1), b.flatten(1)) for a, b in pairs])
+
+    def dot(self, other: Update) -> Float[Tensor, "*R"]:
+        """The inner product with `other` over all tensors together."""
+        return self.dots(other).sum(0)
+
+    def squares(self) -> Float[Tensor, "N *R"]:
+        """The squared Euclidean norm, tensor by tensor: shape (N,) or (N, R)."""
+        return self.dots(self)
+
+    def norm(self) -> Float[Tensor, "*R"]:
+        """The Euclidean norm of all tensors concatenated."""
+        return self.squares().sum(0).sqrt()
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Update:
+        """Apply `function` to every tensor; shapes must stay as they are."""
+        return self._with([function(tensor) for tensor in self.tensors])
+
+    def detach(self) -> Update:
+        """The same numbers without their graph."""
+        return self.map(Tensor.detach)
+
+    def to(self, device: torch.device | str) -> Update:
+        """The same update on `device`."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    # -- belonging to a model ----------------------------------------------------------
+
+    def conform(self, parameters: Mapping[str, Tensor]) -> Update:
+        """This update in the order of `parameters`, checked against their names and shapes.
+
+        Raises:
+            UpdateError: missing, extra, wrongly shaped or non-finite tensors, each named.
+        """
+        faults: list[str] = []
+        missing = [name for name in parameters if name not in self]
+        extra = [name for name in self if name not in parameters]
+        if missing:
+            faults.append(f"missing {_some(missing)}")
+        if extra:
+            faults.append(f"unknown {_some(extra)}")
+        for name, parameter in parameters.items():
+            if name not in self:
+                continue
+            shape = self[name].shape if self.restarts is None else self[name].shape[1:]
+            if shape != parameter.shape:
+                faults.append(
+                    f"'{name}' expected shape {tuple(parameter.shape)}, got {tuple(shape)}"
+                )
+            elif not bool(torch.isfinite(self[name]).all()):
+                faults.append(f"'{name}' holds values that are not finite")
+        if faults:
+            raise UpdateError("the update does not fit the model: " + "; ".join(faults))
+        return Update({name: self[name] for name in parameters}, restarts=self.restarts)
+
+    # -- files -------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that remembers the order and the restart axis."""
+        metadata = {"gifd.order": "\n".join(self)}
+        if self.restarts is not None:
+            metadata["gifd.restarts"] = str(self.restarts)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.items()}
+        save_file(tensors, str(path), metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Update:
+        """Read a safetensors file; one that others wrote is read in its own order.
+
+        Raises:
+            UpdateError: the file is missing or is no safetensors file.
+        """
+        from safetensors import safe_open
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+            tensors = load_file(str(path))
+        except (OSError, SafetensorError) as error:
+            raise UpdateError(
+                f"expected a safetensors file with an update at '{path}', got: {error}"
+            ) from None
+        order = metadata["gifd.order"].split("\n") if "gifd.order" in metadata else list(tensors)
+        restarts = metadata.get("gifd.restarts")
+        if sorted(order) != sorted(tensors) or not (restarts or "0").isdigit():
+            raise UpdateError(
+                f"expected '{path}' as it was saved, got one whose metadata does not fit its tensors"
+            )
+        return cls(
+            {name: tensors[name] for name in order},
+            restarts=None if restarts is None else int(restarts),
+        )
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _with(self, tensors: Sequence[Tensor]) -> Update:
+        return Update(dict(zip(self, tensors, strict=True)), restarts=self.restarts)
+
+    def _check_alike(self, other: Update) -> None:
+        if list(self) != list(other):
+            raise UpdateError("expected two updates of one model, got different tensor names")
+
+    def _aligned(self, other: Update) -> list[Tensor]:
+        self._check_alike(other)
+        if other.restarts not in (None, self.restarts):
+            raise UpdateError(
+                f"expected an update without a restart axis or with one of {self.restarts}, "
+                f"got {other.restarts}"
+            )
+        if self.restarts is not None and other.restarts is None:
+            return [b.expand_as(a) for a, b in zip(self.tensors, other.tensors, strict=True)]
+        return cast("list[Tensor]", other.tensors)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

