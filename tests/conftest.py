@@ -1,8 +1,12 @@
 """Shapes checked at run time, and the small parts that several tests share."""
 
+# ruff: noqa: E402
+
 from jaxtyping import install_import_hook
 
-install_import_hook("gifd", "beartype.beartype")  # before anything of gifd is imported
+# Before anything of gifd is imported. An int is a float, as mypy has it too.
+checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook("gifd", checker)
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -28,13 +32,13 @@ def _seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def seeded() -> Callable[[int, Callable[[], nn.Module]], nn.Module]:
-    """`seeded(seed, make)`: the network that `make()` draws, in eval mode."""
+    """The network that `make()` draws, in eval mode: `seeded(seed, make)`."""
     return _seeded
 
 
 @pytest.fixture(scope="session")
 def pictures() -> Callable[..., Tensor]:
-    """`pictures(seed, batch, side)`: smooth random images (B, 3, H, W) in [0, 1]."""
+    """Smooth random images (B, 3, H, W) in [0, 1]: `pictures(seed, batch, side)`."""
 
     def draw(seed: int, batch: int = 1, side: int = 8) -> Tensor:
         rng = torch.Generator().manual_seed(seed)
@@ -79,7 +83,7 @@ def _fingerprint(module: nn.Module) -> Fingerprint:
 
 @pytest.fixture(scope="session")
 def untouched() -> Callable[[nn.Module], AbstractContextManager[None]]:
-    """`with untouched(module)`: all of the module is afterwards as it was, also on an error."""
+    """A context after which all of a module must be as it was before, also on an error."""
 
     @contextmanager
     def watch(module: nn.Module) -> Iterator[None]:

@@ -116,7 +116,7 @@ def test_its_size_and_its_words() -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused(mistake: Callable[[], Update]) -> None:
-    with pytest.raises(UpdateError, match="restart|at least one tensor|tensor names") as error:
+    with pytest.raises(UpdateError, match=r"restart|at least one tensor|tensor names") as error:
         mistake()
     assert "\n" not in str(error.value)
 
@@ -197,5 +197,5 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes | None) -> N
 def test_a_file_whose_metadata_lies_is_refused(tmp_path: Path, metadata: dict[str, str]) -> None:
     path = tmp_path / "u.safetensors"
     save_file({"a": torch.zeros(2, 1), "b": torch.ones(2, 2)}, path, metadata=metadata)
-    with pytest.raises(UpdateError, match="metadata does not fit|restart axis of 7"):
+    with pytest.raises(UpdateError, match=r"metadata does not fit|restart axis of 7"):
         Update.load(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -167,7 +167,9 @@ def prior(name: str, *, offline: bool = False) -> Generator:
     return _entry(PRIORS, name, "prior").load(offline=offline)
 
 
-def victim(name: str, *, classes: int, size: int, seed: int) -> Model:
+def victim(
+    name: str, *, classes: int, size: int, seed: int, device: torch.device | str = "cpu"
+) -> Model:
     """A victim by name, its weights drawn with `seed`, in eval mode, ImageNet's normalisation.
 
     A name `package.module:factory` imports the user's own code and calls `factory()`, which
@@ -186,13 +188,13 @@ def victim(name: str, *, classes: int, size: int, seed: int) -> Model:
         else:
             made = _entry(VICTIMS, name, "victim").build(classes, size).eval()
     if isinstance(made, Model):
-        return made
+        return replace(made, module=made.module.to(device))
     if not isinstance(made, nn.Module):
         raise InputError(
             f"expected '{name}' to return a gifd.Model or a torch.nn.Module, "
             f"got {type(made).__name__}"
         )
-    return Model(module=made, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return Model(module=made.to(device), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def _factory(name: str) -> Callable[[], object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -26,7 +25,6 @@ from gifd.campaign.trial import Trial
 from gifd.errors import GifdError, InputError
 from gifd.inversion import Callback
 from gifd.metrics import Metric
-from gifd.model import Model
 from gifd.priors import Generator
 from gifd.report import write_report
 from gifd.report.strip import decibel
@@ -113,7 +111,9 @@ def attack(
     ] = False,
 ) -> None:
     """Compute each image's update, attack it, and say what came back."""
-    model = _victim(victim, classes=classes, size=size, seed=victim_seed, device=device)
+    model = catalog.victim(
+        victim, classes=classes, size=size, seed=victim_seed, device=_device(device)
+    )
     built = _attacks(
         attacks or ["gifd"],
         prior=prior,
@@ -163,7 +163,7 @@ def demo(
     """
     import shutil
 
-    model = _victim("resnet18", classes=10, size=64, seed=0, device=device)
+    model = catalog.victim("resnet18", classes=10, size=64, seed=0, device=_device(device))
     built = _attacks(
         ["ig", "gifd"],
         prior="digiface-dcgan",
@@ -401,12 +401,6 @@ def _complain(error: GifdError) -> None:
 
 
 # -- from names to values ------------------------------------------------------------------
-
-
-def _victim(name: str, *, classes: int, size: int, seed: int, device: str) -> Model:
-    place = _device(device)
-    model = catalog.victim(name, classes=classes, size=size, seed=seed)
-    return model if place == model.device else replace(model, module=model.module.to(place))
 
 
 def _attacks(

@@ -87,8 +87,8 @@ class Model:
         parameters: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         images: Float[Tensor, "B C H W"],
-    ) -> Float[Tensor, "B N"]:
-        """The module's output at these parameters. Buffers it writes to are copies."""
+    ) -> Float[Tensor, "..."]:
+        """The module's output at these parameters, (B, N). Buffers it writes to are copies."""
         state = dict(parameters)
         if any(part.training for part in self.module.modules()):
             zero = images.new_zeros(())  # adding it gives the copies the axis of a vmap around us

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -92,13 +91,13 @@ class Update(Mapping[str, Tensor]):
     # -- algebra -----------------------------------------------------------------------
 
     def __add__(self, other: Update) -> Update:
-        return self._with(torch._foreach_add(self.tensors, self._aligned(other)))
+        return self._with([a + b for a, b in self._pairs(other)])
 
     def __sub__(self, other: Update) -> Update:
-        return self._with(torch._foreach_sub(self.tensors, self._aligned(other)))
+        return self._with([a - b for a, b in self._pairs(other)])
 
     def __mul__(self, factor: float) -> Update:
-        return self._with(torch._foreach_mul(self.tensors, factor))
+        return self._with([a * factor for a in self.tensors])
 
     __rmul__ = __mul__
 
@@ -110,14 +109,14 @@ class Update(Mapping[str, Tensor]):
 
     def add_scaled(self, other: Update, factor: float) -> Update:
         """`self + factor * other`, in one pass."""
-        return self._with(torch._foreach_add(self.tensors, self._aligned(other), alpha=factor))
+        return self._with([torch.add(a, b, alpha=factor) for a, b in self._pairs(other)])
 
     def dots(self, other: Update) -> Float[Tensor, "N *R"]:
         """The inner product with `other`, tensor by tensor: shape (N,) or (N, R)."""
-        pairs = zip(self.tensors, self._aligned(other), strict=True)
+        pairs = self._pairs(other)
         if self.restarts is None:
             return torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
-        return torch.stack([torch.linalg.vecdot(a.flatten(1), b.flatten(1)) for a, b in pairs])
+        return torch.stack([torch.linalg.vecdot(_rows(a), _rows(b)) for a, b in pairs])
 
     def dot(self, other: Update) -> Float[Tensor, "*R"]:
         """The inner product with `other` over all tensors together."""
@@ -203,7 +202,7 @@ class Update(Mapping[str, Tensor]):
         restarts = metadata.get("gifd.restarts")
         if sorted(order) != sorted(tensors) or not (restarts or "0").isdigit():
             raise UpdateError(
-                f"expected '{path}' as it was saved, got one whose metadata does not fit its tensors"
+                f"expected '{path}' as saved, got one whose metadata does not fit its tensors"
             )
         return cls(
             {name: tensors[name] for name in order},
@@ -219,16 +218,18 @@ class Update(Mapping[str, Tensor]):
         if list(self) != list(other):
             raise UpdateError("expected two updates of one model, got different tensor names")
 
-    def _aligned(self, other: Update) -> list[Tensor]:
+    def _pairs(self, other: Update) -> list[tuple[Tensor, Tensor]]:
         self._check_alike(other)
         if other.restarts not in (None, self.restarts):
             raise UpdateError(
                 f"expected an update without a restart axis or with one of {self.restarts}, "
                 f"got {other.restarts}"
             )
-        if self.restarts is not None and other.restarts is None:
-            return [b.expand_as(a) for a, b in zip(self.tensors, other.tensors, strict=True)]
-        return cast("list[Tensor]", other.tensors)
+        return [(self[name], other[name].expand_as(self[name])) for name in self]
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(len(tensor), -1)  # a scalar parameter has the restart axis only
 
 
 def _some(names: Sequence[str]) -> str:

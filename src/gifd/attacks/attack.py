@@ -15,7 +15,7 @@ from torch import Tensor
 from gifd.attacks.extensions import Preset
 from gifd.errors import InputError
 from gifd.inversion.distances import Cosine, Distance
-from gifd.inversion.engine import Callback, Phase, PhaseResult, search
+from gifd.inversion.engine import Callback, Phase, PhaseResult, planned_evaluations, search
 from gifd.inversion.spaces import Pixels, Setting
 from gifd.labels import granted_or_inferred
 from gifd.observation import Observation
@@ -178,6 +178,31 @@ class Attack:
             dealt.append(dataclasses.replace(phase, steps=upto - spent))
             spent = upto
         return dataclasses.replace(self, phases=tuple(dealt))
+
+    @property
+    def planned_evaluations(self) -> int:
+        """Victim gradients of a whole run, if no restart is dropped."""
+        return planned_evaluations(self.phases, self.restarts, self.matching)
+
+    def with_evaluations(self, total: int) -> Attack:
+        """The same attack with as many steps as `total` victim gradients pay for.
+
+        Raises:
+            InputError: they pay for less than a step a phase.
+        """
+        low, high = len(self.phases), max(total, len(self.phases))
+        if self.with_steps(low).planned_evaluations > total:
+            raise InputError(
+                f"expected at least {self.with_steps(low).planned_evaluations} evaluations for "
+                f"'{self.name}' with {self.restarts} restarts, got {total}"
+            )
+        while low < high:  # the most steps that fit
+            middle = (low + high + 1) // 2
+            if self.with_steps(middle).planned_evaluations <= total:
+                low = middle
+            else:
+                high = middle - 1
+        return self.with_steps(low)
 
     def describe(self) -> dict[str, object]:
         """Every setting in plain values, for the record."""

@@ -49,7 +49,7 @@ class _Mask(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         a, h = ctx.saved_tensors
         s = torch.sigmoid(a / h)
         return grad * s * (1 - s) / h, None
@@ -69,9 +69,9 @@ class _ReLU(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         a, h = ctx.saved_tensors
-        return grad * _Mask.apply(a, h), None
+        return grad * _Mask.apply(a, h), None  # type: ignore[no-untyped-call]
 
 
 class _Smoothed(TorchFunctionMode):
@@ -108,11 +108,11 @@ class _Smoothed(TorchFunctionMode):
         if func in (F.relu, torch.relu, Tensor.relu):
             return self.relu(*args, **kwargs)
         if func in (torch.relu_, Tensor.relu_):
-            return self.relu(*args, inplace=True)
+            return self.relu(args[0], inplace=True)
         if func is F.leaky_relu:
             return self.leaky_relu(*args, **_renamed(kwargs, negative_slope="slope"))
         if func is F.relu6:
-            return self.hardtanh(*args, 0.0, 6.0, **kwargs)
+            return self.hardtanh(args[0], 0.0, 6.0, **kwargs)
         if func is F.hardtanh:
             return self.hardtanh(*args, **_renamed(kwargs, min_val="low", max_val="high"))
         return func(*args, **kwargs)

@@ -149,10 +149,7 @@ def search(
         raise InputError("expected an attack with at least one phase, got none")
     if batched is None:
         batched = setting.model.device.type != "cpu"
-    planned, alive = 0, setting.restarts
-    for phase in phases:
-        planned += phase.steps * alive
-        alive = min(alive, phase.keep or alive)
+    planned = planned_evaluations(phases, setting.restarts, matching)
     began = time.perf_counter()
     numbers = list(range(setting.restarts))
     results: list[PhaseResult] = []
@@ -195,6 +192,17 @@ def search(
         if interrupted or not run.found:
             return Search(phases=tuple(results), interrupted=interrupted)
     return Search(phases=tuple(results), interrupted=False)
+
+
+def planned_evaluations(phases: Sequence[Phase], restarts: int, matching: Distance) -> int:
+    """Victim gradients of a whole run: one a step and restart, one more to compare by another
+    distance than the phase's own.
+    """
+    planned = 0
+    for phase in phases:
+        planned += restarts * (phase.steps + (phase.distance != matching))
+        restarts = min(restarts, phase.keep or restarts)
+    return planned
 
 
 class _PhaseRun:

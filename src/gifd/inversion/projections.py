@@ -85,7 +85,7 @@ class Sphere(Projection):
         radius = entry.square().sum(dims, keepdim=True, dtype=torch.float64).sqrt()
         norm = value.square().sum(dims, keepdim=True, dtype=torch.float64).sqrt()
         scaled = value * (radius / norm.clamp_min(1e-30)).to(value.dtype)
-        return torch.where(norm > 0, scaled, entry)
+        return torch.where(norm == 0, entry, scaled)
 
 
 def project_l1(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Tensor, "N M"]:
@@ -111,14 +111,14 @@ def project_l1(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Ten
     threshold = ((norms if everything else norms[outside]) - r) / rows.shape[1]  # (n,)
     count = torch.full_like(threshold, rows.shape[1])
     while True:
-        above = rows > threshold.to(rows.dtype)[:, None]
+        above = rows > threshold[:, None]
         fewer = above.sum(1, dtype=torch.float64)
         if bool((fewer == count).all()):
             break
         count = fewer
         total = torch.where(above, rows, 0).sum(1, dtype=torch.float64)
         threshold = torch.maximum(threshold, (total - r) / count.clamp_min(1))
-    shrunk = (rows - threshold.to(rows.dtype)[:, None]).clamp_min(0)
+    shrunk = (rows - threshold[:, None]).clamp_min(0).to(v.dtype)  # in float64: r may be << |v|
     result = v.clone()
     result[outside] = torch.copysign(shrunk, v[outside])
     return result

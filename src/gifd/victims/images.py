@@ -55,3 +55,12 @@ def read_image(path: str | Path, *, size: int = 64) -> Float[Tensor, "3 H W"]:
     square = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
     array = np.asarray(square, dtype=np.float32) / 255.0  # (H, W, 3)
     return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Three channels of 8 bits; Pillow's own conversion cuts 16-bit greys off at 255."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {picture.mode}: convert it to 8 or 16 bits a channel")
+    return picture.convert("RGB")

@@ -1,0 +1,186 @@
+"""Compare attacks at equal victim-gradient evaluations on a folder or zip of images.
+
+    python benchmarks/attacks.py faces.zip --match 'face_*' --limit 8 --evaluations 400
+
+Every attack meets the same images, the same victim and the same seed, and spends the same
+number of victim gradients. Results are appended to a JSON Lines file as they come, so that
+an interrupted run goes on where it stopped, and two shards (`--shard 0/2`, `--shard 1/2`)
+may run beside each other. The table at the end gives means with 95 % t-intervals and the
+paired differences over images.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from scipy import stats
+
+from gifd import catalog
+from gifd.campaign.trial import Trial
+from gifd.errors import InputError
+from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
+from gifd.victims import read_image
+
+METRICS = ("psnr", "ssim", "stlpips", "mse", "seconds")
+Row = dict[str, object]
+
+
+def main(
+    source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
+    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
+    limit: Annotated[int, typer.Option(help="How many images, evenly spaced.")] = 8,
+    attacks: Annotated[
+        str, typer.Option(help="name:preset, comma-separated; name:preset-extension drops one.")
+    ] = "ig:paper,gifd:paper,ig:strongest,gifd:strongest",
+    evaluations: Annotated[int, typer.Option(help="Victim gradients of each attack.")] = 400,
+    restarts: Annotated[
+        int, typer.Option(help="Restarts of the 'paper' presets; 0: the paper's own.")
+    ] = 1,
+    prior: str = "digiface-dcgan",
+    victim: str = "resnet18",
+    classes: int = 10,
+    size: int = 64,
+    victim_seed: int = 0,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: Annotated[int, typer.Option(help="PyTorch's threads; 0: its own choice.")] = 0,
+    shard: Annotated[str, typer.Option(help="k/n: only every n-th image, from the k-th.")] = "0/1",
+    out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/benchmark.jsonl"),
+) -> None:
+    """Run what is missing in OUT, then print the table of all that is there."""
+    if threads:
+        torch.set_num_threads(threads)
+    model = catalog.victim(victim, classes=classes, size=size, seed=victim_seed, device=device)
+    generator = catalog.prior(prior)
+    built = {}
+    for spec in attacks.split(","):
+        name, _, rest = spec.partition(":")
+        preset, *without = rest.split("-")
+        attack = catalog.attack(
+            name,
+            prior=generator,
+            preset=preset,
+            without=without,
+            restarts=(restarts or None) if preset == "paper" else None,
+        )
+        built[spec] = attack.with_evaluations(evaluations)
+    which, of = (int(part) for part in shard.split("/"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = {(row["image"], row["spec"], row["seed"]) for row in _rows(out)}
+    for index, (name, path) in enumerate(_images(source, match, limit)):
+        if index % of != which:
+            continue
+        for spec, attack in built.items():
+            if (name, spec, seed) in done:
+                continue
+            trial = Trial(
+                name=name,
+                image=read_image(path, size=size),
+                label=index % classes,
+                model=model,
+                victim={"name": victim, "classes": classes, "seed": victim_seed},
+                attack=attack,
+                metrics=(PSNR(), SSIM(), MSE(), STLPIPS()),
+                seed=seed,
+            )
+            record = trial.run().record
+            row = {"spec": spec, "planned": evaluations}
+            row |= record.model_dump(include={"image", "seed", "distance", "phase", "evaluations"})
+            row |= {metric: getattr(record, metric) for metric in METRICS}
+            row["phases"] = [[p.name, p.distance, p.psnr] for p in record.phases]
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            typer.echo(
+                f"{name} {spec}: {record.psnr:.2f} dB, distance {record.distance:.4f}, "
+                f"{record.seconds:.0f} s",
+                err=True,
+            )
+    typer.echo(table(list(_rows(out)), list(built)))
+
+
+def table(rows: Sequence[Row], specs: Sequence[str]) -> str:
+    """Means with 95 % t-intervals over images, and paired differences, as Markdown."""
+    lines = [
+        f"| attack | images | {' | '.join(METRICS)} | evaluations |",
+        "|---|---|" + "---|" * (len(METRICS) + 1),
+    ]
+    values = {
+        spec: {(row["image"], row["seed"]): row for row in rows if row["spec"] == spec}
+        for spec in specs
+    }
+    for spec, by_image in values.items():
+        if by_image:
+            cells = [_interval(row[m] for row in by_image.values()) for m in METRICS]
+            spent = {row["evaluations"] for row in by_image.values()}
+            lines.append(
+                f"| {spec} | {len(by_image)} | {' | '.join(cells)} | "
+                f"{', '.join(str(n) for n in sorted(map(str, spent)))} |"
+            )
+    lines += ["", "| paired difference | images | psnr | ssim | stlpips | mse |", "|---" * 6 + "|"]
+    for left, right in _pairs(specs):
+        both = [key for key in values[left] if key in values[right]]
+        if len(both) > 1:
+            cells = [
+                _interval(_number(values[left][k][m]) - _number(values[right][k][m]) for k in both)
+                for m in ("psnr", "ssim", "stlpips", "mse")
+            ]
+            lines.append(f"| {left} - {right} | {len(both)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _pairs(specs: Sequence[str]) -> list[tuple[str, str]]:
+    """Every attack against the ones before it."""
+    return [(b, a) for i, b in enumerate(specs) for a in specs[:i]]
+
+
+def _interval(values: Iterable[object]) -> str:
+    numbers = np.array([_number(value) for value in values])
+    mean = numbers.mean()
+    digits = 1 if abs(mean) >= 100 else 2 if abs(mean) >= 2 else 4 if abs(mean) < 0.1 else 3
+    if len(numbers) < 2:
+        return f"{mean:.{digits}f}"
+    half = stats.t.ppf(0.975, len(numbers) - 1) * stats.sem(numbers)
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise InputError(f"expected numbers to average, got {value!r}")
+    return float(value)
+
+
+def _rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _images(source: Path, match: str, limit: int) -> list[tuple[str, Path]]:
+    if source.is_dir():
+        paths = sorted(path for path in source.iterdir() if fnmatch.fnmatch(path.name, match))
+    elif zipfile.is_zipfile(source):
+        folder = Path(tempfile.mkdtemp(prefix="gifd-benchmark-"))
+        with zipfile.ZipFile(source) as archive:
+            names = [n for n in archive.namelist() if fnmatch.fnmatch(Path(n).name, match)]
+            for name in names:
+                (folder / Path(name).name).write_bytes(archive.read(name))
+        paths = sorted(folder.iterdir())
+    else:
+        raise InputError(f"expected a folder or a zip of images, got '{source}'")
+    if not paths:
+        raise InputError(f"expected images that match '{match}' in '{source}', got none")
+    chosen = np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int)
+    return [(paths[i].name, paths[i]) for i in chosen]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,121 @@
+"""Trials, their records and the store; the report that is made from them."""
+
+import dataclasses
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gifd import catalog
+from gifd.attacks import ig
+from gifd.campaign.demo import demo_face
+from gifd.campaign.record import Outcome, Record
+from gifd.campaign.store import Store
+from gifd.campaign.trial import Trial
+from gifd.errors import InputError
+from gifd.metrics import MSE, PSNR, SSIM
+from gifd.report import write_report
+
+
+@pytest.fixture(scope="module")
+def outcome() -> Outcome:
+    trial = Trial(
+        name="bars.png",
+        image=torch.linspace(0, 1, 32).repeat(3, 32, 1),
+        label=2,
+        model=catalog.victim("convnet", classes=5, size=32, seed=1),
+        victim={"name": "convnet"},
+        attack=ig(restarts=2).with_steps(4),
+        metrics=(PSNR(), SSIM(), MSE()),
+    )
+    return trial.run()
+
+
+def test_a_record_survives_the_file(outcome: Outcome, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add(outcome)
+    (stored,) = store
+    assert stored.record == outcome.record
+    assert stored.record.stlpips is None
+    with Image.open(stored.private) as picture:
+        assert picture.size == (32, 32)
+
+
+def test_a_record_agrees_with_the_pictures(outcome: Outcome) -> None:
+    difference = outcome.answer.double() - outcome.private.double()
+    assert outcome.record.mse == pytest.approx(float(difference.square().mean()), rel=1e-6)
+    assert outcome.record.evaluations == 8
+    assert len(outcome.record.phases[0].curve) == 4
+    best = min(v for row in outcome.record.phases[0].curve for v in row if v is not None)
+    assert outcome.record.distance == pytest.approx(best, abs=1e-9)
+
+
+def test_nothing_is_overwritten(outcome: Outcome, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folders = {store.add(outcome).folder for _ in range(3)}
+    assert len(folders) == 3
+    assert len(list(store)) == 3
+
+
+def test_a_foreign_record_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "trials" / "0001-x"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text('{"psnr": 1}')
+    with pytest.raises(InputError, match="a record of gifd"):
+        list(Store(tmp_path))
+
+
+def test_an_empty_store_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one finished trial"):
+        write_report(Store(tmp_path))
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if "src" in values:
+            self.sources.append(values["src"] or "")
+        if "href" in values:
+            self.links.append(values["href"] or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_self_contained_and_tells_the_ledger(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    store.add(outcome)
+    renamed = outcome.record.model_copy(update={"image": "<script>alert(1)</script>.png"})
+    store.add(dataclasses.replace(outcome, record=renamed))
+    page = _Page()
+    page.feed(write_report(store).read_text(encoding="utf-8"))
+    assert page.links == []
+    assert page.sources
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    for words in ("bars.png", "FedSGD()", "not granted", "inferred", "<script>alert(1)</script>"):
+        assert words in page.text
+    strip = Image.open(tmp_path / "strip.png")
+    assert strip.size[1] > 2 * 192
+
+
+def test_infinite_psnr_is_null_and_exact(outcome: Outcome) -> None:
+    record = outcome.record.model_copy(update={"psnr": None})
+    assert Record.model_validate_json(record.model_dump_json()).psnr is None
+
+
+def test_the_demo_attacks_a_face_that_a_dependency_ships() -> None:
+    face = demo_face()
+    assert face.shape == (3, 64, 64)
+    assert 0 <= float(face.min()) < float(face.max()) <= 1
+    red, green, blue = face[:, 28:36, 28:36].mean((1, 2)).tolist()
+    assert red > green > blue, "the middle of the crop is skin"

@@ -1,0 +1,171 @@
+"""The command line, run as a user runs it: results on stdout, everything else on stderr."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from gifd.cli import app
+
+QUICK = ["--victim", "convnet", "--steps", "6", "--restarts", "1"]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A smooth colour gradient with a disc: no photograph, but an image."""
+    y, x = np.mgrid[0:80, 0:72] / 80
+    disc = ((x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.06) * 0.5
+    array = np.stack([x, y * 0.8, 0.3 + disc], axis=2)
+    path = tmp_path / "disc.png"
+    Image.fromarray((array.clip(0, 1) * 255).astype(np.uint8)).save(path)
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def one_error(result: Result) -> str:
+    """The one line on stderr that a user's mistake gives, with exit code 2."""
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def test_json_is_one_object_on_stdout_with_all_a_program_needs(
+    picture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = run("attack", picture, "--attack", "gifd", *QUICK, "--json", "--out", out)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    wanted = "psnr ssim mse stlpips distance seconds evaluations seed ledger phases versions"
+    assert set(wanted.split()) <= set(record)
+    assert record["evaluations"] == sum(phase["evaluations"] for phase in record["phases"])
+    assert record["label_source"] == "inferred"
+    assert record["label_used"] == record["label"] == 0
+    assert record["ledger"]["labels"] is None
+    assert record["distance"] == min(phase["distance"] for phase in record["phases"])
+    assert len(record["phases"][0]["curve"]) > 0
+    assert (out / "report.html").stat().st_size > 10_000
+    assert (out / "strip.png").exists()
+
+
+def test_the_same_seed_gives_the_same_record(picture: Path, tmp_path: Path) -> None:
+    records = []
+    for name in ("one", "two"):
+        result = run("attack", picture, "--attack", "ig", *QUICK, "--json", "--out", tmp_path / name)
+        records.append(json.loads(result.stdout))
+    for key in ("psnr", "stlpips", "distance", "evaluations"):
+        assert records[0][key] == records[1][key]
+
+
+def test_several_images_and_attacks_are_an_object_a_line(picture: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second.png"
+    Image.open(picture).rotate(180).save(second)
+    both = ["--attack", "ig", "--attack", "gifd-latent"]
+    result = run("attack", picture, second, *both, *QUICK, "--json", "--out", tmp_path / "out")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(r["image"], r["attack"]) for r in records] == [
+        ("disc.png", "ig"),
+        ("disc.png", "gifd-latent"),
+        ("second.png", "ig"),
+        ("second.png", "gifd-latent"),
+    ]
+
+
+def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"this is no picture")
+    out = tmp_path / "out"
+    result = run("attack", bad, picture, "--attack", "ig", *QUICK, "--json", "--out", out)
+    assert "bad.png" in one_error(result)
+    assert [json.loads(line)["image"] for line in result.stdout.splitlines()] == ["disc.png"]
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--label", "10"], "labels from 0 to 9"),
+        (["--attack", "gifff"], "a known attack"),
+        (["--prior", "nobody"], "a known prior"),
+        (["--victim", "nobody"], "a known victim"),
+        (["--victim", "gifd_has_no:factory"], "an importable victim"),
+        (["--victim", "builtins:len"], "builtins:len"),
+        (["--preset", "best"], "'paper' or 'strongest'"),
+        (["--without", "magic"], "an extension"),
+        (["--classes", "1"], "at least 2 classes"),
+        (["--device", "abacus"], "a usable device"),
+        (["--size", "32", "--attack", "gifd"], "3 x 32 x 32"),
+        (["--attack", "gifd", "--steps", "2"], "steps"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(
+    picture: Path, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    result = run("attack", picture, *QUICK, *arguments, "--out", tmp_path / "out")
+    assert says in one_error(result)
+
+
+def test_a_victim_without_a_linear_head_is_named(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "headless_victim.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 10, 8, 8),\n"
+        "        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--victim", "headless_victim:make", "--attack", "ig", "--steps", "3"]
+    assert "last layer is linear" in one_error(run("attack", picture, *arguments))
+
+
+def test_your_own_victim_is_attacked(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_victim.py").write_text(
+        "import torch\n"
+        "from gifd import Model\n"
+        "def make():\n"
+        "    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, 8), torch.nn.ReLU(),\n"
+        "        torch.nn.Flatten(), torch.nn.Linear(256, 7))\n"
+        "    return Model(module=net, mean=(0.5,) * 3, std=(0.5,) * 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--victim", "own_victim:make", "--attack", "ig", "--steps", "3", "--label", "6"]
+    result = run("attack", picture, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["label_used"] == 6
+
+
+def test_offline_without_cached_weights_is_one_line(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIFD_CACHE", str(tmp_path / "empty"))
+    assert "digiface-dcgan" in one_error(run("attack", picture, *QUICK, "--offline"))
+
+
+def test_list_shows_everything_with_its_paper() -> None:
+    result = run("list")
+    assert result.exit_code == 0
+    for word in ("gifd-latent", "ICCV 2023", "ig", "NeurIPS 2020", "digiface-dcgan", "resnet18"):
+        assert word in result.stdout
+
+
+def test_prior_info_and_samples(tmp_path: Path) -> None:
+    info = run("prior", "info", "digiface-dcgan")
+    assert info.exit_code == 0
+    assert "512 x 4 x 4" in info.stdout
+    out = tmp_path / "grid.png"
+    sample = run("prior", "sample", "digiface-dcgan", "--count", "5", "--out", out)
+    assert sample.exit_code == 0
+    with Image.open(out) as grid:
+        assert grid.size == (3 * 64, 2 * 64)
+    assert "a known prior" in one_error(run("prior", "info", "nobody"))

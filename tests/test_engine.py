@@ -1,0 +1,642 @@
+"""The engine and the attack around it: what is kept, counted, dropped, limited and reported."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from gifd.attacks import Attack, Reconstruction
+from gifd.errors import InputError, ModelError
+from gifd.inversion import (
+    Adam,
+    Constant,
+    Cosine,
+    Feature,
+    ImageNorm,
+    L1Ball,
+    Latent,
+    LayerCosine,
+    Optimizer,
+    Phase,
+    Pixels,
+    Progress,
+    Regularizer,
+    Sphere,
+    Squared,
+    TotalVariation,
+)
+from gifd.inversion.optimizers import Evaluate, Variables
+from gifd.model import Model
+from gifd.observation import Observation
+from gifd.priors import Generator, Stage, State
+from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.victims import Client, ConvNet
+
+Pictures = Callable[..., Tensor]
+LATENT = (6, 1, 1)
+
+
+def one_after_the_other(count: int, rng: torch.Generator) -> State:
+    """Latents of which the first ones are the same, however many are drawn."""
+    return {"x": torch.stack([torch.randn(LATENT, generator=rng) for _ in range(count)]).double()}
+
+
+def generator(*, stages: Sequence[nn.Module] = (), size: int = 8) -> Generator:
+    """A smooth prior in float64: two stages, 8 or 16 px; `stages` go in front."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        grow = nn.Sequential(nn.ConvTranspose2d(6, 5, size // 2), nn.Tanh())
+        paint = nn.Sequential(nn.ConvTranspose2d(5, 3, 4, 2, 1), nn.Tanh())
+    chain = nn.ModuleList([*stages, grow, paint]).double()
+    return Generator(list(chain), latent=one_after_the_other)
+
+
+def attack(*phases: Phase, restarts: int = 3, prior: Generator | None = None) -> Attack:
+    return Attack(
+        name="test",
+        reference="none",
+        phases=phases,
+        restarts=restarts,
+        prior=generator() if prior is None else prior,
+    )
+
+
+LATENT_PHASE = Phase(name="latent", space=Latent(), steps=5, constraints={"x": Sphere()})
+FEATURE_PHASE = Phase(
+    name="feature 1", space=Feature(1), steps=3, constraints={"x": L1Ball(share=0.2)}
+)
+PIXEL_PHASE = Phase(name="pixels", space=Pixels(), steps=3, optimizer=Adam(lr=0.05))
+ALL = (LATENT_PHASE, FEATURE_PHASE, PIXEL_PHASE)
+
+
+@pytest.fixture
+def observed(smooth: Model, pictures: Pictures) -> Observation:
+    return Client(model=smooth).step(pictures(3).double(), torch.tensor([2]))[0]
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> None:
+    assert "\n" not in str(error.value)
+
+
+def same(one: Reconstruction, other: Reconstruction) -> bool:
+    return torch.equal(one.images, other.images) and all(
+        a.curve == b.curve and a.best_restart == b.best_restart
+        for a, b in zip(one.phases, other.phases, strict=True)
+    )
+
+
+# -- restarts --------------------------------------------------------------------------
+
+
+def columns(result: Reconstruction, phase: int = 0) -> Tensor:
+    """The curve of each restart: (steps, R)."""
+    return torch.tensor(result.phases[phase].curve, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=2, lr=0.1)], ids=repr)
+def test_batched_restarts_are_the_same_as_one_by_one(
+    smooth: Model, pictures: Pictures, protocol: Protocol
+) -> None:
+    client = Client(model=smooth, protocol=protocol, grant_labels=True)
+    observation, _ = client.step(pictures(3, 2).double(), torch.tensor([2, 0]))
+    run = attack(*ALL)
+    batched, looped = run(observation, batched=True), run(observation, batched=False)
+    for index, (one, other) in enumerate(zip(batched.phases, looped.phases, strict=True)):
+        assert torch.allclose(columns(batched, index), columns(looped, index), rtol=1e-7)
+        assert torch.allclose(one.images, other.images, atol=1e-7)
+        assert one.best_restart == other.best_restart
+        assert columns(batched, index).shape == (ALL[index].steps, 3)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_relus_and_batch_norm_can_be_batched(pictures: Pictures, train: bool) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = ConvNet(4, width=4).double().train(train)
+    client = Client(model=Model(module=module), grant_labels=True)
+    observation, _ = client.step(pictures(3, 2, 16).double(), torch.tensor([2, 0]))
+    phase = dataclasses.replace(LATENT_PHASE, curvature=1.0, steps=3)
+    run = attack(phase, prior=generator(size=16))
+    batched, looped = run(observation, batched=True), run(observation, batched=False)
+    assert torch.allclose(columns(batched), columns(looped), rtol=1e-6)
+
+
+def test_restarts_do_not_hear_of_each_other(observed: Observation) -> None:
+    alone = attack(*ALL, restarts=1)(observed)
+    among = attack(*ALL, restarts=3)(observed)
+    for index in range(len(ALL)):
+        assert torch.allclose(columns(among, index)[:, :1], columns(alone, index), rtol=1e-9)
+    first = columns(among)[0]
+    assert len(set(first.tolist())) == 3
+
+
+def test_the_seed_decides_everything(observed: Observation) -> None:
+    run = attack(*ALL)
+    torch.manual_seed(0)
+    first = run(observed, seed=4)
+    torch.manual_seed(1)
+    assert same(run(observed, seed=4), first)
+    assert not same(run(observed, seed=5), first)
+    assert first.seed == 4
+
+
+def test_pixel_searches_follow_the_seed_too(victim: Model, pictures: Pictures) -> None:
+    observation, _ = Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))
+    run = Attack(name="test", reference="none", phases=(PIXEL_PHASE,), restarts=2)
+    assert same(run(observation, seed=4), run(observation, seed=4))
+    assert not same(run(observation, seed=4), run(observation, seed=5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Strays(Optimizer):
+    """Adam that throws some restarts off after some steps."""
+
+    restarts: int | slice
+    after: int
+    to: float
+
+    def start(self, variables: Variables, steps: int) -> Callable[[Evaluate], None]:
+        move, done = Adam().start(variables, steps), 0
+
+        def step(evaluate: Evaluate) -> None:
+            nonlocal done
+            move(evaluate)
+            done += 1
+            if done == self.after:
+                variables["x"][self.restarts] = self.to
+
+        return step
+
+
+# -- what is kept ----------------------------------------------------------------------
+
+
+def test_the_best_iterate_is_the_answer(observed: Observation) -> None:
+    strays = Strays(slice(None), after=4, to=5.0)
+    result = attack(dataclasses.replace(LATENT_PHASE, optimizer=strays, constraints={}))(observed)
+    phase, curve = result.phases[0], columns(result)
+    assert phase.distance == pytest.approx(float(curve.min()), rel=1e-12)
+    assert phase.best_restart == int(curve.min(0).values.argmin())
+    assert phase.distance < float(curve[-1].min())
+    replayed = observed.replay(result.images, result.labels).detach()
+    assert float(Cosine()(replayed, observed.update)) == pytest.approx(result.distance, rel=1e-6)
+
+
+def test_a_phase_begins_where_the_last_one_was_best(observed: Observation) -> None:
+    result = attack(*ALL)(observed)
+    for index in (1, 2):
+        best_before = columns(result, index - 1).min(0).values
+        assert torch.allclose(columns(result, index)[0], best_before, rtol=1e-6)
+    distances = [phase.distance for phase in result.phases]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.9 * float(columns(result)[0].min())
+    assert (result.phase, result.distance) == ("pixels", distances[-1])
+
+
+@pytest.mark.parametrize("answer", ["least-distance", "last"])
+def test_the_rule_for_the_answer(
+    observed: Observation, answer: Literal["least-distance", "last"]
+) -> None:
+    layers = dataclasses.replace(
+        FEATURE_PHASE,
+        distance=LayerCosine(norm=1.0),
+        optimizer=Adam(lr=2.0),
+        constraints={},
+    )
+    run = attack(dataclasses.replace(LATENT_PHASE, steps=20), layers, restarts=1)
+    result = dataclasses.replace(run, answer=answer)(observed)
+    by_name = {phase.name: phase for phase in result.phases}
+    least = min(by_name.values(), key=lambda phase: phase.distance)
+    assert least.name == "latent"
+    assert result.phase == ("latent" if answer == "least-distance" else "feature 1")
+    assert torch.equal(result.images, by_name[result.phase].images)
+    assert result.distance == by_name[result.phase].distance
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_only_the_best_restarts_go_on(observed: Observation, keep: int) -> None:
+    run = attack(dataclasses.replace(LATENT_PHASE, keep=keep), FEATURE_PHASE, restarts=4)
+    result = run(observed)
+    order = columns(result).min(0).values.argsort().tolist()
+    assert result.phases[0].restarts == (0, 1, 2, 3)
+    assert result.phases[1].restarts == tuple(sorted(order[:keep]))
+    assert columns(result, 1).shape == (FEATURE_PHASE.steps, keep)
+    assert result.phases[1].best_restart in order[:keep]
+    assert result.evaluations == 4 * LATENT_PHASE.steps + keep * FEATURE_PHASE.steps
+
+
+# -- restarts that break ---------------------------------------------------------------
+
+
+class Fragile(Stage):
+    """Gives NaN for a latent whose first number is large."""
+
+    def forward(self, state: State) -> State:
+        x = state["x"]
+        return {"x": torch.where(x[:, :1] > 50, torch.nan, x)}
+
+
+class WithBadLatents:
+    """Latents of which those with the given numbers cannot be used."""
+
+    def __init__(self, *bad: int) -> None:
+        self.bad = list(bad)
+
+    def __call__(self, count: int, rng: torch.Generator) -> State:
+        x = one_after_the_other(count, rng)["x"]
+        if count > 1:  # the single one is the generator's own look at its images
+            x[self.bad, 0] = 100.0
+        return {"x": x}
+
+
+def fragile(*bad: int) -> Generator:
+    prior = generator(stages=[Fragile()])
+    return Generator(prior.stages, latent=WithBadLatents(*bad), image_range=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_broken_restart_is_dropped_and_the_others_go_on(
+    observed: Observation, batched: bool
+) -> None:
+    phases = (dataclasses.replace(LATENT_PHASE, constraints={}), FEATURE_PHASE)
+    result = attack(*phases, prior=fragile(1))(observed, batched=batched)
+    whole = attack(*phases, prior=fragile())(observed, batched=batched)
+    assert (result.dropped, result.phases[0].dropped) == ((1,), (1,))
+    assert result.phases[1].restarts == (0, 2)
+    assert columns(result)[:, 1].isnan().all()
+    for index, others in ((0, [0, 2]), (1, [0, 1])):
+        expected = columns(whole, index)[:, [0, 2]]
+        assert torch.allclose(columns(result, index)[:, others], expected, rtol=1e-9)
+    assert whole.dropped == ()
+    assert result.evaluations == 3 + 2 * (LATENT_PHASE.steps - 1) + 2 * FEATURE_PHASE.steps
+    assert bool(torch.isfinite(result.images).all())
+
+
+def test_when_every_restart_is_broken_there_is_no_answer(observed: Observation) -> None:
+    with pytest.raises(ModelError, match="got none from any of 3 restarts") as error:
+        attack(LATENT_PHASE, prior=fragile(0, 1, 2))(observed)
+    one_line(error)
+
+
+def test_a_restart_that_breaks_later_is_dropped_too(observed: Observation) -> None:
+    phase = dataclasses.replace(LATENT_PHASE, optimizer=Strays(0, after=2, to=torch.nan))
+    result = attack(phase, FEATURE_PHASE)(observed)
+    assert result.phases[0].dropped == (0,)
+    assert columns(result)[:, 0].isfinite().tolist() == [True, True, False, False, False]
+    assert columns(result)[:, 1:].isfinite().all()
+    assert result.phases[1].restarts == (1, 2)
+
+
+# -- interruption ----------------------------------------------------------------------
+
+
+def interrupt_at(phase: str, step: int) -> Callable[[Progress], None]:
+    def callback(progress: Progress) -> None:
+        if (progress.phase, progress.step) == (phase, step):
+            raise KeyboardInterrupt
+
+    return callback
+
+
+@pytest.mark.parametrize(("phase", "step"), [("latent", 1), ("feature 1", 2), ("pixels", 3)])
+def test_ctrl_c_returns_the_best_so_far(observed: Observation, phase: str, step: int) -> None:
+    run = attack(*ALL)
+    result, whole = run(observed, callback=interrupt_at(phase, step)), run(observed)
+    names = [p.name for p in ALL]
+    index = names.index(phase)
+    assert result.interrupted
+    assert not whole.interrupted
+    assert [p.name for p in result.phases] == names[: index + 1]
+    assert len(result.phases[index].curve) == step
+    assert result.phases[index].curve == whole.phases[index].curve[:step]
+    assert result.evaluations == 3 * (sum(p.steps for p in ALL[:index]) + step)
+    assert result.distance == pytest.approx(
+        min(float(columns(result, i).min()) for i in range(index + 1)), rel=1e-6
+    )
+    assert result.images.shape == (1, 3, 8, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupts(Regularizer):
+    """Ctrl-C in the middle of an evaluation."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_before_anything_was_found_is_passed_on(observed: Observation) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        attack(dataclasses.replace(LATENT_PHASE, regularizers=(Interrupts(),)))(observed)
+    later = dataclasses.replace(FEATURE_PHASE, regularizers=(Interrupts(),))
+    result = attack(LATENT_PHASE, later)(observed)
+    assert (result.interrupted, result.phase) == (True, "latent")
+
+
+# -- limits ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch(Optimizer):
+    """Adam that writes down all variables it is asked to move."""
+
+    seen: list[dict[str, Tensor]]
+    lr: float
+
+    def start(self, variables: Variables, steps: int) -> Callable[[Evaluate], None]:
+        move = Adam(lr=self.lr, schedule=Constant()).start(variables, steps)
+
+        def step(evaluate: Evaluate) -> None:
+            self.seen.append({name: tensor.clone() for name, tensor in variables.items()})
+            move(evaluate)
+
+        return step
+
+
+def watched(phase: Phase, lr: float = 1.0) -> tuple[Phase, list[dict[str, Tensor]]]:
+    seen: list[dict[str, Tensor]] = []
+    return dataclasses.replace(phase, optimizer=Watch(seen, lr)), seen
+
+
+def test_constraints_hold_at_every_step(observed: Observation) -> None:
+    latent, on_sphere = watched(LATENT_PHASE)
+    feature, in_ball = watched(FEATURE_PHASE)
+    result = attack(latent, feature)(observed)
+    entry = on_sphere[0]["x"]
+    for variables in on_sphere:
+        norms = variables["x"].flatten(2).norm(dim=2)
+        assert torch.allclose(norms, entry.flatten(2).norm(dim=2))
+    assert not torch.allclose(on_sphere[-1]["x"], entry, atol=0.1)
+    entry = in_ball[0]["x"]
+    radii = 0.2 * entry.abs().flatten(2).sum(2)
+    moved = torch.stack([(v["x"] - entry).abs().flatten(2).sum(2) for v in in_ball])
+    assert (moved <= radii * (1 + 1e-6)).all()
+    assert torch.allclose(moved[-1], radii)
+    assert len(on_sphere) == LATENT_PHASE.steps
+    assert 0 <= result.images.min() <= result.images.max() <= 1
+
+
+def test_pixels_stay_images(smooth: Model, observed: Observation) -> None:
+    pixels, seen = watched(PIXEL_PHASE, lr=2.0)
+    attack(LATENT_PHASE, pixels)(observed)
+    images = torch.stack([smooth.denormalize(variables["x"]) for variables in seen])
+    assert images.min() > -1e-9
+    assert images.max() < 1 + 1e-9
+    assert (images[-1] < 1e-9).any()
+
+
+def test_only_what_is_searchable_moves(observed: Observation) -> None:
+    class Carries(Stage):
+        searchable = ("style",)
+
+        def forward(self, state: State) -> State:
+            return {"x": state["x"] + state["style"], "style": state["style"]}
+
+    def latent(count: int, rng: torch.Generator) -> State:
+        state = one_after_the_other(count, rng)
+        return {**state, "style": one_after_the_other(count, rng)["x"]}
+
+    stages = [Carries(), *generator().stages]
+    prior = Generator(stages, latent=latent, image_range=(0.0, 1.0), searchable=("x", "style"))
+    first, at_latent = watched(dataclasses.replace(LATENT_PHASE, constraints={}))
+    second, at_feature = watched(dataclasses.replace(FEATURE_PHASE, constraints={}))
+    result = attack(first, second, prior=prior)(observed)
+    assert set(at_latent[0]) == {"x", "style"}
+    assert set(at_feature[0]) == {"style"}
+    assert torch.allclose(columns(result, 1)[0], columns(result).min(0).values)
+
+
+# -- counting and reporting ------------------------------------------------------------
+
+
+def test_every_evaluation_is_counted(smooth: Model, pictures: Pictures) -> None:
+    calls = 0
+
+    def counted(logits: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return F.cross_entropy(logits, labels)
+
+    model = Model(module=smooth.module, loss=counted)
+    observation, _ = Client(model=model).step(pictures(3).double(), torch.tensor([2]))
+    layers = dataclasses.replace(FEATURE_PHASE, distance=LayerCosine())
+    run = attack(dataclasses.replace(LATENT_PHASE, keep=2), layers, PIXEL_PHASE)
+    told: list[Progress] = []
+    calls = 0
+    result = run(observation, callback=told.append)
+    assert result.evaluations == calls == 3 * 5 + 2 * (3 + 1) + 2 * 3
+    assert {progress.evaluations_planned for progress in told} == {calls}
+    assert run.planned_evaluations == calls
+
+
+def test_the_callback_is_told_of_every_step(observed: Observation) -> None:
+    told: list[Progress] = []
+    result = attack(*ALL)(observed, callback=told.append)
+    assert [(p.phase, p.step) for p in told] == [
+        (phase.name, step + 1) for phase in ALL for step in range(phase.steps)
+    ]
+    assert [p.evaluations for p in told] == [3 * (i + 1) for i in range(len(told))]
+    assert {(p.phases, p.restarts) for p in told} == {(3, 3)}
+    assert all(p.steps == ALL[p.phase_index].steps for p in told)
+    for index, phase in enumerate(result.phases):
+        distances = [p.distance for p in told if p.phase_index == index]
+        assert distances == sorted(distances, reverse=True)
+        assert distances[-1] == pytest.approx(phase.distance)
+
+
+class CallbackError(RuntimeError):
+    pass
+
+
+def test_the_victim_is_unchanged_also_after_an_error(
+    victim: Model, pictures: Pictures, untouched: Callable[..., AbstractContextManager[None]]
+) -> None:
+    def fail(progress: Progress) -> None:
+        if progress.step == 2:
+            raise CallbackError
+
+    smoothed = dataclasses.replace(PIXEL_PHASE, curvature=1.0)
+    run = Attack(name="test", reference="none", phases=(smoothed,), restarts=2)
+    values = {name: p.clone() for name, p in victim.parameters.items()}
+    with untouched(victim.module):
+        observation, _ = Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))
+        run(observation)
+        with pytest.raises(CallbackError):
+            run(observation, callback=fail)
+    assert all(torch.equal(victim.parameters[name], values[name]) for name in values)
+
+
+# -- settings --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=2, lr=0.05, momentum=0.5)], ids=repr)
+def test_an_image_in_the_priors_range_is_approached(smooth: Model, protocol: Protocol) -> None:
+    prior = generator()
+    truth = prior.sample(1, seed=9)
+    observation, _ = Client(model=smooth, protocol=protocol).step(truth, torch.tensor([2]))
+    long = dataclasses.replace(LATENT_PHASE, steps=50, constraints={})
+    result = attack(long, restarts=1, prior=prior)(observation)
+    assert result.labels.tolist() == [2]
+    assert result.label_source == "inferred"
+    assert result.distance < 1e-3
+    start = prior.sample(1, seed=0)
+    assert (result.images - truth).square().mean() < 0.1 * (start - truth).square().mean()
+
+
+def test_a_batch_of_two_with_granted_labels(smooth: Model, pictures: Pictures) -> None:
+    client = Client(model=smooth, grant_labels=True)
+    observation, _ = client.step(pictures(3, 2).double(), torch.tensor([2, 0]))
+    result = attack(*ALL)(observation)
+    assert result.images.shape == (2, 3, 8, 8)
+    assert (result.labels.tolist(), result.label_source) == ([2, 0], "granted")
+    assert result.distance < float(columns(result)[0].min())
+    ungranted, _ = Client(model=smooth).step(pictures(3, 2).double(), torch.tensor([2, 0]))
+    with pytest.raises(InputError, match="grant the labels"):
+        attack(*ALL)(ungranted)
+
+
+def test_a_prior_of_another_size_is_refused(observed: Observation) -> None:
+    with pytest.raises(InputError, match="images of 3 x 8 x 8, got Generator") as error:
+        attack(LATENT_PHASE, prior=generator(size=16))(observed)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("phases", "reason"),
+    [
+        ((dataclasses.replace(FEATURE_PHASE, space=Feature(2)), FEATURE_PHASE), "order"),
+        ((PIXEL_PHASE, LATENT_PHASE), "order"),
+        ((dataclasses.replace(FEATURE_PHASE, space=Feature(3)),), "at most 2"),
+    ],
+)
+def test_phases_that_cannot_follow_each_other(
+    smooth: Model, pictures: Pictures, phases: tuple[Phase, ...], reason: str
+) -> None:
+    model = Model(module=smooth.module.float())
+    observation, _ = Client(model=model).step(pictures(3), torch.tensor([2]))
+    stages = [stage.float() for stage in generator().stages]
+    prior = Generator(stages, latent=LATENT, image_range=(0.0, 1.0))
+    with pytest.raises(InputError, match=reason) as error:
+        attack(*phases, prior=prior)(observation)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: attack(),
+        lambda: attack(LATENT_PHASE, restarts=0),
+        lambda: Attack(name="test", reference="none", phases=(LATENT_PHASE,)),
+        lambda: dataclasses.replace(LATENT_PHASE, steps=0),
+        lambda: dataclasses.replace(LATENT_PHASE, curvature=-1.0),
+        lambda: dataclasses.replace(LATENT_PHASE, keep=0),
+        lambda: Feature(0),
+        lambda: attack(*ALL).with_steps(2),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_construction(mistake: Callable[[], object]) -> None:
+    with pytest.raises(InputError, match="expected") as error:
+        mistake()
+    one_line(error)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=8), st.integers(0, 3000))
+def test_steps_are_dealt_in_proportion_and_to_the_last_one(steps: list[int], extra: int) -> None:
+    pixels = [dataclasses.replace(PIXEL_PHASE, name=str(i), steps=n) for i, n in enumerate(steps)]
+    run = Attack(name="test", reference="none", phases=tuple(pixels))
+    total = len(steps) + extra
+    dealt = [phase.steps for phase in run.with_steps(total).phases]
+    assert sum(dealt) == total
+    assert min(dealt) >= 1
+    assert [p.name for p in run.with_steps(total).phases] == [p.name for p in pixels]
+    assert run.with_steps(sum(steps)) == run
+    shares = [total * n / sum(steps) for n in steps]
+    if min(shares) >= 2:
+        assert all(abs(n - share) <= 1 for n, share in zip(dealt, shares, strict=True))
+
+
+def test_its_description_is_plain(observed: Observation) -> None:
+    run = attack(*ALL)
+    described = json.loads(json.dumps(run.describe()))
+    assert described["prior"] == repr(run.prior)
+    assert [phase["steps"] for phase in described["phases"]] == [5, 3, 3]
+    assert described["phases"][1]["constraints"] == {"x": repr(L1Ball(share=0.2))}
+
+
+# -- the gradient ----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe(Optimizer):
+    """Takes the gradient once, then looks a little to both sides of each direction."""
+
+    directions: Sequence[Tensor]
+    step: float
+    kept: dict[str, Tensor]
+
+    def start(self, variables: Variables, steps: int) -> Callable[[Evaluate], None]:
+        x = variables["x"]
+        centre = x.clone()
+        places = [centre]
+        for direction in self.directions:
+            places += [centre + self.step * direction, centre - self.step * direction]
+        left = iter(places)
+
+        def step(evaluate: Evaluate) -> None:
+            x.copy_(next(left))
+            gradient = evaluate(variables)["x"]
+            self.kept.setdefault("gradient", gradient.clone())
+            self.kept.setdefault("centre", centre)
+
+        return step
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("distance", [Cosine(), Squared(), LayerCosine(norm=0.3)], ids=repr)
+@pytest.mark.parametrize(
+    ("space", "shape"), [(Latent(), (2, 1, *LATENT)), (Feature(1), (2, 1, 5, 4, 4))]
+)
+def test_the_gradient_is_that_of_finite_differences(
+    observed: Observation,
+    smooth: Model,
+    space: Latent | Feature,
+    shape: tuple[int, ...],
+    distance: Cosine | Squared | LayerCosine,
+    batched: bool,
+) -> None:
+    rng = torch.Generator().manual_seed(5)
+    directions = [torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(2)]
+    regularizers = (TotalVariation(weight=0.1), ImageNorm(weight=0.5))
+    kept: dict[str, Tensor] = {}
+    size = 1e-5
+    phase = Phase(
+        name="probe",
+        space=space,
+        steps=5,
+        distance=distance,
+        regularizers=regularizers,
+        optimizer=Probe(directions, size, kept),
+    )
+    prior = generator()
+    result = attack(phase, restarts=2, prior=prior)(observed, batched=batched)
+    distances = columns(result)
+
+    def penalty(x: Tensor) -> Tensor:
+        depth = 0 if isinstance(space, Latent) else 1
+        inputs = [smooth.normalize(prior[depth:]({"x": restart})["x"]) for restart in x]
+        return torch.stack([torch.stack([r(i) for r in regularizers]).sum() for i in inputs])
+
+    for index, direction in enumerate(directions):
+        ahead, behind = distances[1 + 2 * index], distances[2 + 2 * index]
+        centre = kept["centre"]
+        bend = penalty(centre + size * direction) - penalty(centre - size * direction)
+        slopes = (ahead - behind + bend) / (2 * size)
+        analytic = (kept["gradient"] * direction).flatten(1).sum(1)
+        assert torch.allclose(analytic, slopes, rtol=1e-5, atol=1e-8)

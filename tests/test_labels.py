@@ -1,0 +1,90 @@
+"""iDLG is exact for one image under cross-entropy, and says when it cannot be."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from gifd.errors import InputError, ModelError
+from gifd.labels import granted_or_inferred, infer_label
+from gifd.model import Model
+from gifd.observation import Observation
+from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.victims import Client, ConvNet
+
+PROTOCOLS = [FedSGD(), FedAvg(steps=1, lr=0.1), FedAvg(steps=3, lr=0.01, momentum=0.9)]
+
+
+def network(classes: int, *, bias: bool = True) -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(8 * 9, classes, bias=bias))
+
+
+def observe(
+    module: nn.Module,
+    labels: list[int],
+    protocol: Protocol = PROTOCOLS[0],
+    *,
+    seed: int = 0,
+    grant: bool = False,
+) -> Observation:
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.rand(len(labels), 3, 8, 8, generator=rng)
+    client = Client(model=Model(module=module), protocol=protocol, grant_labels=grant)
+    observation, _ = client.step(images, torch.tensor(labels))
+    return observation
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([2, 3, 10, 100]),
+    st.integers(0, 99),
+    st.booleans(),
+    st.sampled_from(PROTOCOLS),
+)
+def test_the_label_of_one_image_is_read_exactly(
+    seed: int, classes: int, label: int, bias: bool, protocol: Protocol
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = network(classes, bias=bias)
+    observation = observe(module, [label % classes], protocol, seed=seed)
+    assert observation.ledger.labels is None
+    assert infer_label(observation).tolist() == [label % classes]
+    labels, source = granted_or_inferred(observation)
+    assert (labels.tolist(), source) == ([label % classes], "inferred")
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_frozen_bias_leaves_the_rows_to_be_read(label: int) -> None:
+    module = network(2)
+    module.get_parameter("3.bias").requires_grad_(False)
+    assert infer_label(observe(module, [label])).tolist() == [label]
+
+
+def test_granted_labels_are_taken_as_they_are() -> None:
+    labels, source = granted_or_inferred(observe(network(5), [4, 4, 1], grant=True))
+    assert (labels.tolist(), source) == ([4, 4, 1], "granted")
+
+
+def test_a_batch_of_two_needs_granted_labels() -> None:
+    with pytest.raises(InputError, match=r"batch of one image .* got 2: grant the labels") as error:
+        granted_or_inferred(observe(network(5), [4, 1]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_a_linear_head_needs_granted_labels() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten())
+    with pytest.raises(ModelError, match=r"last layer is linear .* grant the labels") as error:
+        infer_label(observe(module, [4]))
+    assert "\n" not in str(error.value)
+    assert granted_or_inferred(observe(module, [4], grant=True))[1] == "granted"
+
+
+def test_a_client_that_is_certain_shows_no_label() -> None:
+    module = ConvNet(3, width=4).eval()
+    with torch.no_grad():
+        module.fc.bias.copy_(torch.tensor([0.0, 1e4, 0.0]))
+    with pytest.raises(ModelError, match="zeros only: grant the labels"):
+        infer_label(observe(module, [1]))
