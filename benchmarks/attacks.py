@@ -42,9 +42,7 @@ def main(
         str, typer.Option(help="name:preset, comma-separated; name:preset-extension drops one.")
     ] = "ig:paper,gifd:paper,ig:strongest,gifd:strongest",
     evaluations: Annotated[int, typer.Option(help="Victim gradients of each attack.")] = 400,
-    restarts: Annotated[
-        int, typer.Option(help="Restarts of the 'paper' presets; 0: the paper's own.")
-    ] = 1,
+    restarts: Annotated[int, typer.Option(help="Restarts of every attack; 0: its own number.")] = 1,
     prior: str = "digiface-dcgan",
     victim: str = "resnet18",
     classes: int = 10,
@@ -70,13 +68,13 @@ def main(
             prior=generator,
             preset=preset,
             without=without,
-            restarts=(restarts or None) if preset == "paper" else None,
+            restarts=restarts or None,
         )
         built[spec] = attack.with_evaluations(evaluations)
     which, of = (int(part) for part in shard.split("/"))
     out.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["image"], row["spec"], row["seed"]) for row in _rows(out)}
-    for index, (name, path) in enumerate(_images(source, match, limit)):
+    for index, (name, path) in enumerate(images_of(source, match, limit)):
         if index % of != which:
             continue
         for spec, attack in built.items():
@@ -164,7 +162,8 @@ def _rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _images(source: Path, match: str, limit: int) -> list[tuple[str, Path]]:
+def images_of(source: Path, match: str, limit: int) -> list[tuple[str, Path]]:
+    """Name and file of up to `limit` images, evenly spaced over those that match."""
     if source.is_dir():
         paths = sorted(path for path in source.iterdir() if fnmatch.fnmatch(path.name, match))
     elif zipfile.is_zipfile(source):

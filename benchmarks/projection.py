@@ -1,6 +1,6 @@
 """The L1 projection against the sorting algorithm: ratios of time, largest difference.
 
-    python benchmarks/projection.py
+python benchmarks/projection.py
 """
 
 from __future__ import annotations

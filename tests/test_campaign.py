@@ -104,8 +104,8 @@ def test_the_report_is_self_contained_and_tells_the_ledger(
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     for words in ("bars.png", "FedSGD()", "not granted", "inferred", "<script>alert(1)</script>"):
         assert words in page.text
-    strip = Image.open(tmp_path / "strip.png")
-    assert strip.size[1] > 2 * 192
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.size[1] > 2 * 192
 
 
 def test_infinite_psnr_is_null_and_exact(outcome: Outcome) -> None:

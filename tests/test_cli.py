@@ -59,7 +59,9 @@ def test_json_is_one_object_on_stdout_with_all_a_program_needs(
 def test_the_same_seed_gives_the_same_record(picture: Path, tmp_path: Path) -> None:
     records = []
     for name in ("one", "two"):
-        result = run("attack", picture, "--attack", "ig", *QUICK, "--json", "--out", tmp_path / name)
+        result = run(
+            "attack", picture, "--attack", "ig", *QUICK, "--json", "--out", tmp_path / name
+        )
         records.append(json.loads(result.stdout))
     for key in ("psnr", "stlpips", "distance", "evaluations"):
         assert records[0][key] == records[1][key]
@@ -67,7 +69,8 @@ def test_the_same_seed_gives_the_same_record(picture: Path, tmp_path: Path) -> N
 
 def test_several_images_and_attacks_are_an_object_a_line(picture: Path, tmp_path: Path) -> None:
     second = tmp_path / "second.png"
-    Image.open(picture).rotate(180).save(second)
+    with Image.open(picture) as image:
+        image.rotate(180).save(second)
     both = ["--attack", "ig", "--attack", "gifd-latent"]
     result = run("attack", picture, second, *both, *QUICK, "--json", "--out", tmp_path / "out")
     records = [json.loads(line) for line in result.stdout.splitlines()]

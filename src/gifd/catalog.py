@@ -16,7 +16,7 @@ from gifd.attacks import Attack, gifd, gifd_last, gifd_latent, ig
 from gifd.attacks.extensions import NONE, Extensions
 from gifd.attacks.gifd import STRONGEST as GIFD_STRONGEST
 from gifd.attacks.ig import STRONGEST as IG_STRONGEST
-from gifd.errors import InputError
+from gifd.errors import GifdError, InputError
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.model import Model
 from gifd.priors import Generator, digiface_dcgan
@@ -66,7 +66,7 @@ ATTACKS: Mapping[str, AttackEntry] = {
     ),
     "gifd-latent": AttackEntry(
         build=gifd_latent,
-        strongest=GIFD_STRONGEST,
+        strongest=GIFD_STRONGEST.only("curvature", "length"),
         needs_prior=True,
         summary="ablation: the latent alone, with the whole budget",
         reference=_GIFD,
@@ -184,7 +184,7 @@ def victim(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if ":" in name:
-            made = _factory(name)()
+            made = _made_by(name)
         else:
             made = _entry(VICTIMS, name, "victim").build(classes, size).eval()
     if isinstance(made, Model):
@@ -197,7 +197,7 @@ def victim(
     return Model(module=made.to(device), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def _factory(name: str) -> Callable[[], object]:
+def _made_by(name: str) -> object:
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -208,9 +208,14 @@ def _factory(name: str) -> Callable[[], object]:
         raise InputError(
             f"expected an importable victim 'package.module:factory', got '{name}': {error}"
         ) from None
-    if not callable(factory):
-        raise InputError(f"expected '{name}' to be callable, got {type(factory).__name__}")
-    return factory  # type: ignore[no-any-return]
+    try:
+        return factory()
+    except GifdError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"expected '{name}()' to return a victim, it raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def _entry(table: Mapping[str, T], name: str, what: str) -> T:

@@ -23,8 +23,9 @@ def infer_label(observation: Observation) -> Int[Tensor, "B"]:
 
     Under cross-entropy the gradient of the logits is `p - onehot(y)`: negative for the true
     class only. The head's bias shows it directly. Without a bias the weight's gradient is
-    `(p - onehot(y)) a^T`, whose row y points against all the others; with two classes the
-    rows are each other's opposite and the sum decides, as `a` is non-negative behind a ReLU.
+    `(p - onehot(y)) a^T`, whose row y is the longest, as it is against all the others together.
+    Where another is as long (two classes, or a model that is sure of a wrong one) the rows'
+    sums decide, as `a` is non-negative behind a ReLU.
 
     Source: Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020.
 
@@ -46,8 +47,9 @@ def infer_label(observation: Observation) -> Int[Tensor, "B"]:
         evidence = gradient[head.bias]
     else:
         rows = gradient[head.weight]
-        gram = rows @ rows.T
-        evidence = rows.sum(1) if head.classes == 2 else gram.sum(1) - gram.diagonal()
+        length = rows.square().sum(1)
+        longest = length >= 0.99 * length.max()
+        evidence = torch.where(longest, rows.sum(1) if int(longest.sum()) > 1 else -length, 0)
     if not bool((evidence != 0).any()):
         raise ModelError(
             "expected a head whose gradient shows the label, got zeros only: grant the labels"

@@ -34,6 +34,7 @@ class Reconstruction:
         phase: the name of the phase that gave the answer.
         phases: what every phase found.
         interrupted: whether Ctrl-C cut the search short.
+        dropped: the restarts that became non-finite, by number.
         seed, seconds: of this run.
     """
 
@@ -44,6 +45,7 @@ class Reconstruction:
     phase: str
     phases: tuple[PhaseResult, ...]
     interrupted: bool
+    dropped: tuple[int, ...]
     seed: int
     seconds: float
 
@@ -51,11 +53,6 @@ class Reconstruction:
     def evaluations(self) -> int:
         """Victim gradients computed, all phases and restarts together."""
         return sum(phase.evaluations for phase in self.phases)
-
-    @property
-    def dropped(self) -> tuple[int, ...]:
-        """The restarts that became non-finite, by number."""
-        return tuple(number for phase in self.phases for number in phase.dropped)
 
 
 @final
@@ -96,6 +93,13 @@ class Attack:
             )
         if self.prior is None and any(not isinstance(p.space, Pixels) for p in self.phases):
             raise InputError(f"expected a prior for '{self.name}', got none: name one")
+        stages = 0 if self.prior is None else len(self.prior)
+        depths = [phase.space.position(stages) for phase in self.phases]
+        if depths != sorted(depths) or depths[-1] > stages + 1:
+            raise InputError(
+                f"expected phases of '{self.name}' in the generator's order and within its "
+                f"{stages} stages, got {[phase.name for phase in self.phases]}"
+            )
 
     def __call__(
         self,
@@ -154,6 +158,7 @@ class Attack:
             phase=chosen.name,
             phases=found.phases,
             interrupted=found.interrupted,
+            dropped=found.dropped,
             seed=seed,
             seconds=time.perf_counter() - began,
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from gifd.errors import InputError
+from gifd.inversion import Cosine
 
 Preset = Literal["paper", "strongest"]
 
@@ -17,17 +18,23 @@ class Extensions:
 
     Args:
         curvature: width of the smoothed curvature of the replay (`gifd.inversion.curvature`).
-        pixels: the image as the last feature domain: one more phase, on the pixels.
-        shares: the L1 radius as a share of the entry feature's norm instead of an absolute.
-        curriculum: later phases match layer by layer instead of all parameters at once.
-        pruning: after the first phase only this many of the restarts go on.
+        length: weight of the term by which the cosine hears the update's length too, and with
+            it the image's contrast and brightness (`gifd.inversion.Cosine`).
+        share: L1 radii as a share of the entry feature's norm instead of absolute ones.
+        variation: weight of the total variation in the feature phases, in place of the paper's.
+        pixels: steps, as a share of a feature phase's, of one more phase on the image itself.
     """
 
     curvature: float = 0.0
-    pixels: bool = False
-    shares: float = 0.0
-    curriculum: bool = False
-    pruning: int = 0
+    length: float = 0.0
+    share: float = 0.0
+    variation: float = 0.0
+    pixels: float = 0.0
+
+    @property
+    def matching(self) -> Cosine:
+        """The matching distance: the papers' cosine, or the one that hears lengths."""
+        return Cosine(norm=self.length)
 
     def without(self, names: Iterable[str]) -> Extensions:
         """These extensions with the named ones switched off.
@@ -35,18 +42,21 @@ class Extensions:
         Raises:
             InputError: a name that is no extension.
         """
-        defaults = {field.name: field.default for field in fields(self)}
+        known = [field.name for field in fields(self)]
         names = list(names)
-        unknown = [name for name in names if name not in defaults]
-        if unknown:
-            raise InputError(f"expected an extension ({', '.join(defaults)}), got '{unknown[0]}'")
-        return replace(self, **{name: defaults[name] for name in names})  # type: ignore[arg-type]
+        for name in names:
+            if name not in known:
+                raise InputError(f"expected an extension ({', '.join(known)}), got '{name}'")
+        return replace(self, **dict.fromkeys(names, 0.0))
 
-    def switched_on(self) -> dict[str, object]:
-        """The extensions in use, by name."""
-        defaults = Extensions()
-        values = asdict(self)
-        return {name: v for name, v in values.items() if v != getattr(defaults, name)}
+    def only(self, *names: str) -> Extensions:
+        """These extensions with all but the named ones switched off."""
+        return self.without(field.name for field in fields(self) if field.name not in names)
+
+    def switched_on(self) -> dict[str, float]:
+        """The extensions in use, by name, with their strength."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value}
 
 
 NONE = Extensions()

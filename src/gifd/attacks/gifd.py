@@ -10,12 +10,10 @@ from gifd.attacks.extensions import NONE, Extensions, Preset
 from gifd.errors import InputError
 from gifd.inversion import (
     Adam,
-    Cosine,
     Feature,
     ImageNorm,
     L1Ball,
     Latent,
-    LayerCosine,
     Phase,
     Pixels,
     Space,
@@ -24,8 +22,17 @@ from gifd.inversion import (
 )
 from gifd.priors.generator import IMAGE, Generator
 
+STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
-STRONGEST = Extensions(curvature=4.0, pixels=True, shares=0.5, pruning=1)
+STRONGEST = Extensions(curvature=4.0, length=0.2, share=0.15, variation=1e-3)
+
+
+RADII = {"stylegan2": (2000.0, 1000.0), "digiface-dcgan": (150.0, 200.0)}
+"""r_1 and its growth for each generator, as the paper chooses them per generator.
+
+StyleGAN2's are the paper's. The DCGAN is not in the paper; its features' mean L1 norms are 921,
+1226 and 3886, so that the paper's radii would hold nothing. Its own are about 15 % of those.
+"""
 
 
 def gifd(
@@ -34,8 +41,8 @@ def gifd(
     preset: Preset = "strongest",
     restarts: int | None = None,
     features: int | None = None,
-    radius: float = 2000.0,
-    radius_step: float = 1000.0,
+    radius: float | None = None,
+    radius_step: float | None = None,
     extensions: Extensions | None = None,
 ) -> Attack:
     """Search the latent, then the features behind stages 1..K, each from where the last ended.
@@ -51,8 +58,8 @@ def gifd(
         restarts: R; the paper's 4 by default.
         features: K; by default half of the stages, rounded up (the paper: 4 of StyleGAN2's
             8 blocks).
-        radius: r_1; the paper's for both generators.
-        radius_step: the radii's growth; the paper's for StyleGAN2.
+        radius: r_1; by default the generator's in `RADII`, or StyleGAN2's.
+        radius_step: the radii's growth, likewise.
         extensions: in place of the preset's own.
 
     Differs from the official code: each phase starts at the best iterate of the one before,
@@ -63,15 +70,27 @@ def gifd(
     depth = features if features is not None else math.ceil(len(prior) / 2)
     if not 1 <= depth <= len(prior):
         raise InputError(f"expected 1 to {len(prior)} feature domains, got {depth}")
+    first, growth = RADII.get(prior.name, RADII["stylegan2"])
+    first = first if radius is None else radius
+    growth = growth if radius_step is None else radius_step
     phases = [_phase("latent", Latent(), chosen)]
     for k in range(1, depth + 1):
-        ball = L1Ball(radius=radius + (k - 1) * radius_step)
-        if chosen.shares > 0:
-            ball = L1Ball(share=chosen.shares)
+        ball = L1Ball(radius=first + (k - 1) * growth)
+        if chosen.share > 0:
+            ball = L1Ball(share=chosen.share)
         phases.append(_phase(f"feature {k}", Feature(k), chosen, ball))
-    if chosen.pixels:
+    if chosen.pixels > 0:
         phases.append(_pixels(chosen))
-    return _attack("gifd", preset, chosen, phases, restarts, prior)
+    return Attack(
+        name="gifd",
+        preset=preset,
+        reference=REFERENCE,
+        phases=tuple(phases),
+        restarts=4 if restarts is None else restarts,
+        prior=prior,
+        matching=chosen.matching,
+        extensions=chosen.switched_on(),
+    )
 
 
 def gifd_latent(
@@ -82,9 +101,10 @@ def gifd_latent(
     extensions: Extensions | None = None,
 ) -> Attack:
     """The ablation that searches the latent alone, with the steps that GIFD spends on all."""
-    full = gifd(prior, preset=preset, restarts=restarts, extensions=extensions)
+    chosen = _extensions(preset, extensions).only("curvature", "length")
+    full = gifd(prior, preset=preset, restarts=restarts, extensions=chosen)
     steps = sum(phase.steps for phase in full.phases)
-    latent = dataclasses.replace(full.phases[0], steps=steps, keep=None)
+    latent = dataclasses.replace(full.phases[0], steps=steps)
     return dataclasses.replace(full, name="gifd-latent", phases=(latent,))
 
 
@@ -101,17 +121,18 @@ def gifd_last(
 
 
 def _phase(name: str, space: Space, chosen: Extensions, ball: L1Ball | None = None) -> Phase:
-    late = ball is not None and chosen.curriculum
+    variation = 1e-4
+    if ball is not None and chosen.variation > 0:
+        variation = chosen.variation
     return Phase(
         name=name,
         space=space,
-        steps=1000,
+        steps=STEPS,
         optimizer=Adam(lr=0.1),
-        distance=LayerCosine(norm=0.1) if late else Cosine(),
-        regularizers=(TotalVariation(weight=1e-4), ImageNorm(weight=1e-6)),
+        distance=chosen.matching,
+        regularizers=(TotalVariation(weight=variation), ImageNorm(weight=1e-6)),
         constraints={IMAGE: ball if ball is not None else Sphere()},
         curvature=chosen.curvature,
-        keep=chosen.pruning or None if ball is None else None,
     )
 
 
@@ -119,9 +140,9 @@ def _pixels(chosen: Extensions) -> Phase:
     return Phase(
         name="pixels",
         space=Pixels(),
-        steps=1000,
+        steps=max(1, round(STEPS * chosen.pixels)),
         optimizer=Adam(lr=0.02),
-        distance=LayerCosine(norm=0.1) if chosen.curriculum else Cosine(),
+        distance=chosen.matching,
         regularizers=(TotalVariation(weight=1e-2),),
         curvature=chosen.curvature,
     )
@@ -131,22 +152,3 @@ def _extensions(preset: Preset, given: Extensions | None) -> Extensions:
     if given is not None:
         return given
     return NONE if preset == "paper" else STRONGEST
-
-
-def _attack(
-    name: str,
-    preset: Preset,
-    chosen: Extensions,
-    phases: list[Phase],
-    restarts: int | None,
-    prior: Generator,
-) -> Attack:
-    return Attack(
-        name=name,
-        preset=preset,
-        reference=REFERENCE,
-        phases=tuple(phases),
-        restarts=4 if restarts is None else restarts,
-        prior=prior,
-        extensions=chosen.switched_on(),
-    )

@@ -35,6 +35,10 @@ def smoothed_curvature(width: float) -> AbstractContextManager[object]:
     return _Smoothed(width) if width > 0 else nullcontext()
 
 
+_FLAT = 1e-12
+"""Widths at or below this mean a layer whose inputs are all alike: no kernel, no curvature."""
+
+
 class _Mask(torch.autograd.Function):
     """`[a > 0]` with the derivative k(a)."""
 
@@ -52,7 +56,8 @@ class _Mask(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         a, h = ctx.saved_tensors
         s = torch.sigmoid(a / h)
-        return grad * s * (1 - s) / h, None
+        kernel = torch.where(h > _FLAT, s * (1 - s) / h, 0)
+        return grad * kernel, None
 
 
 class _ReLU(torch.autograd.Function):
@@ -82,12 +87,16 @@ class _Smoothed(TorchFunctionMode):
     def relu(self, a: Tensor, inplace: bool = False) -> Tensor:
         if inplace:
             return a.copy_(self.relu(a.clone()))
-        h = (self.width * a.detach().std(correction=0)).clamp_min(1e-12)
+        h = (self.width * a.detach().std(correction=0)).clamp_min(_FLAT)
         return _ReLU.apply(a, h)  # type: ignore[no-any-return, no-untyped-call]
 
     def leaky_relu(self, a: Tensor, slope: float = 0.01, inplace: bool = False) -> Tensor:
         if inplace:
             return a.copy_(self.leaky_relu(a.clone(), slope))
+        return slope * a + (1 - slope) * self.relu(a)
+
+    def prelu(self, a: Tensor, weight: Tensor) -> Tensor:
+        slope = weight.view(-1, *[1] * (a.ndim - 2)) if weight.numel() > 1 else weight
         return slope * a + (1 - slope) * self.relu(a)
 
     def hardtanh(
@@ -109,6 +118,8 @@ class _Smoothed(TorchFunctionMode):
             return self.relu(*args, **kwargs)
         if func in (torch.relu_, Tensor.relu_):
             return self.relu(args[0], inplace=True)
+        if func in (F.prelu, torch.prelu):
+            return self.prelu(*args, **kwargs)
         if func is F.leaky_relu:
             return self.leaky_relu(*args, **_renamed(kwargs, negative_slope="slope"))
         if func is F.relu6:

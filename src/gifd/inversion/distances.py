@@ -26,15 +26,26 @@ class Distance(ABC):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Distance):
-    """`1 - <u, v> / (|u| |v|)` over all parameters concatenated.
+    """`1 - <u, v> / (|u| |v|) + norm * log(|u| / |v|)^2` over all parameters concatenated.
+
+    With `norm = 0` it is the papers' distance, which cannot hear the length of an update. The
+    length carries contrast and brightness, so an attack may ask for it too (ours).
+
+    Args:
+        norm: weight of the lengths' term.
 
     Source: Geiping et al., Inverting Gradients, NeurIPS 2020, Eq. 4.
     """
 
+    norm: float = 0.0
+
     def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
-        """In [0, 2]."""
-        squares = (replayed.squares().sum() + _TINY) * (observed.squares().sum() + _TINY)
-        return 1 - replayed.dot(observed) / squares.sqrt()
+        """At least 0; at most 2 where `norm` is 0."""
+        u, v = replayed.squares().sum() + _TINY, observed.squares().sum() + _TINY
+        distance = 1 - replayed.dot(observed) / (u * v).sqrt()
+        if self.norm > 0:
+            distance = distance + self.norm * (0.5 * (u.log() - v.log())).square()
+        return distance
 
 
 @final

@@ -104,10 +104,11 @@ class PhaseResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Search:
-    """All that a run found: a result a phase, and whether it was interrupted."""
+    """All that a run found: a result a phase, whether it was interrupted, which restarts fell."""
 
     phases: tuple[PhaseResult, ...]
     interrupted: bool
+    dropped: tuple[int, ...]
 
 
 def search(
@@ -153,6 +154,7 @@ def search(
     began = time.perf_counter()
     numbers = list(range(setting.restarts))
     results: list[PhaseResult] = []
+    dropped: list[int] = []
     state = phases[0].space.start(setting)
     origin = phases[0].space
     for index, phase in enumerate(phases):
@@ -179,6 +181,7 @@ def search(
                     )
         except KeyboardInterrupt:
             interrupted = True
+        dropped += run.dropped
         if run.found:
             result, state, numbers = run.finish(matching)
             results.append(result)
@@ -190,8 +193,8 @@ def search(
         if interrupted and not results:
             raise KeyboardInterrupt
         if interrupted or not run.found:
-            return Search(phases=tuple(results), interrupted=interrupted)
-    return Search(phases=tuple(results), interrupted=False)
+            return Search(phases=tuple(results), interrupted=interrupted, dropped=tuple(dropped))
+    return Search(phases=tuple(results), interrupted=False, dropped=tuple(dropped))
 
 
 def planned_evaluations(phases: Sequence[Phase], restarts: int, matching: Distance) -> int:

@@ -60,6 +60,10 @@ class Space(ABC):
         """The state in this space that shows the same images as `state` of `origin`."""
 
     @abstractmethod
+    def position(self, stages: int) -> int:
+        """Where along a generator of so many stages: 0 is its latent, `stages + 1` the pixels."""
+
+    @abstractmethod
     def searched(self, setting: Setting) -> tuple[str, ...]:
         """The names of the state that are optimised; the rest is carried."""
 
@@ -90,6 +94,10 @@ class _Cut(Space):
         if depth is None or depth > self.depth:
             raise InputError(f"expected phases in the generator's order, got {self} after {origin}")
         return _unflatten(self._run(setting, depth, self.depth, _flatten(state)), setting.batch)
+
+    def position(self, stages: int) -> int:
+        """The depth of the cut."""
+        return self.depth
 
     def searched(self, setting: Setting) -> tuple[str, ...]:
         """What the stage in front of the cut offers."""
@@ -150,6 +158,10 @@ class Pixels(Space):
         with torch.no_grad():
             images = origin.images(setting, _flatten(state))
         return _unflatten({IMAGE: setting.model.normalize(images)}, setting.batch)
+
+    def position(self, stages: int) -> int:
+        """Behind all stages."""
+        return stages + 1
 
     def searched(self, setting: Setting) -> tuple[str, ...]:
         """Every pixel."""

@@ -115,8 +115,13 @@ class Generator:
         self.latent = latent if callable(latent) else Gaussian(shape=tuple(latent))
         self.searchable_latent = searchable
         self.name = name
-        with torch.no_grad():
-            image = self(self.latent(1, torch.Generator().manual_seed(0)))[IMAGE]
+        try:
+            image = self.sample(1, seed=0)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"expected stages that take the latent and each other's states, got: {reason}"
+            ) from None
         if image.ndim != 4:
             raise InputError(
                 "expected a generator whose last stage writes images (B, C, H, W), "
@@ -146,7 +151,7 @@ class Generator:
         """What of the state at a cut may be optimised; depth 0 is the latent."""
         return self.searchable_latent if depth == 0 else self.stages[depth - 1].searchable
 
-    def sample(self, count: int, seed: int) -> Float[Tensor, "B C H W"]:
+    def sample(self, count: int, seed: int) -> Float[Tensor, "B ..."]:
         """`count` images drawn from the prior."""
         state = self.latent(count, torch.Generator().manual_seed(seed))
         device = next((p.device for s in self.stages for p in s.parameters()), torch.device("cpu"))

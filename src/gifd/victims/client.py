@@ -96,10 +96,10 @@ def check_replay(observation: Observation, secret: Secret) -> None:
     if error <= TOLERANCE * scale:
         return
     cosine = float(truth.dot(seen) / (truth.norm() * seen.norm()).clamp_min(1e-30))
-    ratio = scale / max(float(truth.norm()), 1e-30)
-    if abs(abs(cosine) - 1) < 1e-4:
+    ratio = scale / max(float(truth.norm()), 1e-30) * (1 if cosine > 0 else -1)
+    if float((truth * ratio - seen).norm()) <= 100 * TOLERANCE * scale:
         reason = (
-            f"it is the replay times {ratio * (1 if cosine > 0 else -1):.4g}: another loss "
+            f"it is the replay times {ratio:.4g}: another loss "
             "reduction (mean or sum), learning rate, number of steps or sign"
         )
     else:

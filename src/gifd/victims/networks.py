@@ -35,6 +35,9 @@ class ResidualBlock(nn.Module):
 class ResNet18(nn.Module):
     """ResNet-18 with a 3x3 stem and no max-pooling, as gradient-inversion papers use it.
 
+    Its convolutions are drawn as torchvision draws them (normal, fan-out, gain of a ReLU): in
+    eval mode an untrained network is only as good a victim as its initialisation.
+
     Source: He et al., CVPR 2016; the stem as in Fang et al., GIFD, ICCV 2023, Sec. 4.1.
     """
 
@@ -47,6 +50,9 @@ class ResNet18(nn.Module):
         self.layer3 = nn.Sequential(ResidualBlock(128, 256, 2), ResidualBlock(256, 256, 1))
         self.layer4 = nn.Sequential(ResidualBlock(256, 512, 2), ResidualBlock(512, 512, 1))
         self.fc = nn.Linear(512, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N"]:
         """Logits of normalised images."""

@@ -1,0 +1,93 @@
+"""Which kernel width makes the search direction point best at the truth?
+
+    python benchmarks/curvature.py faces.zip --match 'face_*' --limit 4
+
+For starts at several distances from a private image x*, the cosine between the negative
+gradient of the matching distance at x and the way to the truth, x* - x, averaged over images:
+1 would be straight home. `smooth` is the same after a Gaussian blur of the gradient, which is
+about what a generator's features let through.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor
+from torch.func import grad
+
+from attacks import images_of
+from gifd import catalog
+from gifd.inversion import Cosine, smoothed_curvature
+from gifd.observation import Observation
+from gifd.priors import Generator
+from gifd.victims import Client, read_image
+
+
+def blur(images: Tensor, sigma: float) -> Tensor:
+    """A Gaussian blur of `sigma` pixels."""
+    reach = int(3 * sigma) + 1
+    taps = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
+    kernel = (taps / taps.sum()).view(1, 1, -1, 1).repeat(3, 1, 1, 1)
+    padded = F.pad(images, (reach,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+def starts(truth: Tensor, prior: Generator, seed: int) -> dict[str, Tensor]:
+    """Images from far to near: noise, a sample of the prior, half-way, a blurred truth."""
+    rng = torch.Generator().manual_seed(seed)
+    sample = prior.sample(1, seed)
+    return {
+        "noise": (0.45 + 0.25 * torch.randn(truth.shape, generator=rng)).clamp(0, 1),
+        "prior sample": sample,
+        "half-way": 0.3 * sample + 0.7 * blur(truth, 2.0),
+        "blurred truth": blur(truth, 2.0),
+    }
+
+
+def direction(observation: Observation, labels: Tensor, start: Tensor, width: float) -> Tensor:
+    """The negative gradient of the cosine distance at `start`."""
+
+    def distance(images: Tensor) -> Tensor:
+        with smoothed_curvature(width):
+            replayed = observation.replay(images, labels)
+        return Cosine()(replayed, observation.update)
+
+    slope: Tensor = grad(distance)(start)
+    return -slope
+
+
+def main(
+    source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
+    match: str = "*",
+    limit: int = 4,
+    victim: str = "resnet18",
+    prior: str = "digiface-dcgan",
+    widths: str = "0,0.5,1,2,4,16",
+) -> None:
+    """Print the table."""
+    model = catalog.victim(victim, classes=10, size=64, seed=0)
+    generator = catalog.prior(prior)
+    found: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    for index, (_, path) in enumerate(images_of(source, match, limit)):
+        truth = read_image(path)[None]
+        observation, secret = Client(model=model).step(truth, torch.tensor([index % 10]))
+        for name, start in starts(truth, generator, index).items():
+            home = (truth - start).flatten()
+            for width in map(float, widths.split(",")):
+                step = direction(observation, secret.labels, start, width)
+                plain = F.cosine_similarity(step.flatten(), home, dim=0)
+                smooth = F.cosine_similarity(blur(step, 1.5).flatten(), home, dim=0)
+                found.setdefault((name, width), []).append((float(plain), float(smooth)))
+    print("| start | width c | cosine with the way home | after a blur |")
+    print("|---|---|---|---|")
+    for (name, width), pairs in found.items():
+        plain, smooth = torch.tensor(pairs).mean(0).tolist()
+        print(f"| {name} | {width:g} | {plain:.3f} | {smooth:.3f} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
