@@ -126,6 +126,7 @@ def attack(
     preset: str,
     without: Sequence[str] = (),
     steps: int | None = None,
+    evaluations: int | None = None,
     restarts: int | None = None,
 ) -> Attack:
     """Build an attack by name.
@@ -136,6 +137,7 @@ def attack(
         preset: 'paper' or 'strongest'.
         without: extensions of 'strongest' to switch off.
         steps: the total over its phases; the preset's own by default.
+        evaluations: in place of steps, the victim gradients to spend, restarts included.
         restarts: the preset's own by default.
 
     Raises:
@@ -154,6 +156,10 @@ def attack(
         raise InputError(f"expected a prior for '{name}', got none: choose {_names(PRIORS)}")
     else:
         built = entry.build(prior, **options)
+    if steps is not None and evaluations is not None:
+        raise InputError("expected steps or evaluations, got both: choose one")
+    if evaluations is not None:
+        return built.with_evaluations(evaluations)
     return built if steps is None else built.with_steps(steps)
 
 

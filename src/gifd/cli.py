@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -13,21 +12,17 @@ from typing import Annotated, ParamSpec
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from gifd import catalog, inversion
+from gifd import catalog, terminal
 from gifd.attacks import Attack
 from gifd.campaign.demo import demo_face
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
 from gifd.errors import GifdError, InputError
-from gifd.inversion import Callback
 from gifd.metrics import Metric
 from gifd.priors import Generator
 from gifd.report import write_report
-from gifd.report.strip import decibel
 from gifd.victims import read_image
 
 P = ParamSpec("P")
@@ -41,9 +36,6 @@ app = typer.Typer(
 )
 prior_app = typer.Typer(help="Image priors: list, fetch, inspect, sample.", no_args_is_help=True)
 app.add_typer(prior_app, name="prior")
-
-say = Console(stderr=True, highlight=False)
-"""People read stderr; stdout is for results that programs read."""
 
 
 def main() -> None:
@@ -59,7 +51,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except GifdError as error:
-            _complain(error)
+            terminal.complain(error)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -70,6 +62,10 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
 Seed = Annotated[int, typer.Option(help="Seed of the attack's randomness.", min=0)]
 Steps = Annotated[
     int | None, typer.Option(help="Steps of each restart, all phases together.", min=1)
+]
+Evaluations = Annotated[
+    int | None,
+    typer.Option(help="In place of steps: victim gradients, all restarts together.", min=1),
 ]
 Restarts = Annotated[int | None, typer.Option(help="Searches beside each other.", min=1)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
@@ -94,6 +90,7 @@ def attack(
         typer.Option(help="An extension of 'strongest' to switch off; may be repeated."),
     ] = None,
     steps: Steps = None,
+    evaluations: Evaluations = None,
     restarts: Restarts = None,
     label: Annotated[int, typer.Option(help="The images' class, known to the client.")] = 0,
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
@@ -120,6 +117,7 @@ def attack(
         preset=preset,
         without=without or (),
         steps=steps,
+        evaluations=evaluations,
         restarts=restarts,
         offline=offline,
     )
@@ -152,7 +150,7 @@ def attack(
 @app.command()
 @one_line_errors
 def demo(
-    steps: Steps = 200,
+    evaluations: Evaluations = 200,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
@@ -169,8 +167,9 @@ def demo(
         prior="digiface-dcgan",
         preset="strongest",
         without=(),
-        steps=steps,
-        restarts=None,
+        steps=None,
+        evaluations=evaluations,
+        restarts=1,
         offline=False,
     )
     metrics = _metrics(lpips=False, offline=False)
@@ -195,14 +194,18 @@ def demo(
 @one_line_errors
 def list_() -> None:
     """What can be named: attacks with their paper, priors, victims, metrics."""
-    _table(
+    terminal.table(
         "Attacks",
         ("name", "what it does", "paper"),
         [(name, entry.summary, entry.reference) for name, entry in catalog.ATTACKS.items()],
     )
-    _table("Priors", ("name", "what it is"), [(n, e.summary) for n, e in catalog.PRIORS.items()])
-    _table("Victims", ("name", "what it is"), [(n, e.summary) for n, e in catalog.VICTIMS.items()])
-    _table("Metrics", ("name",), [(name,) for name in catalog.METRICS])
+    terminal.table(
+        "Priors", ("name", "what it is"), [(n, e.summary) for n, e in catalog.PRIORS.items()]
+    )
+    terminal.table(
+        "Victims", ("name", "what it is"), [(n, e.summary) for n, e in catalog.VICTIMS.items()]
+    )
+    terminal.table("Metrics", ("name",), [(name,) for name in catalog.METRICS])
 
 
 @prior_app.command("list")
@@ -216,7 +219,7 @@ def prior_list() -> None:
         here = "yes" if cached_path(entry.file).exists() else "no"
         size = f"{entry.file.size_bytes / 1e6:.0f} MB"
         rows.append((name, entry.summary, size, entry.file.licence, here))
-    _table("Priors", ("name", "what it is", "size", "licence", "cached"), rows)
+    terminal.table("Priors", ("name", "what it is", "size", "licence", "cached"), rows)
 
 
 PriorName = Annotated[str, typer.Argument(help="A name from 'gifd prior list'.")]
@@ -246,7 +249,7 @@ def prior_info(name: PriorName) -> None:
         rows.append(
             (str(depth), "stage", _shapes(state), f"{count:,}", _searched(generator, depth))
         )
-    _table(
+    terminal.table(
         f"{name}: {file.note} ({file.package} {file.version}, {file.licence})",
         ("depth", "", "state behind it", "parameters", "searched"),
         rows,
@@ -292,7 +295,7 @@ def _run(prepared: Iterable[Callable[[], Iterable[Trial]]], store: Store, *, jso
     for prepare in prepared:
         try:
             for trial in prepare():
-                with _progress(f"{trial.name}: {trial.attack.name}") as callback:
+                with terminal.progress(f"{trial.name}: {trial.attack.name}") as callback:
                     outcome = trial.run(callback)
                 stored = store.add(outcome)
                 records.append(stored.record)
@@ -300,104 +303,27 @@ def _run(prepared: Iterable[Callable[[], Iterable[Trial]]], store: Store, *, jso
                     sys.stdout.write(stored.record.model_dump_json() + "\n")
                     sys.stdout.flush()
                 if stored.record.dropped:
-                    say.print(f"note: restarts {stored.record.dropped} became non-finite, dropped")
+                    terminal.say.print(
+                        f"note: restarts {stored.record.dropped} became non-finite, dropped"
+                    )
                 interrupted = stored.record.interrupted
                 if interrupted:
                     break
         except GifdError as error:
-            _complain(error)
+            terminal.complain(error)
             failed = True
         except KeyboardInterrupt:
             interrupted = True
         if interrupted:
-            say.print("interrupted: what was found so far is kept")
+            terminal.say.print("interrupted: what was found so far is kept")
             break
     if records:
-        _results(records)
-        say.print(f"report: {write_report(store)}", soft_wrap=True)
+        terminal.results(records)
+        terminal.say.print(f"report: {write_report(store)}", soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)
     if failed:
         raise typer.Exit(2)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callback]:
-    """A live bar on stderr: phase, restarts, least distance, time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=say, transient=not say.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-
-        def callback(now: inversion.Progress) -> None:
-            text = (
-                f"{title} · {now.phase} {now.step}/{now.steps} · "
-                f"{now.restarts} restart{'s' if now.restarts > 1 else ''} · "
-                f"distance {now.distance:.4f}"
-            )
-            bar.update(
-                task, description=text, completed=now.evaluations, total=now.evaluations_planned
-            )
-
-        yield callback
-
-
-def _results(records: Sequence[Record]) -> None:
-    rows = [
-        (
-            record.image,
-            f"{record.attack} ({record.preset})",
-            decibel(record.psnr),
-            *(
-                "-" if value is None else f"{value:.{digits}f}"
-                for value, digits in (
-                    (record.ssim, 3),
-                    (record.mse, 4),
-                    (record.stlpips, 3),
-                    (record.distance, 5),
-                )
-            ),
-            str(record.evaluations),
-            f"{record.seconds:.0f}",
-        )
-        for record in records
-    ]
-    heads = (
-        "image",
-        "attack",
-        "PSNR",
-        "SSIM",
-        "MSE",
-        "ST-LPIPS",
-        "distance",
-        "evaluations",
-        "seconds",
-    )
-    _table("", heads, rows, console=say)
-
-
-def _table(
-    title: str,
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    console: Console | None = None,
-) -> None:
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = console or Console()
-    console.print(table)
-    console.print()
-
-
-def _complain(error: GifdError) -> None:
-    say.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)
 
 
 # -- from names to values ------------------------------------------------------------------
@@ -410,6 +336,7 @@ def _attacks(
     preset: str,
     without: Sequence[str],
     steps: int | None,
+    evaluations: int | None,
     restarts: int | None,
     offline: bool,
 ) -> list[Attack]:
@@ -422,6 +349,7 @@ def _attacks(
             preset=preset,
             without=without,
             steps=steps,
+            evaluations=evaluations,
             restarts=restarts,
         )
         for name in names

@@ -1,0 +1,100 @@
+"""What people see in a terminal: the progress bar, tables, and one line for each mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from gifd.campaign.record import Record
+from gifd.errors import GifdError
+from gifd.inversion import Callback, Progress
+from gifd.report.strip import decibel
+
+say = Console(stderr=True, highlight=False)
+"""People read stderr; stdout is for results that programs read."""
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callback]:
+    """A live bar on stderr: phase, restarts, least distance, time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=say, transient=not say.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def callback(now: Progress) -> None:
+            text = (
+                f"{title} · {now.phase} {now.step}/{now.steps} · "
+                f"{now.restarts} restart{'s' if now.restarts > 1 else ''} · "
+                f"distance {now.distance:.4f}"
+            )
+            bar.update(
+                task, description=text, completed=now.evaluations, total=now.evaluations_planned
+            )
+
+        yield callback
+
+
+def results(records: Sequence[Record]) -> None:
+    """A row a trial, on stderr."""
+    rows = [
+        (
+            record.image,
+            f"{record.attack} ({record.preset})",
+            decibel(record.psnr),
+            *(
+                "-" if value is None else f"{value:.{digits}f}"
+                for value, digits in (
+                    (record.ssim, 3),
+                    (record.mse, 4),
+                    (record.stlpips, 3),
+                    (record.distance, 5),
+                )
+            ),
+            str(record.evaluations),
+            f"{record.seconds:.0f}",
+        )
+        for record in records
+    ]
+    heads = (
+        "image",
+        "attack",
+        "PSNR",
+        "SSIM",
+        "MSE",
+        "ST-LPIPS",
+        "distance",
+        "evaluations",
+        "seconds",
+    )
+    table("", heads, rows, console=say)
+
+
+def table(
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    console: Console | None = None,
+) -> None:
+    grid = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for head in heads:
+        grid.add_column(head, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    console = console or Console()
+    console.print(grid)
+    console.print()
+
+
+def complain(error: GifdError) -> None:
+    """A user's mistake in one line."""
+    say.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)

@@ -1,0 +1,65 @@
+"""The benchmark that compares attacks: equal cost, paired by image, resumable."""
+
+import importlib.util
+import json
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+from typer.testing import CliRunner
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark", BENCHMARKS / "attacks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_runs_what_is_missing_at_equal_cost(benchmark: ModuleType, tmp_path: Path) -> None:
+    import typer
+
+    source, out = tmp_path / "images.zip", tmp_path / "rows.jsonl"
+    with zipfile.ZipFile(source, "w") as archive:
+        for index in range(3):
+            array = np.full((64, 64, 3), 60 * index + 40, dtype=np.uint8)
+            array[16:48, 16:48] += 30
+            path = tmp_path / f"square_{index}.png"
+            Image.fromarray(array).save(path)
+            archive.write(path, f"folder/{path.name}")
+    app = typer.Typer()
+    app.command()(benchmark.main)
+    arguments = [source, "--match", "square_[01]*", "--victim", "convnet", "--evaluations", "9"]
+    arguments += ["--attacks", "ig:paper,gifd:strongest-curvature", "--out", out]
+    first = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert first.exit_code == 0, first.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 4
+    assert {row["evaluations"] for row in rows} <= {8, 9}
+    assert "gifd:strongest-curvature - ig:paper | 2 |" in first.stdout
+    again = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert len(out.read_text().splitlines()) == 4, "what is there is not run again"
+    assert again.stdout == first.stdout
+
+
+def test_the_table_has_paired_t_intervals(benchmark: ModuleType) -> None:
+    left, right = [20.0, 18.0, 19.5], [17.0, 16.5, 18.0]
+    common = {"ssim": 0.5, "stlpips": 0.2, "mse": 0.01, "seconds": 1.0, "seed": 0}
+    rows = [
+        {"image": str(i), "spec": spec, "psnr": values[i], "evaluations": 5, **common}
+        for spec, values in (("a", right), ("b", left))
+        for i in range(3)
+    ]
+    text = benchmark.table(rows, ["a", "b"])
+    differences = np.array(left) - np.array(right)
+    half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / np.sqrt(3)
+    assert f"| b - a | 3 | {differences.mean():.2f} ± {half:.2f} |" in text
