@@ -150,7 +150,7 @@ def attack(
 @app.command()
 @one_line_errors
 def demo(
-    evaluations: Evaluations = 200,
+    evaluations: Evaluations = 160,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from gifd.errors import GifdError
 from gifd.inversion import Callback, Progress
 from gifd.report.strip import decibel
 
-say = Console(stderr=True, highlight=False)
+say = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 """People read stderr; stdout is for results that programs read."""
 
 
