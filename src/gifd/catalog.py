@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gifd.attacks import Attack, gifd, gifd_last, gifd_latent, ig
-from gifd.attacks.extensions import NONE, Extensions
+from gifd.attacks.extensions import Extensions, choose
 from gifd.attacks.gifd import STRONGEST as GIFD_STRONGEST
 from gifd.attacks.ig import STRONGEST as IG_STRONGEST
 from gifd.errors import GifdError, InputError
@@ -148,7 +148,7 @@ def attack(
         raise InputError(f"expected the preset 'paper' or 'strongest', got '{preset}'")
     if restarts is not None and restarts < 1:
         raise InputError(f"expected at least 1 restart, got {restarts}")
-    extensions = (NONE if preset == "paper" else entry.strongest).without(without)
+    extensions = choose(preset, entry.strongest).without(without)
     options = {"preset": preset, "restarts": restarts, "extensions": extensions}
     if not entry.needs_prior:
         built = entry.build(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -17,7 +18,7 @@ from gifd import catalog, terminal
 from gifd.attacks import Attack
 from gifd.campaign.demo import demo_face
 from gifd.campaign.record import Record
-from gifd.campaign.store import Store
+from gifd.campaign.store import Store, save_image
 from gifd.campaign.trial import Trial
 from gifd.errors import GifdError, InputError
 from gifd.metrics import Metric
@@ -265,21 +266,17 @@ def prior_sample(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
 ) -> None:
     """Draw images from a prior into one PNG grid."""
-    import numpy as np
-    from PIL import Image
-
     images = catalog.prior(name).sample(count, seed)
-    columns = int(np.ceil(np.sqrt(count)))
+    columns = math.ceil(math.sqrt(count))
     rows = -(-count // columns)
     channels, height, width = images.shape[1:]
     sheet = torch.ones(channels, rows * height, columns * width)
     for index, image in enumerate(images):
         top, left = index // columns * height, index % columns * width
         sheet[:, top : top + height, left : left + width] = image
-    array = (sheet.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(out)
+        save_image(sheet, out)
     except (OSError, ValueError) as error:
         raise InputError(f"expected to write a PNG to '{out}', got: {error}") from None
     Console().print(str(out), soft_wrap=True)

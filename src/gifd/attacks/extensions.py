@@ -60,3 +60,10 @@ class Extensions:
 
 
 NONE = Extensions()
+
+
+def choose(preset: str, strongest: Extensions, given: Extensions | None = None) -> Extensions:
+    """The given extensions, or those of the preset: none of the paper's, all of `strongest`."""
+    if given is not None:
+        return given
+    return NONE if preset == "paper" else strongest

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import NONE, Extensions, Preset
+from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.errors import InputError
 from gifd.inversion import (
     Adam,
@@ -66,7 +66,7 @@ def gifd(
     not at its last, and the answer is the best iterate of the chosen phase. All of the
     state is carried across a cut.
     """
-    chosen = _extensions(preset, extensions)
+    chosen = choose(preset, STRONGEST, extensions)
     depth = features if features is not None else math.ceil(len(prior) / 2)
     if not 1 <= depth <= len(prior):
         raise InputError(f"expected 1 to {len(prior)} feature domains, got {depth}")
@@ -101,7 +101,7 @@ def gifd_latent(
     extensions: Extensions | None = None,
 ) -> Attack:
     """The ablation that searches the latent alone, with the steps that GIFD spends on all."""
-    chosen = _extensions(preset, extensions).only("curvature", "length")
+    chosen = choose(preset, STRONGEST, extensions).only("curvature", "length")
     full = gifd(prior, preset=preset, restarts=restarts, extensions=chosen)
     steps = sum(phase.steps for phase in full.phases)
     latent = dataclasses.replace(full.phases[0], steps=steps)
@@ -146,9 +146,3 @@ def _pixels(chosen: Extensions) -> Phase:
         regularizers=(TotalVariation(weight=1e-2),),
         curvature=chosen.curvature,
     )
-
-
-def _extensions(preset: Preset, given: Extensions | None) -> Extensions:
-    if given is not None:
-        return given
-    return NONE if preset == "paper" else STRONGEST

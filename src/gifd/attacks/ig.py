@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import NONE, Extensions, Preset
+from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.inversion import Adam, Phase, Pixels, StepDecay, TotalVariation
 
 REFERENCE = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv:2003.14053"
@@ -26,9 +26,7 @@ def ig(
 
     Differs from the official code: the best iterate is kept, not the last.
     """
-    chosen = NONE if preset == "paper" else STRONGEST
-    if extensions is not None:
-        chosen = extensions.only("curvature")
+    chosen = choose(preset, STRONGEST, extensions).only("curvature")
     pixels = Phase(
         name="pixels",
         space=Pixels(),

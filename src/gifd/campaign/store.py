@@ -58,12 +58,12 @@ class Store:
         name = f"{stem}-{record.attack}-{record.preset}"
         try:
             folder = self._fresh(name)
-            _save(outcome.private, folder / PRIVATE)
-            _save(outcome.answer, folder / ANSWER)
+            save_image(outcome.private, folder / PRIVATE)
+            save_image(outcome.answer, folder / ANSWER)
             for index, (phase, image) in enumerate(
                 zip(record.phases, outcome.phases, strict=True), start=1
             ):
-                _save(image, folder / f"phase-{index:02d}-{phase.name.replace(' ', '-')}.png")
+                save_image(image, folder / f"phase-{index:02d}-{phase.name.replace(' ', '-')}.png")
             text = record.model_dump_json(indent=2)
             (folder / RECORD).write_text(text + "\n", encoding="utf-8")
         except OSError as error:
@@ -93,6 +93,7 @@ class Store:
         return folder
 
 
-def _save(image: Tensor, path: Path) -> None:
+def save_image(image: Tensor, path: Path) -> None:
+    """Write an image (C, H, W) in [0, 1] as a PNG."""
     array = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(np.ascontiguousarray(array).squeeze()).save(path)
