@@ -193,7 +193,7 @@ def test_adam_is_that_of_pytorch(schedule: Schedule, signed: bool) -> None:
 
     steps = 8
     x, y = start.clone(), -start.clone()
-    move = Adam(lr=0.2, schedule=schedule, signed=signed).start({"x": x, "y": y}, steps)
+    move = Adam(lr=0.2, schedule=schedule, signed=signed).start({"x": x, "y": y}, steps, dict)
     for _ in range(steps):
         move(lambda at: {name: at[name] ** 3 - 0.3 for name in at})
     rates = [0.2 * schedule((step + 1) / steps) for step in range(steps)]
@@ -210,7 +210,7 @@ def uphill(factor: float) -> Evaluate:
 def test_signed_adam_hears_no_size() -> None:
     small, large = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
     for variable, factor in ((small, 1e-3), (large, 1e3)):
-        move = Adam(lr=0.1, schedule=Constant(), signed=True).start({"x": variable}, 3)
+        move = Adam(lr=0.1, schedule=Constant(), signed=True).start({"x": variable}, 3, dict)
         for _ in range(3):
             move(uphill(factor))
     assert torch.equal(small, large)

@@ -28,12 +28,13 @@ from gifd.inversion import (
     Phase,
     Pixels,
     Progress,
+    RandomSearch,
     Regularizer,
     Sphere,
     Squared,
     TotalVariation,
 )
-from gifd.inversion.optimizers import Evaluate, Variables
+from gifd.inversion.optimizers import Draw, Evaluate, Variables
 from gifd.model import Model
 from gifd.observation import Observation
 from gifd.priors import Generator, Stage, State
@@ -155,6 +156,42 @@ def test_pixel_searches_follow_the_seed_too(victim: Model, pictures: Pictures) -
     assert not same(run(observation, seed=4), run(observation, seed=5))
 
 
+# -- random search ---------------------------------------------------------------------
+
+SCOUTING = Phase(name="scouting", space=Latent(), steps=6, optimizer=RandomSearch())
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_random_search_keeps_each_restarts_best_draw(observed: Observation, batched: bool) -> None:
+    result = attack(SCOUTING, LATENT_PHASE)(observed, batched=batched)
+    draws = columns(result)
+    assert draws.shape == (6, 3)
+    assert len(set(draws.flatten().tolist())) == 18
+    scouted, latent = result.phases
+    assert scouted.distance == draws.min()
+    assert scouted.best_restart == draws.min(0).values.argmin()
+    assert torch.allclose(columns(result, 1)[0], draws.min(0).values)
+    assert scouted.evaluations == 18
+    assert latent.evaluations == 15
+
+
+def test_random_search_is_the_same_by_seed_and_asks_for_no_gradient(
+    observed: Observation,
+) -> None:
+    class Cuts(Stage):
+        def forward(self, state: State) -> State:
+            seen.append(state["x"].requires_grad)
+            return state
+
+    seen: list[bool] = []
+    run = attack(SCOUTING, prior=generator(stages=[Cuts()]))
+    first = run(observed, seed=3)
+    assert seen
+    assert not any(seen)
+    assert same(run(observed, seed=3), first)
+    assert not same(run(observed, seed=4), first)
+
+
 @dataclasses.dataclass(frozen=True)
 class Strays(Optimizer):
     """Adam that throws some restarts off after some steps."""
@@ -163,8 +200,8 @@ class Strays(Optimizer):
     after: int
     to: float
 
-    def start(self, variables: Variables, steps: int) -> Callable[[Evaluate], None]:
-        move, done = Adam().start(variables, steps), 0
+    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
+        move, done = Adam().start(variables, steps, draw), 0
 
         def step(evaluate: Evaluate) -> None:
             nonlocal done
@@ -350,8 +387,8 @@ class Watch(Optimizer):
     seen: list[dict[str, Tensor]]
     lr: float
 
-    def start(self, variables: Variables, steps: int) -> Callable[[Evaluate], None]:
-        move = Adam(lr=self.lr, schedule=Constant()).start(variables, steps)
+    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
+        move = Adam(lr=self.lr, schedule=Constant()).start(variables, steps, draw)
 
         def step(evaluate: Evaluate) -> None:
             self.seen.append({name: tensor.clone() for name, tensor in variables.items()})
@@ -514,6 +551,7 @@ def test_a_prior_of_another_size_is_refused(observed: Observation) -> None:
         ((dataclasses.replace(FEATURE_PHASE, space=Feature(2)), FEATURE_PHASE), "order"),
         ((PIXEL_PHASE, LATENT_PHASE), "order"),
         ((dataclasses.replace(FEATURE_PHASE, space=Feature(3)),), "at most 2"),
+        ((dataclasses.replace(FEATURE_PHASE, space=Feature(3)), PIXEL_PHASE), "at most 2"),
     ],
 )
 def test_phases_that_cannot_follow_each_other(
@@ -581,7 +619,7 @@ class Probe(Optimizer):
     step: float
     kept: dict[str, Tensor]
 
-    def start(self, variables: Variables, steps: int) -> Callable[[Evaluate], None]:
+    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
         x = variables["x"]
         centre = x.clone()
         places = [centre]

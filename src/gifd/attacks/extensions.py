@@ -17,6 +17,8 @@ class Extensions:
     """The extensions and their strengths; a field at its default is switched off.
 
     Args:
+        scouting: random draws of the latent before anything is optimised, as a share of a
+            phase's steps; the best draw begins (`gifd.inversion.RandomSearch`).
         curvature: width of the smoothed curvature of the replay (`gifd.inversion.curvature`).
         length: weight of the term by which the cosine hears the update's length too, and with
             it the image's contrast and brightness (`gifd.inversion.Cosine`).
@@ -25,6 +27,7 @@ class Extensions:
         pixels: steps, as a share of a feature phase's, of one more phase on the image itself.
     """
 
+    scouting: float = 0.0
     curvature: float = 0.0
     length: float = 0.0
     share: float = 0.0

@@ -16,6 +16,7 @@ from gifd.inversion import (
     Latent,
     Phase,
     Pixels,
+    RandomSearch,
     Space,
     Sphere,
     TotalVariation,
@@ -24,7 +25,7 @@ from gifd.priors.generator import IMAGE, Generator
 
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
-STRONGEST = Extensions(curvature=4.0, length=0.2, share=0.15, variation=1e-3)
+STRONGEST = Extensions(scouting=1.0, curvature=1.0, length=0.2, share=0.5, variation=1e-2)
 
 
 RADII = {"stylegan2": (2000.0, 1000.0), "digiface-dcgan": (150.0, 200.0)}
@@ -73,7 +74,8 @@ def gifd(
     first, growth = RADII.get(prior.name, RADII["stylegan2"])
     first = first if radius is None else radius
     growth = growth if radius_step is None else radius_step
-    phases = [_phase("latent", Latent(), chosen)]
+    phases = [_scouting(chosen)] if chosen.scouting > 0 else []
+    phases.append(_phase("latent", Latent(), chosen))
     for k in range(1, depth + 1):
         ball = L1Ball(radius=first + (k - 1) * growth)
         if chosen.share > 0:
@@ -101,11 +103,12 @@ def gifd_latent(
     extensions: Extensions | None = None,
 ) -> Attack:
     """The ablation that searches the latent alone, with the steps that GIFD spends on all."""
-    chosen = choose(preset, STRONGEST, extensions).only("curvature", "length")
+    chosen = choose(preset, STRONGEST, extensions).only("scouting", "curvature", "length")
     full = gifd(prior, preset=preset, restarts=restarts, extensions=chosen)
-    steps = sum(phase.steps for phase in full.phases)
-    latent = dataclasses.replace(full.phases[0], steps=steps)
-    return dataclasses.replace(full, name="gifd-latent", phases=(latent,))
+    *scouting, latent = (phase for phase in full.phases if isinstance(phase.space, Latent))
+    steps = sum(phase.steps for phase in full.phases if phase not in scouting)
+    phases = (*scouting, dataclasses.replace(latent, steps=steps))
+    return dataclasses.replace(full, name="gifd-latent", phases=phases)
 
 
 def gifd_last(
@@ -133,6 +136,16 @@ def _phase(name: str, space: Space, chosen: Extensions, ball: L1Ball | None = No
         regularizers=(TotalVariation(weight=variation), ImageNorm(weight=1e-6)),
         constraints={IMAGE: ball if ball is not None else Sphere()},
         curvature=chosen.curvature,
+    )
+
+
+def _scouting(chosen: Extensions) -> Phase:
+    return Phase(
+        name="scouting",
+        space=Latent(),
+        steps=max(1, round(STEPS * chosen.scouting)),
+        optimizer=RandomSearch(),
+        distance=chosen.matching,
     )
 
 

@@ -3,7 +3,15 @@
 from gifd.inversion.curvature import smoothed_curvature
 from gifd.inversion.distances import Cosine, Distance, LayerCosine, Squared
 from gifd.inversion.engine import Callback, Phase, PhaseResult, Progress, Search, search
-from gifd.inversion.optimizers import Adam, Constant, Optimizer, Schedule, StepDecay, WarmupCosine
+from gifd.inversion.optimizers import (
+    Adam,
+    Constant,
+    Optimizer,
+    RandomSearch,
+    Schedule,
+    StepDecay,
+    WarmupCosine,
+)
 from gifd.inversion.projections import L1Ball, Projection, Sphere, project_l1
 from gifd.inversion.regularizers import ImageNorm, Regularizer, TotalVariation
 from gifd.inversion.spaces import Feature, Latent, Pixels, Setting, Space
@@ -25,6 +33,7 @@ __all__ = [
     "Pixels",
     "Progress",
     "Projection",
+    "RandomSearch",
     "Regularizer",
     "Schedule",
     "Search",

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from torch import Tensor
 from gifd.errors import InputError
 
 Variables = Mapping[str, Tensor]
+"""What a phase searches, by name, all with the axes (R, B) in front."""
 Evaluate = Callable[[Variables], Variables]
-"""Gradients of the objective at these variables, all with the axes (R, B) in front."""
+"""Gradients of the objective at these variables; none for an optimiser that asks for none."""
+Draw = Callable[[], Variables]
+"""A fresh start in the phase's space."""
 
 
 class Schedule(ABC):
@@ -74,8 +77,11 @@ class StepDecay(Schedule):
 class Optimizer(ABC):
     """A rule that moves variables; `start` binds it to one phase."""
 
+    gradients: ClassVar[bool] = True
+    """Whether it asks for gradients; without them an evaluation costs about a third."""
+
     @abstractmethod
-    def start(self, variables: Variables, steps: int) -> Callable[[Evaluate], None]:
+    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
         """A step function that moves `variables` in place, to be called `steps` times."""
 
 
@@ -103,8 +109,8 @@ class Adam(Optimizer):
         if self.lr <= 0:
             raise InputError(f"expected a positive learning rate, got {self.lr}")
 
-    def start(self, variables: Variables, steps: int) -> Callable[[Evaluate], None]:
-        """Fresh moments, the schedule stretched over `steps`."""
+    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
+        """Fresh moments, the schedule stretched over `steps`; draws nothing."""
         adam = torch.optim.Adam(list(variables.values()), lr=self.lr)
         done = 0
 
@@ -118,5 +124,27 @@ class Adam(Optimizer):
             adam.step()
             for variable in variables.values():
                 variable.grad = None
+
+        return step
+
+
+@final
+@dataclass(frozen=True)
+class RandomSearch(Optimizer):
+    """Every step draws afresh, each restart for itself; the engine remembers the best.
+
+    It needs no gradients, and where they mislead far from the truth it finds a better start.
+    """
+
+    gradients = False
+
+    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
+        """The variables' own values are the first draw."""
+
+        def step(evaluate: Evaluate) -> None:
+            evaluate(variables)
+            fresh = draw()
+            for name, variable in variables.items():
+                variable.copy_(fresh[name][: len(variable)])
 
         return step

@@ -96,7 +96,12 @@ class _Cut(Space):
         return _unflatten(self._run(setting, depth, self.depth, _flatten(state)), setting.batch)
 
     def position(self, stages: int) -> int:
-        """The depth of the cut."""
+        """The depth of the cut; an error where the generator ends before it."""
+        if self.depth > stages:
+            raise InputError(
+                f"expected a feature of at most {stages} (stages of the generator), "
+                f"got {self.depth}"
+            )
         return self.depth
 
     def searched(self, setting: Setting) -> tuple[str, ...]:
@@ -108,11 +113,7 @@ class _Cut(Space):
         return setting.prior[self.depth :](state)[IMAGE]
 
     def _run(self, setting: Setting, first: int, last: int, state: State) -> State:
-        if last > len(setting.prior):
-            raise InputError(
-                f"expected a feature of at most {len(setting.prior)} (stages of the generator), "
-                f"got {last}"
-            )
+        self.position(len(setting.prior))
         with torch.no_grad():
             return setting.prior[first:last](state)
 
