@@ -15,6 +15,7 @@ from torch import nn
 from gifd.attacks import Attack, gifd, gifd_last, gifd_latent, ig
 from gifd.attacks.extensions import Extensions, choose
 from gifd.attacks.gifd import STRONGEST as GIFD_STRONGEST
+from gifd.attacks.gifd import STRONGEST_LATENT
 from gifd.attacks.ig import STRONGEST as IG_STRONGEST
 from gifd.errors import GifdError, InputError
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
@@ -66,7 +67,7 @@ ATTACKS: Mapping[str, AttackEntry] = {
     ),
     "gifd-latent": AttackEntry(
         build=gifd_latent,
-        strongest=GIFD_STRONGEST.only("curvature", "length"),
+        strongest=STRONGEST_LATENT,
         needs_prior=True,
         summary="ablation: the latent alone, with the whole budget",
         reference=_GIFD,

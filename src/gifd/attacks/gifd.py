@@ -26,6 +26,8 @@ from gifd.priors.generator import IMAGE, Generator
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
 STRONGEST = Extensions(scouting=1.0, curvature=1.0, length=0.2, share=0.5, variation=1e-2)
+_OF_THE_LATENT = ("scouting", "curvature", "length")
+STRONGEST_LATENT = STRONGEST.only(*_OF_THE_LATENT)
 
 
 RADII = {"stylegan2": (2000.0, 1000.0), "digiface-dcgan": (150.0, 200.0)}
@@ -103,7 +105,7 @@ def gifd_latent(
     extensions: Extensions | None = None,
 ) -> Attack:
     """The ablation that searches the latent alone, with the steps that GIFD spends on all."""
-    chosen = choose(preset, STRONGEST, extensions).only("scouting", "curvature", "length")
+    chosen = choose(preset, STRONGEST_LATENT, extensions).only(*_OF_THE_LATENT)
     full = gifd(prior, preset=preset, restarts=restarts, extensions=chosen)
     *scouting, latent = (phase for phase in full.phases if isinstance(phase.space, Latent))
     steps = sum(phase.steps for phase in full.phases if phase not in scouting)

@@ -27,6 +27,7 @@ class Setting:
         batch: B, the private images in the update.
         restarts: R, how many searches run beside each other.
         rng: where all randomness comes from.
+        labels: (B,) class indices of the private images, for a conditional prior.
     """
 
     model: Model
@@ -35,6 +36,7 @@ class Setting:
     batch: int
     restarts: int
     rng: torch.Generator
+    labels: Tensor | None = None
 
     @property
     def prior(self) -> Generator:
@@ -83,9 +85,11 @@ class _Cut(Space):
 
     def start(self, setting: Setting) -> State:
         """Latents drawn from the prior, run to the cut."""
-        count = setting.restarts * setting.batch
-        device = setting.model.device
-        flat = {n: t.to(device) for n, t in setting.prior.latent(count, setting.rng).items()}
+        count, labels = setting.restarts * setting.batch, setting.labels
+        if labels is not None:
+            labels = labels.repeat(setting.restarts)
+        drawn = setting.prior.draw(count, setting.rng, labels)
+        flat = {name: tensor.to(setting.model.device) for name, tensor in drawn.items()}
         return _unflatten(self._run(setting, 0, self.depth, flat), setting.batch)
 
     def enter(self, setting: Setting, origin: Space, state: State) -> State:

@@ -1,6 +1,22 @@
 """Image priors: generators that can be taken apart. They know nothing of federated learning."""
 
+from gifd.priors.biggan import biggan
+from gifd.priors.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from gifd.priors.dcgan import dcgan, digiface_dcgan
 from gifd.priors.generator import Gaussian, Generator, Layers, Stage, State
+from gifd.priors.stylegan2 import stylegan2
 
-__all__ = ["Gaussian", "Generator", "Layers", "Stage", "State", "dcgan", "digiface_dcgan"]
+__all__ = [
+    "Checkpoint",
+    "Gaussian",
+    "Generator",
+    "Layers",
+    "Stage",
+    "State",
+    "biggan",
+    "dcgan",
+    "digiface_dcgan",
+    "read_checkpoint",
+    "stylegan2",
+    "write_checkpoint",
+]

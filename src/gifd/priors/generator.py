@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -59,8 +60,22 @@ class ToUnit(nn.Module):
         return (x - self.low) / (self.high - self.low)
 
 
-Sampler = Callable[[int, torch.Generator], State]
-"""Draws a latent state: `(count, rng) -> State` with `count` samples."""
+@final
+class Area(nn.Module):
+    """Images averaged down to `size` x `size`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each pixel is the mean over its area."""
+        return F.adaptive_avg_pool2d(x, self.size)
+
+
+Sampler = Callable[..., State]
+"""Draws a latent state of `count` samples: `(count, rng) -> State`, or, for a conditional
+generator, `(count, rng, labels) -> State`."""
 
 
 @final
@@ -88,7 +103,10 @@ class Generator:
         latent: draws latents; a shape means a standard normal of that shape.
         image_range: what the last stage writes; mapped to [0, 1] behind it.
         searchable: what of the latent state a latent search may optimise.
+        classes: how many class labels `latent` knows; None for an unconditional generator.
+        area: average the images down to this size, behind the last stage.
         name: for records.
+        family: its architecture, by which attacks choose a paper's settings.
 
     Raises:
         InputError: no stage, or a chain that does not end in images.
@@ -101,7 +119,10 @@ class Generator:
         latent: Sampler | Sequence[int],
         image_range: tuple[float, float] = (-1.0, 1.0),
         searchable: tuple[str, ...] = (IMAGE,),
+        classes: int | None = None,
+        area: int | None = None,
         name: str = "user",
+        family: str = "user",
     ) -> None:
         if not stages:
             raise InputError("expected a generator with at least one stage, got none")
@@ -109,12 +130,14 @@ class Generator:
         low, high = image_range
         if (low, high) != (0.0, 1.0):
             links[-1] = _Then(links[-1], Layers(ToUnit(low, high)))
+        if area is not None:
+            links[-1] = _Then(links[-1], Layers(Area(area)))
         for link in links:
             link.eval().requires_grad_(False)
         self.stages = tuple(links)
-        self.latent = latent if callable(latent) else Gaussian(shape=tuple(latent))
+        self.latent: Sampler = latent if callable(latent) else Gaussian(shape=tuple(latent))
         self.searchable_latent = searchable
-        self.name = name
+        self.classes, self.name, self.family = classes, name, family
         try:
             image = self.sample(1, seed=0)
         except (RuntimeError, KeyError) as error:
@@ -151,12 +174,35 @@ class Generator:
         """What of the state at a cut may be optimised; depth 0 is the latent."""
         return self.searchable_latent if depth == 0 else self.stages[depth - 1].searchable
 
-    def sample(self, count: int, seed: int) -> Float[Tensor, "B ..."]:
-        """`count` images drawn from the prior."""
-        state = self.latent(count, torch.Generator().manual_seed(seed))
+    def draw(self, count: int, rng: torch.Generator, labels: Tensor | None = None) -> State:
+        """`count` latent states, on the CPU; a conditional generator's for these class labels.
+
+        Args:
+            count: how many.
+            rng: on the CPU, for the same numbers anywhere.
+            labels: (count,) class indices; None draws them too. Ignored if unconditional.
+
+        Raises:
+            InputError: a label that the generator does not know.
+        """
+        if self.classes is None:
+            return self.latent(count, rng)
+        if labels is None:
+            labels = torch.randint(self.classes, (count,), generator=rng)
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise InputError(
+                f"expected labels of 0 to {self.classes - 1} for the prior '{self.name}', got "
+                f"{sorted(set(labels.tolist()))}: choose a prior that knows the private classes"
+            )
+        return self.latent(count, rng, labels.cpu())
+
+    def sample(self, count: int, seed: int, labels: Tensor | None = None) -> Float[Tensor, "B ..."]:
+        """`count` images drawn from the prior, clipped to [0, 1]."""
+        state = self.draw(count, torch.Generator().manual_seed(seed), labels)
         device = next((p.device for s in self.stages for p in s.parameters()), torch.device("cpu"))
         with torch.no_grad():
-            return self({name: tensor.to(device) for name, tensor in state.items()})[IMAGE]
+            images = self({name: tensor.to(device) for name, tensor in state.items()})[IMAGE]
+        return images.clamp(0, 1)
 
     def to(self, device: torch.device | str) -> Generator:
         """The same generator on `device`; this one stays where it is."""

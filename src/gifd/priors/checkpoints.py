@@ -1,0 +1,243 @@
+"""Checkpoint files of public generators: five formats in, one generator or one format out.
+
+| format | file | recognised by |
+|---|---|---|
+| gifd | `.safetensors` written by `write_checkpoint` | its metadata |
+| rosinality, StyleGAN2 | `.pt` with `g_ema` | its names |
+| NVIDIA, StyleGAN2 | `.pkl` | its ending |
+| Hugging Face, BigGAN-deep | `pytorch_model.bin` beside `config.json`, or the folder | its names |
+| DCGAN | a state dict with `main.0.weight` | its names |
+
+All are read as tensors only; nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gifd.errors import InputError, WeightsError
+from gifd.priors.biggan import biggan, fold_spectral_norm
+from gifd.priors.dcgan import dcgan
+from gifd.priors.generator import Generator
+from gifd.priors.pickles import Network, read_networks
+from gifd.priors.stylegan2 import stylegan2
+from gifd.weights import read_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A generator's weights under our names, and what cannot be read off them.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        tensors: by name, as that architecture's builder takes them.
+        options: arguments of the builder that belong to the weights (a clamp, an epsilon).
+        source: which format it was read from.
+    """
+
+    architecture: str
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    options: Mapping[str, Any]
+    source: str
+
+    def generator(self, *, name: str, **options: Any) -> Generator:
+        """The generator; `options` are further arguments of its builder.
+
+        Raises:
+            WeightsError: the tensors are not those of the architecture.
+            InputError: an option that the builder does not know.
+        """
+        build, known = ARCHITECTURES[self.architecture]
+        for option in options:
+            if option not in known:
+                raise InputError(
+                    f"expected an option of {self.architecture} ({', '.join(known) or 'none'}), "
+                    f"got '{option}'"
+                )
+        return build(self.tensors, **{**self.options, **options}, name=name)
+
+
+ARCHITECTURES: Mapping[str, tuple[Callable[..., Generator], tuple[str, ...]]] = {
+    "stylegan2": (stylegan2, ("latent", "noise", "optimise", "resolution", "area")),
+    "biggan-deep": (biggan, ("truncation", "area")),
+    "dcgan": (dcgan, ()),
+}
+"""The builders by name, and which of their arguments a user may choose."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint in any of the formats above.
+
+    Raises:
+        WeightsError: missing, damaged, asking for code to be run, or of no known architecture.
+    """
+    if path.is_dir():
+        path = path / "pytorch_model.bin"
+    if path.suffix == ".pkl":
+        return _nvidia(path)
+    tensors = read_tensors(path)
+    if path.suffix == ".safetensors":
+        known = _ours(path, tensors)
+        if known is not None:
+            return known
+    if "g_ema.input.input" in tensors or "input.input" in tensors:
+        return _rosinality(path, tensors)
+    if "embeddings.weight" in tensors and "generator.gen_z.bias" in tensors:
+        return _hugging_face(path, tensors)
+    if "synthesis.b4.const" in tensors:
+        return Checkpoint(architecture="stylegan2", tensors=tensors, options={}, source="tensors")
+    if any(name.endswith("main.0.weight") for name in tensors):
+        return Checkpoint(architecture="dcgan", tensors=tensors, options={}, source="state dict")
+    raise WeightsError(
+        f"{path} holds no generator we know ({', '.join(ARCHITECTURES)}): its tensors are "
+        f"{', '.join(sorted(tensors)[:3])}, ..."
+    )
+
+
+def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """One safetensors file with the architecture and the options in its metadata.
+
+    Raises:
+        InputError: another ending than .safetensors, or it cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"expected a file that ends in .safetensors, got '{path}'")
+    metadata = {
+        "format": "gifd prior",
+        "architecture": checkpoint.architecture,
+        "options": json.dumps(dict(checkpoint.options)),
+    }
+    own = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(own, path, metadata)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"expected to write '{path}', got: {error}") from None
+
+
+def _ours(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint | None:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != "gifd prior":
+        return None
+    architecture = metadata.get("architecture", "none")
+    try:
+        options = json.loads(metadata.get("options", "{}"))
+    except json.JSONDecodeError:
+        options = None
+    if architecture not in ARCHITECTURES or not isinstance(options, dict):
+        raise WeightsError(
+            f"{path}: expected a prior of {', '.join(ARCHITECTURES)}, got '{architecture}' with "
+            f"the options {options}"
+        )
+    return Checkpoint(architecture=architecture, tensors=tensors, options=options, source="gifd")
+
+
+def _nvidia(path: Path) -> Checkpoint:
+    networks = read_networks(path)
+    net = networks.get("G_ema") or networks.get("G")
+    synthesis = net.child("synthesis") if net is not None else None
+    if net is None or synthesis is None or synthesis.child("b4.conv1") is None:
+        raise WeightsError(
+            f"{path}: expected a StyleGAN2 generator 'G_ema' with the block b4, got "
+            f"{', '.join(f'{name} ({n.kind})' for name, n in networks.items())}"
+        )
+    options = {
+        "clamp": _attribute(net, "synthesis.b4.conv1", "conv_clamp", None),
+        "mapping_lr": _attribute(net, "mapping.fc0", "bias_gain", 0.01),
+    }
+    for name, block in synthesis.children():
+        if block.state.get("architecture", "skip") != "skip":
+            raise WeightsError(f"{path}: expected RGB skips, block {name} has another architecture")
+    return Checkpoint(
+        architecture="stylegan2", tensors=dict(net.tensors()), options=options, source="NVIDIA"
+    )
+
+
+def _attribute(net: Network, path: str, name: str, default: float | None) -> float | None:
+    module = net.child(path)
+    value = default if module is None else module.state.get(name, default)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _rosinality(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    prefix = "g_ema." if "g_ema.input.input" in tensors else ""
+    own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    depth = sum(key.startswith("style.") and key.endswith(".weight") for key in own)
+    found: dict[str, Tensor] = {}
+    try:
+        for index in range(depth):
+            for part in ("weight", "bias"):
+                found[f"mapping.fc{index}.{part}"] = own[f"style.{index + 1}.{part}"]
+        if "latent_avg" in tensors:
+            found["mapping.w_avg"] = tensors["latent_avg"].flatten()
+        found["synthesis.b4.const"] = own["input.input"][0]
+        _rosinality_layer(own, "conv1", 0, "synthesis.b4.conv1", found)
+        _rosinality_colours(own, "to_rgb1", "synthesis.b4.torgb", found)
+        block = 0
+        while f"to_rgbs.{block}.bias" in own:
+            here = f"synthesis.b{8 * 2**block}"
+            for half in (0, 1):
+                index = 2 * block + half
+                _rosinality_layer(own, f"convs.{index}", index + 1, f"{here}.conv{half}", found)
+            _rosinality_colours(own, f"to_rgbs.{block}", f"{here}.torgb", found)
+            found[f"{here}.resample_filter"] = own[f"to_rgbs.{block}.upsample.kernel"] / 4
+            block += 1
+    except (KeyError, IndexError) as error:
+        raise WeightsError(
+            f"{path}: expected the StyleGAN2 of rosinality's code, {error} is missing or misshapen"
+        ) from None
+    return Checkpoint(architecture="stylegan2", tensors=found, options={}, source="rosinality")
+
+
+def _rosinality_layer(
+    own: Mapping[str, Tensor], old: str, noise: int, new: str, found: dict[str, Tensor]
+) -> None:
+    found[f"{new}.weight"] = own[f"{old}.conv.weight"][0]
+    found[f"{new}.bias"] = own[f"{old}.activate.bias"]
+    found[f"{new}.noise_strength"] = own[f"{old}.noise.weight"].reshape(())
+    found[f"{new}.affine.weight"] = own[f"{old}.conv.modulation.weight"]
+    found[f"{new}.affine.bias"] = own[f"{old}.conv.modulation.bias"]
+    map_ = own.get(f"noises.noise_{noise}")
+    if map_ is None:  # older files have none; their code draws them
+        side = 4 * 2 ** ((noise + 1) // 2)
+        map_ = torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(noise))
+    found[f"{new}.noise_const"] = map_[0, 0]
+
+
+def _rosinality_colours(
+    own: Mapping[str, Tensor], old: str, new: str, found: dict[str, Tensor]
+) -> None:
+    found[f"{new}.weight"] = own[f"{old}.conv.weight"][0]
+    found[f"{new}.bias"] = own[f"{old}.bias"].flatten()
+    found[f"{new}.affine.weight"] = own[f"{old}.conv.modulation.weight"]
+    found[f"{new}.affine.bias"] = own[f"{old}.conv.modulation.bias"]
+
+
+def _hugging_face(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    options: dict[str, Any] = {}
+    beside = path.parent / "config.json"
+    if beside.exists():
+        try:
+            config = json.loads(beside.read_text(encoding="utf-8"))
+            options["upsample"] = [bool(layer[0]) for layer in config["layers"]]
+            options["eps"] = float(config["eps"])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise WeightsError(
+                f"{beside}: expected BigGAN's config with 'layers' and 'eps', got: {error}"
+            ) from None
+    return Checkpoint(
+        architecture="biggan-deep",
+        tensors=fold_spectral_norm(tensors),
+        options=options,
+        source="Hugging Face",
+    )

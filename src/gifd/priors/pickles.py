@@ -1,0 +1,188 @@
+"""NVIDIA's network pickles, read without running anything of theirs.
+
+Such a file is a pickle of modules that carry their own source code, which `pickle.load` would
+execute. Here every name that the file asks for is looked up in a short table of inert
+replacements: containers, tensors, numbers. A module becomes a `Network`: its class name, its
+arguments, its tensors. Anything else is refused, and nothing of the file is ever called.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gifd.errors import WeightsError
+
+
+class Network:
+    """A pickled module: what it was, what it was built with, what it holds.
+
+    Attributes:
+        kind: its class name.
+        state: its attributes; `_parameters`, `_buffers` and `_modules` among them.
+    """
+
+    def __init__(self, meta: object) -> None:
+        if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
+            raise pickle.UnpicklingError("a network without a state")
+        self.kind = str(meta.get("class_name"))
+        self.state: dict[str, Any] = meta["state"]
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise pickle.UnpicklingError("a network whose state is not where it belongs")
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """All parameters and buffers by dotted name, detached."""
+        for group in ("_parameters", "_buffers"):
+            for name, tensor in dict(self.state.get(group) or {}).items():
+                if isinstance(tensor, Tensor):
+                    yield f"{prefix}{name}", tensor.detach()
+        for name, child in self.children():
+            yield from child.tensors(f"{prefix}{name}.")
+
+    def children(self) -> list[tuple[str, Network]]:
+        """The modules inside, by name."""
+        modules = dict(self.state.get("_modules") or {})
+        return [(name, child) for name, child in modules.items() if isinstance(child, Network)]
+
+    def child(self, path: str) -> Network | None:
+        """The module at a dotted name, or None."""
+        found: Network | None = self
+        for part in path.split("."):
+            found = dict(found.children()).get(part) if found is not None else None
+        return found
+
+
+class _Inert:
+    """Stands for an object of no interest: it takes arguments and a state and does nothing."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Dict(dict[str, Any]):
+    """A dict that also takes a pickled object's state."""
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            self.update(state)
+
+
+class _DType:
+    """NumPy's name of a number type; whatever else the file says of it is ignored."""
+
+    def __init__(self, kind: object, *_: object) -> None:
+        self.kind = str(kind)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _tensor(
+    storage: Any, offset: Any, size: Sequence[Any], stride: Sequence[Any], *_: object
+) -> Tensor:
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise pickle.UnpicklingError("a tensor without a storage")
+    shape, steps = [int(n) for n in size], [int(n) for n in stride]
+    last = int(offset) + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+    if min([0, int(offset), *shape, *steps]) < 0 or (0 not in shape and last >= len(storage)):
+        raise pickle.UnpicklingError("a tensor larger than its storage")
+    empty = torch.empty(0, dtype=storage.dtype)
+    return empty.set_(storage._untyped_storage, int(offset), tuple(shape), tuple(steps))
+
+
+def _parameter(data: Any, *_: object) -> Any:
+    return data
+
+
+def _storage(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _scalar(kind: Any, content: Any = b"") -> object:
+    if isinstance(kind, _DType) and kind.kind in ("f2", "f4", "f8", "i4", "i8", "u1", "b1"):
+        return np.frombuffer(content, dtype=f"<{kind.kind}")[0].item()
+    return None
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): Network,
+    ("dnnlib.util", "EasyDict"): _Dict,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("torch", "device"): _Inert,
+    ("torch", "Size"): torch.Size,
+    ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): _Inert,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.multiarray", "_reconstruct"): _Inert,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "_reconstruct"): _Inert,
+}
+_CONSTANTS = ("float16", "bfloat16", "float32", "float64", "contiguous_format", "channels_last")
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _CONSTANTS:
+            return getattr(torch, name)
+        try:
+            return _ALLOWED[module.replace("__builtin__", "builtins"), name]
+        except KeyError:
+            raise _RefusedError(f"{module}.{name}") from None
+
+    def persistent_load(self, pid: object) -> NoReturn:
+        raise pickle.UnpicklingError("a reference to another file")
+
+
+class _RefusedError(Exception):
+    pass
+
+
+def read_networks(path: Path) -> dict[str, Network]:
+    """The networks of an NVIDIA pickle by name (`G`, `D`, `G_ema`).
+
+    Raises:
+        WeightsError: missing, damaged, no such pickle, or it asks for anything to be run.
+    """
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # storages are deprecated; old files hold them
+            content = _Reader(file).load()
+    except _RefusedError as refused:
+        raise WeightsError(
+            f"{path} asks for '{refused}', which no network needs, so it was not loaded: "
+            "expected a StyleGAN2 pickle of NVIDIA's PyTorch code"
+        ) from None
+    except FileNotFoundError:
+        raise WeightsError(
+            f"expected a weights file, found none at {path}: check the path"
+        ) from None
+    except Exception as error:  # a damaged pickle raises nearly every type
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise WeightsError(
+            f"{path} is damaged or no network pickle ({reason}): expected a StyleGAN2 pickle of "
+            "NVIDIA's PyTorch code"
+        ) from None
+    found = {}
+    if isinstance(content, dict):
+        found = {str(key): net for key, net in content.items() if isinstance(net, Network)}
+    if not found:
+        raise WeightsError(f"{path} holds no network: expected a StyleGAN2 pickle with 'G_ema'")
+    return found
