@@ -1,5 +1,6 @@
 """One conformance table: every attack of the catalogue goes through every test, as both presets."""
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -8,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from gifd import catalog
-from gifd.attacks import Attack, Extensions
+from gifd.attacks import Attack, Extensions, gifd
 from gifd.errors import InputError, ModelError
-from gifd.inversion import Feature, L1Ball, Latent, Pixels, Progress, Sphere
+from gifd.inversion import Feature, L1Ball, Latent, Pixels, Progress, Setting, Sphere
 from gifd.model import Model
 from gifd.observation import Observation, Secret
-from gifd.priors import Generator
+from gifd.priors import Generator, Stage, State, biggan, stylegan2
 from gifd.priors.dcgan import dcgan_stages
 from gifd.protocols import FedAvg
 from gifd.victims import Client
+from golden.tiny import named, small_stylegan2
 
 TABLE = [(name, preset) for name in catalog.ATTACKS for preset in ("paper", "strongest")]
 every_attack = pytest.mark.parametrize(("name", "preset"), TABLE, ids=lambda value: str(value))
@@ -225,3 +227,107 @@ def test_every_extension_can_be_switched_off(name: str, prior: Generator) -> Non
     assert plain.phases == catalog.attack(name, prior=prior, preset="paper").phases
     with pytest.raises(InputError, match="an extension"):
         Extensions().without(["luck"])
+
+
+# -- the paper's generators ----------------------------------------------------------------
+
+
+def paper_prior(name: str) -> Generator:
+    if name == "stylegan2":
+        return stylegan2(small_stylegan2())
+    return biggan(named("biggan truncation 1.0"), area=16)
+
+
+def test_stylegan2_takes_the_papers_table() -> None:
+    """K = 4 of 8 blocks (here 2 of 3), w and noise searched along, every radius."""
+    attack = catalog.attack("gifd", prior=paper_prior("stylegan2"), preset="paper")
+    latent, *features = attack.phases
+    assert latent.space == Latent()
+    assert latent.constraints == dict.fromkeys(["x", *noises(0)], L1Ball(radius=1000.0))
+    assert [phase.space for phase in features] == [Feature(1), Feature(2)]
+    for k, phase in enumerate(features, start=1):
+        balls = dict(phase.constraints)
+        assert balls.pop("x") == L1Ball(radius=2000.0 + 1000.0 * (k - 1))
+        along = ["w", *noises(2 * k - 1)]
+        assert balls == dict.fromkeys(along, L1Ball(radius=1000.0 + 1000.0 * k))
+        assert phase.steps == 1000
+    deep = [LayerStub() for _ in range(9)]
+    prior = Generator(deep, latent=(3, 4, 4), image_range=(0.0, 1.0), family="stylegan2")
+    assert len(catalog.attack("gifd", prior=prior, preset="paper").phases) == 1 + 4
+
+
+def test_biggan_takes_the_papers_table() -> None:
+    """K = 9 of 13 layers, r = 2000 + 500 a phase, z kept at its initial norm."""
+    deep = [LayerStub() for _ in range(13)]
+    prior = Generator(deep, latent=(3, 4, 4), image_range=(0.0, 1.0), family="biggan-deep")
+    latent, *features = catalog.attack("gifd", prior=prior, preset="paper").phases
+    assert latent.constraints == {"x": Sphere()}
+    assert [phase.space for phase in features] == [Feature(k) for k in range(1, 10)]
+    assert [phase.constraints for phase in features] == [
+        {"x": L1Ball(radius=2000.0 + 500.0 * k)} for k in range(9)
+    ]
+
+
+class LayerStub(Stage):
+    def forward(self, state: State) -> State:
+        return state
+
+
+def noises(first: int) -> list[str]:
+    return [f"noise{i}" for i in range(first, 5)]
+
+
+@pytest.mark.parametrize("preset", ["paper", "strongest"])
+@pytest.mark.parametrize("name", ["stylegan2", "biggan-deep"])
+def test_gifd_runs_on_the_papers_generators(
+    name: str, preset: str, victim: Model, pictures: Callable[..., Tensor]
+) -> None:
+    client = Client(model=victim)
+    observation, _ = client.step(pictures(3, side=16), torch.tensor([2]))
+    attack = catalog.attack("gifd", prior=paper_prior(name), preset=preset, restarts=2)
+    attack = attack.with_steps(4 * len(attack.phases))
+    found = attack(observation, seed=1)
+    assert found.distance < found.phases[0].curve[0][found.phases[0].best_restart]
+    assert found.distance == min(phase.distance for phase in found.phases)
+    batched = attack(observation, seed=1, batched=True)
+    assert batched.distance == pytest.approx(found.distance, rel=1e-3)
+
+
+def test_a_conditional_prior_draws_the_private_class(
+    victim: Model, pictures: Callable[..., Tensor]
+) -> None:
+    labels = torch.tensor([2, 0])
+    client = Client(model=victim, grant_labels=True)
+    observation, _ = client.step(pictures(3, 2, 16), labels)
+    prior = paper_prior("biggan-deep")
+    latent = Latent()
+    setting = Setting(
+        model=victim,
+        generator=prior,
+        image_shape=(3, 16, 16),
+        batch=2,
+        restarts=3,
+        rng=torch.Generator().manual_seed(0),
+        labels=labels,
+    )
+    assert torch.equal(latent.start(setting)["label"], labels.expand(3, 2))
+    narrow = dataclasses.replace(setting, labels=torch.tensor([2, 7]))
+    with pytest.raises(InputError, match="labels of 0 to 6"):
+        latent.start(narrow)
+    found = catalog.attack("gifd", prior=prior, preset="paper", restarts=1).with_steps(10)
+    assert found(observation).images.shape == (2, 3, 16, 16)
+
+
+def test_dropping_the_skip_is_for_reproduction_only(
+    victim: Model, pictures: Callable[..., Tensor]
+) -> None:
+    observation, _ = Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))
+    prior = paper_prior("stylegan2")
+    kept = gifd(prior, preset="paper", restarts=1).with_steps(6)(observation)
+    dropped = gifd(prior, preset="paper", restarts=1, drop_skip=True).with_steps(6)(observation)
+    assert dropped.phases[0].distance == kept.phases[0].distance
+    jump = dropped.phases[1].curve[0][0] - dropped.phases[0].distance
+    assert abs(jump) > 1e-4
+    assert kept.phases[1].curve[0][0] == pytest.approx(kept.phases[0].distance, abs=1e-5)
+    with pytest.raises(InputError, match="expected a StyleGAN2"):
+        gifd(paper_prior("biggan-deep"), drop_skip=True)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from gifd.cli import app
+from golden.tiny import as_hugging_face, named, small_stylegan2
 
 QUICK = ["--victim", "convnet", "--steps", "6", "--restarts", "1"]
 
@@ -172,3 +174,59 @@ def test_prior_info_and_samples(tmp_path: Path) -> None:
     with Image.open(out) as grid:
         assert grid.size == (3 * 64, 2 * 64)
     assert "a known prior" in one_error(run("prior", "info", "nobody"))
+
+
+# -- checkpoints ---------------------------------------------------------------------------
+
+
+def test_attack_and_prior_commands_take_checkpoint_files(picture: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "biggan"
+    folder.mkdir()
+    as_hugging_face(named("biggan truncation 1.0"), folder)
+    done = run("prior", "convert", folder, tmp_path / "biggan.safetensors")
+    assert done.exit_code == 0, done.output
+    assert "biggan-deep" in done.stdout
+    torch.save(small_stylegan2(resolution=32), tmp_path / "style.pt")
+    quick = [*QUICK[:2], "--size", "32", "--steps", "12", "--restarts", "1", "--json"]
+    for file, options in (
+        ("biggan.safetensors", ["--prior-option", "truncation=0.5"]),
+        ("style.pt", ["--prior-option", "latent=z", "--prior-option", "optimise=w"]),
+    ):
+        out = tmp_path / f"out-{file}"
+        command = ["attack", picture, "--prior", tmp_path / file, *options, *quick, "--out", out]
+        done = run(*command)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["attack"] == "gifd"
+    info = run("prior", "info", tmp_path / "style.pt", "--option", "resolution=8")
+    assert info.exit_code == 0, info.output
+    assert "noise2" in info.output
+    assert "noise3" not in info.output
+    sheet = tmp_path / "sheet.png"
+    sample = run("prior", "sample", tmp_path / "biggan.safetensors", "--count", 4, "--out", sheet)
+    assert sample.exit_code == 0, sample.output
+    with Image.open(sheet) as image:
+        assert image.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["attack", "x.png", "--prior", "stylegan2-ffhq"], "download it from"),
+        (["attack", "x.png", "--prior", "nowhere.pkl"], "or a checkpoint file"),
+        (["attack", "x.png", "--prior", "{file}", "--prior-option", "area=x"], "area=a number"),
+        (["attack", "x.png", "--prior", "{file}", "--prior-option", "size=8"], "an option of"),
+        (["attack", "x.png", "--prior", "{file}", "--prior-option", "latent=q"], "z or w or w+"),
+        (["attack", "x.png", "--prior-option", "area=8"], "expected no options"),
+        (["prior", "info", "{file}", "--option", "optimise=x"], "w, noise with commas"),
+        (["prior", "info", "{file}", "--option", "resolution=5"], "resolution of"),
+        (["prior", "fetch", "{file}"], "to fetch"),
+        (["prior", "convert", "{file}", "out.pt"], "ends in .safetensors"),
+        (["prior", "convert", "gone.pt", "out.safetensors"], "found none at"),
+    ],
+)
+def test_mistakes_with_checkpoints_get_one_line(
+    arguments: list[str], reason: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "style.pt"
+    torch.save(small_stylegan2(), file)
+    assert reason in one_error(run(*(argument.format(file=file) for argument in arguments)))

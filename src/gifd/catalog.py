@@ -20,7 +20,7 @@ from gifd.attacks.ig import STRONGEST as IG_STRONGEST
 from gifd.errors import GifdError, InputError
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.model import Model
-from gifd.priors import Generator, digiface_dcgan
+from gifd.priors import Generator, digiface_dcgan, read_checkpoint
 from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
 from gifd.weights import DIGIFACE_DCGAN, WheelFile
 
@@ -44,6 +44,15 @@ class PriorEntry:
 
     load: Callable[..., Generator]
     file: WheelFile
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByHandEntry:
+    """A public prior that its user downloads: where it is, on which terms, what it is."""
+
+    source: str
+    licence: str
     summary: str
 
 
@@ -95,6 +104,21 @@ PRIORS: Mapping[str, PriorEntry] = {
         summary="64 px DCGAN of synthetic faces (DigiFace-1M)",
     ),
 }
+
+BY_HAND: Mapping[str, ByHandEntry] = {
+    "stylegan2-ffhq": ByHandEntry(
+        source="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/ffhq.pkl",
+        licence="NVIDIA Source Code License, non-commercial",
+        summary="the paper's faces: StyleGAN2, FFHQ, 1024 px",
+    ),
+    "biggan-deep-256": ByHandEntry(
+        source="https://s3.amazonaws.com/models.huggingface.co/biggan/"
+        "biggan-deep-256-pytorch_model.bin (and -config.json)",
+        licence="see Brock et al.'s release on TensorFlow Hub",
+        summary="the paper's photographs: BigGAN-deep, ImageNet, 256 px",
+    ),
+}
+"""Public files too large, or bound to terms too strict, to fetch for anyone."""
 
 VICTIMS: Mapping[str, VictimEntry] = {
     "resnet18": VictimEntry(
@@ -164,14 +188,46 @@ def attack(
     return built if steps is None else built.with_steps(steps)
 
 
-def prior(name: str, *, offline: bool = False) -> Generator:
-    """Load a prior by name, fetching its weights where they are not cached.
+def prior(
+    name: str, *, size: int | None = None, options: Sequence[str] = (), offline: bool = False
+) -> Generator:
+    """A prior by name, fetched where it is not cached, or from a checkpoint file or folder.
+
+    Args:
+        name: a key of `PRIORS`, or a path (see `gifd.priors.checkpoints` for the formats).
+        size: of the private images: larger images of a checkpoint are averaged down to it,
+            unless the options say how.
+        options: of a checkpoint's architecture, each `key=value`.
+        offline: refuse to fetch.
 
     Raises:
-        InputError: an unknown name.
-        WeightsError: weights that cannot be fetched or are not the named ones.
+        InputError: an unknown name or option.
+        WeightsError: weights that cannot be fetched or read, or are not the named ones.
     """
-    return _entry(PRIORS, name, "prior").load(offline=offline)
+    if name in PRIORS:
+        if options:
+            raise InputError(f"expected no options for the prior '{name}', got {options[0]}")
+        return PRIORS[name].load(offline=offline)
+    if name in BY_HAND:
+        entry = BY_HAND[name]
+        raise InputError(
+            f"'{name}' is not fetched for you ({entry.licence}): download it from "
+            f"{entry.source} and give the file's path in place of the name"
+        )
+    if not Path(name).exists():
+        raise InputError(
+            f"expected a known prior ({_names(PRIORS)}) or a checkpoint file, got '{name}'"
+        )
+    checkpoint = read_checkpoint(Path(name))
+    chosen = checkpoint.parse(options)
+    built = checkpoint.generator(name=Path(name).stem, **chosen)
+    if (
+        size is not None
+        and built.image_shape[1] > size
+        and not {"area", "resolution"} & set(chosen)
+    ):
+        built = checkpoint.generator(name=Path(name).stem, **chosen, area=size)
+    return built
 
 
 def victim(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -15,6 +18,8 @@ from gifd.campaign.record import Record
 from gifd.errors import GifdError
 from gifd.inversion import Callback, Progress
 from gifd.report.strip import decibel
+
+P = ParamSpec("P")
 
 say = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 """People read stderr; stdout is for results that programs read."""
@@ -99,3 +104,19 @@ def table(
 def complain(error: GifdError) -> None:
     """A user's mistake in one line."""
     say.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)
+
+
+def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a user's mistake into one line on stderr and exit code 2; Ctrl-C into 130."""
+
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except GifdError as error:
+            complain(error)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+    return guarded

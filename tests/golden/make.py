@@ -16,11 +16,13 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from golden.formula import digest, numbers, probe, weights
 from torch import Tensor, nn
+
+from golden.formula import digest, numbers, probe, weights
 
 Golden = dict[str, object]
 
@@ -114,7 +116,9 @@ def stylegan2_rosinality(checkout: str) -> Golden:
         def forward(self, x: Tensor) -> Tensor:
             return fused(x, self.bias)
 
-    def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad=(0, 0)) -> Tensor:
+    def upfirdn2d(
+        x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
+    ) -> Any:
         return op.upfirdn2d_native(x, kernel, up, up, down, down, *pad, *pad)
 
     op.__dict__.update(
@@ -147,7 +151,7 @@ def stylegan2_rosinality(checkout: str) -> Golden:
     return golden(net, images, slopes)
 
 
-def narrow(net: nn.Module, model: types.ModuleType, w: int, channels: list[int]) -> None:
+def narrow(net: Any, model: types.ModuleType, w: int, channels: list[int]) -> None:
     """The same network with fewer channels, so that the numbers are quick to make."""
     net.input = model.ConstantInput(channels[0])
     net.conv1 = model.StyledConv(channels[0], channels[0], 3, w)
@@ -159,7 +163,7 @@ def narrow(net: nn.Module, model: types.ModuleType, w: int, channels: list[int])
 
 
 def up(
-    net: nn.Module, j: int, x: Tensor, skip: Tensor, w: Tensor, noise: list[Tensor]
+    net: Any, j: int, x: Tensor, skip: Tensor, w: Tensor, noise: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """One resolution of rosinality's network."""
     x = net.convs[2 * j](x, w[:, 2 * j + 1], noise=noise[2 * j + 1])
@@ -202,7 +206,7 @@ def biggan_deep(checkout: str, truncation: float) -> Golden:
     top = net.generator
     x = top.gen_z(cond).view(-1, 4, 4, 16 * 8).permute(0, 3, 1, 2).contiguous()
 
-    def layer(index: int, h: Tensor) -> Tensor:
+    def layer(index: int, h: Tensor) -> Any:
         body = top.layers[index]
         return body(h) if hasattr(body, "gamma") else body(h, cond, truncation)
 

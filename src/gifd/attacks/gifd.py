@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from gifd.attacks.attack import Attack
 from gifd.attacks.extensions import Extensions, Preset, choose
@@ -16,6 +17,7 @@ from gifd.inversion import (
     Latent,
     Phase,
     Pixels,
+    Projection,
     RandomSearch,
     Space,
     Sphere,
@@ -30,11 +32,34 @@ _OF_THE_LATENT = ("scouting", "curvature", "length")
 STRONGEST_LATENT = STRONGEST.only(*_OF_THE_LATENT)
 
 
-RADII = {"stylegan2": (2000.0, 1000.0), "digiface-dcgan": (150.0, 200.0)}
-"""r_1 and its growth for each generator, as the paper chooses them per generator.
+@dataclass(frozen=True, kw_only=True)
+class Domains:
+    """What the paper chooses for a generator.
 
-StyleGAN2's are the paper's. The DCGAN is not in the paper; its features' mean L1 norms are 921,
-1226 and 3886, so that the paper's radii would hold nothing. Its own are about 15 % of those.
+    Args:
+        features: K, how many feature domains; None takes half of the stages, rounded up.
+        radius: r_1 of the features' L1 balls.
+        growth: of the radii, a phase.
+        beside: the L1 radius, in the latent phase, of all that is searched there, and later of
+            what is searched beside a feature (w, the noise maps); it grows a phase like the
+            other. None keeps the latent at its initial norm instead.
+    """
+
+    features: int | None = None
+    radius: float = 2000.0
+    growth: float = 1000.0
+    beside: float | None = None
+
+
+DOMAINS = {
+    "stylegan2": Domains(features=4, beside=1000.0),
+    "biggan-deep": Domains(features=9, growth=500.0),
+    "digiface-dcgan": Domains(radius=150.0, growth=200.0),
+}
+"""The paper's choices by a generator's name or family; any other takes the defaults.
+
+The DCGAN is not in the paper. Its features' mean L1 norms are 921, 1226 and 3886, so that
+StyleGAN2's radii would hold nothing; its own are about 15 % of those.
 """
 
 
@@ -46,6 +71,7 @@ def gifd(
     features: int | None = None,
     radius: float | None = None,
     radius_step: float | None = None,
+    drop_skip: bool = False,
     extensions: Extensions | None = None,
 ) -> Attack:
     """Search the latent, then the features behind stages 1..K, each from where the last ended.
@@ -59,10 +85,11 @@ def gifd(
         prior: the generator.
         preset: 'paper', or 'strongest': the paper plus the extensions below.
         restarts: R; the paper's 4 by default.
-        features: K; by default half of the stages, rounded up (the paper: 4 of StyleGAN2's
-            8 blocks).
-        radius: r_1; by default the generator's in `RADII`, or StyleGAN2's.
+        features: K; by default the generator's in `DOMAINS`.
+        radius: r_1, likewise.
         radius_step: the radii's growth, likewise.
+        drop_skip: lose StyleGAN2's RGB skip at every cut, as the official code does: only to
+            reproduce its numbers.
         extensions: in place of the preset's own.
 
     Differs from the official code: each phase starts at the best iterate of the one before,
@@ -70,19 +97,25 @@ def gifd(
     state is carried across a cut.
     """
     chosen = choose(preset, STRONGEST, extensions)
-    depth = features if features is not None else math.ceil(len(prior) / 2)
+    paper = DOMAINS.get(prior.name, DOMAINS.get(prior.family, Domains()))
+    half = math.ceil(len(prior) / 2)
+    most = max(1, len(prior) - 1)  # behind the last stage stands the image itself
+    depth = min(paper.features or half, most) if features is None else features
     if not 1 <= depth <= len(prior):
         raise InputError(f"expected 1 to {len(prior)} feature domains, got {depth}")
-    first, growth = RADII.get(prior.name, RADII["stylegan2"])
-    first = first if radius is None else radius
-    growth = growth if radius_step is None else radius_step
+    if drop_skip and prior.family != "stylegan2":
+        raise InputError(f"expected a StyleGAN2 to drop the skip of, got {prior}")
+    paper = replace(
+        paper,
+        radius=paper.radius if radius is None else radius,
+        growth=paper.growth if radius_step is None else radius_step,
+    )
+    dropped = ("rgb",) if drop_skip else ()
     phases = [_scouting(chosen)] if chosen.scouting > 0 else []
-    phases.append(_phase("latent", Latent(), chosen))
+    phases.append(_phase("latent", Latent(), chosen, _limits(prior, 0, paper, chosen)))
     for k in range(1, depth + 1):
-        ball = L1Ball(radius=first + (k - 1) * growth)
-        if chosen.share > 0:
-            ball = L1Ball(share=chosen.share)
-        phases.append(_phase(f"feature {k}", Feature(k), chosen, ball))
+        limits = _limits(prior, k, paper, chosen)
+        phases.append(_phase(f"feature {k}", Feature(k, drop=dropped), chosen, limits))
     if chosen.pixels > 0:
         phases.append(_pixels(chosen))
     return Attack(
@@ -109,8 +142,8 @@ def gifd_latent(
     full = gifd(prior, preset=preset, restarts=restarts, extensions=chosen)
     *scouting, latent = (phase for phase in full.phases if isinstance(phase.space, Latent))
     steps = sum(phase.steps for phase in full.phases if phase not in scouting)
-    phases = (*scouting, dataclasses.replace(latent, steps=steps))
-    return dataclasses.replace(full, name="gifd-latent", phases=phases)
+    phases = (*scouting, replace(latent, steps=steps))
+    return replace(full, name="gifd-latent", phases=phases)
 
 
 def gifd_last(
@@ -122,13 +155,27 @@ def gifd_last(
 ) -> Attack:
     """The ablation in which the last phase answers, whatever its distance."""
     full = gifd(prior, preset=preset, restarts=restarts, extensions=extensions)
-    return dataclasses.replace(full, name="gifd-last", answer="last")
+    return replace(full, name="gifd-last", answer="last")
 
 
-def _phase(name: str, space: Space, chosen: Extensions, ball: L1Ball | None = None) -> Phase:
-    variation = 1e-4
-    if ball is not None and chosen.variation > 0:
-        variation = chosen.variation
+def _limits(prior: Generator, k: int, paper: Domains, chosen: Extensions) -> dict[str, Projection]:
+    """The constraint on each variable of phase k; 0 is the latent's."""
+    if k == 0 and paper.beside is None:
+        return {IMAGE: Sphere()}
+    limits: dict[str, Projection] = {}
+    for name in prior.searchable(k):
+        if k > 0 and chosen.share > 0:
+            limits[name] = L1Ball(share=chosen.share)
+        elif k > 0 and (name == IMAGE or paper.beside is None):
+            limits[name] = L1Ball(radius=paper.radius + (k - 1) * paper.growth)
+        elif paper.beside is not None:
+            limits[name] = L1Ball(radius=paper.beside + k * paper.growth)
+    return limits
+
+
+def _phase(name: str, space: Space, chosen: Extensions, limits: Mapping[str, Projection]) -> Phase:
+    feature = isinstance(space, Feature)
+    variation = chosen.variation if feature and chosen.variation > 0 else 1e-4
     return Phase(
         name=name,
         space=space,
@@ -136,7 +183,7 @@ def _phase(name: str, space: Space, chosen: Extensions, ball: L1Ball | None = No
         optimizer=Adam(lr=0.1),
         distance=chosen.matching,
         regularizers=(TotalVariation(weight=variation), ImageNorm(weight=1e-6)),
-        constraints={IMAGE: ball if ball is not None else Sphere()},
+        constraints=limits,
         curvature=chosen.curvature,
     )
 

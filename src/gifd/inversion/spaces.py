@@ -133,9 +133,21 @@ class Latent(_Cut):
 @final
 @dataclass(frozen=True)
 class Feature(_Cut):
-    """The feature domain behind stage `depth` of the generator, `1 <= depth <= N`."""
+    """The feature domain behind stage `depth` of the generator, `1 <= depth <= N`.
+
+    Args:
+        depth: the stage.
+        drop: what of the carried state is lost on entry, set to zero. Nothing, unless a code
+            that loses it is to be reproduced; the images jump then.
+    """
 
     depth: int
+    drop: tuple[str, ...] = ()
+
+    def enter(self, setting: Setting, origin: Space, state: State) -> State:
+        """Run the stages between the cut of `origin` and this one."""
+        entered = dict(super().enter(setting, origin, state))
+        return entered | {n: torch.zeros_like(entered[n]) for n in self.drop if n in entered}
 
     def __post_init__(self) -> None:
         if self.depth < 1:

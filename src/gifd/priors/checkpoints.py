@@ -14,7 +14,7 @@ All are read as tensors only; nothing in a file is executed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,24 +54,81 @@ class Checkpoint:
 
         Raises:
             WeightsError: the tensors are not those of the architecture.
-            InputError: an option that the builder does not know.
         """
-        build, known = ARCHITECTURES[self.architecture]
-        for option in options:
-            if option not in known:
-                raise InputError(
-                    f"expected an option of {self.architecture} ({', '.join(known) or 'none'}), "
-                    f"got '{option}'"
-                )
+        build, _ = ARCHITECTURES[self.architecture]
         return build(self.tensors, **{**self.options, **options}, name=name)
 
+    def parse(self, settings: Sequence[str]) -> dict[str, Any]:
+        """Options written as `key=value`, as on a command line.
 
-ARCHITECTURES: Mapping[str, tuple[Callable[..., Generator], tuple[str, ...]]] = {
-    "stylegan2": (stylegan2, ("latent", "noise", "optimise", "resolution", "area")),
-    "biggan-deep": (biggan, ("truncation", "area")),
-    "dcgan": (dcgan, ()),
+        Raises:
+            InputError: an option that the architecture does not have, or a value out of range.
+        """
+        _, known = ARCHITECTURES[self.architecture]
+        options = {}
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            if key not in known:
+                raise InputError(
+                    f"expected an option of {self.architecture} ({', '.join(known) or 'none'}), "
+                    f"got '{setting}'"
+                )
+            try:
+                options[key] = known[key](value)
+            except ValueError as error:
+                raise InputError(f"expected {key}={error}, got '{setting}'") from None
+        return options
+
+
+def _one_of(*names: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in names:
+            raise ValueError(" or ".join(names))
+        return value
+
+    return parse
+
+
+def _some_of(*names: str) -> Callable[[str], tuple[str, ...]]:
+    def parse(value: str) -> tuple[str, ...]:
+        chosen = tuple(name for name in value.split(",") if name)
+        if not set(chosen) <= set(names):
+            raise ValueError(f"{', '.join(names)} with commas between, or nothing")
+        return chosen
+
+    return parse
+
+
+def _pixels(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError("a number of pixels")
+    return int(value)
+
+
+def _share(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("a number") from None
+
+
+ARCHITECTURES: Mapping[
+    str, tuple[Callable[..., Generator], Mapping[str, Callable[[str], object]]]
+] = {
+    "stylegan2": (
+        stylegan2,
+        {
+            "latent": _one_of("z", "w", "w+"),
+            "noise": _one_of("random", "const"),
+            "optimise": _some_of("w", "noise"),
+            "resolution": _pixels,
+            "area": _pixels,
+        },
+    ),
+    "biggan-deep": (biggan, {"truncation": _share, "area": _pixels}),
+    "dcgan": (dcgan, {}),
 }
-"""The builders by name, and which of their arguments a user may choose."""
+"""The builders by name, and those of their arguments that a user chooses, with their parsers."""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

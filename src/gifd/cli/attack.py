@@ -1,64 +1,28 @@
-"""The command line: `gifd demo | attack | list | prior`."""
+"""`gifd attack` and `gifd demo`: from names to trials, and the trials run."""
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from gifd import catalog, terminal
 from gifd.attacks import Attack
 from gifd.campaign.demo import demo_face
 from gifd.campaign.record import Record
-from gifd.campaign.store import Store, save_image
+from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
 from gifd.errors import GifdError, InputError
 from gifd.metrics import Metric
 from gifd.priors import Generator
 from gifd.report import write_report
+from gifd.terminal import one_line_errors
 from gifd.victims import read_image
-
-P = ParamSpec("P")
-
-app = typer.Typer(
-    help="What does a federated-learning update give away?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-prior_app = typer.Typer(help="Image priors: list, fetch, inspect, sample.", no_args_is_help=True)
-app.add_typer(prior_app, name="prior")
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
-
-
-def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn a user's mistake into one line on stderr and exit code 2; Ctrl-C into 130."""
-
-    @wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except GifdError as error:
-            terminal.complain(error)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
-    return guarded
-
 
 Seed = Annotated[int, typer.Option(help="Seed of the attack's randomness.", min=0)]
 Steps = Annotated[
@@ -72,14 +36,19 @@ Restarts = Annotated[int | None, typer.Option(help="Searches beside each other."
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 
 
-@app.command()
 @one_line_errors
 def attack(
     images: Annotated[list[Path], typer.Argument(help="Private images; each is one client.")],
     attacks: Annotated[
         list[str] | None, typer.Option("--attack", help="May be repeated. Default: gifd.")
     ] = None,
-    prior: Annotated[str, typer.Option(help="A prior from 'gifd prior list'.")] = "digiface-dcgan",
+    prior: Annotated[
+        str, typer.Option(help="From 'gifd prior list', or a checkpoint file.")
+    ] = "digiface-dcgan",
+    prior_option: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value of a checkpoint's architecture; may be repeated."),
+    ] = None,
     victim: Annotated[
         str, typer.Option(help="From 'gifd list', or your own 'package.module:factory'.")
     ] = "resnet18",
@@ -114,13 +83,12 @@ def attack(
     )
     built = _attacks(
         attacks or ["gifd"],
-        prior=prior,
+        load=lambda: catalog.prior(prior, size=size, options=prior_option or (), offline=offline),
         preset=preset,
         without=without or (),
         steps=steps,
         evaluations=evaluations,
         restarts=restarts,
-        offline=offline,
     )
     metrics = _metrics(lpips=lpips, offline=offline)
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
@@ -148,7 +116,6 @@ def attack(
     _run(trials(), store, json=json)
 
 
-@app.command()
 @one_line_errors
 def demo(
     evaluations: Evaluations = 160,
@@ -165,13 +132,12 @@ def demo(
     model = catalog.victim("resnet18", classes=10, size=64, seed=0, device=_device(device))
     built = _attacks(
         ["ig", "gifd"],
-        prior="digiface-dcgan",
+        load=lambda: catalog.prior("digiface-dcgan"),
         preset="strongest",
         without=(),
         steps=None,
         evaluations=evaluations,
         restarts=1,
-        offline=False,
     )
     metrics = _metrics(lpips=False, offline=False)
     shutil.rmtree(out / "trials", ignore_errors=True)
@@ -189,97 +155,6 @@ def demo(
         for each in built
     ]
     _run([lambda: trials], Store(out), json=False)
-
-
-@app.command("list")
-@one_line_errors
-def list_() -> None:
-    """What can be named: attacks with their paper, priors, victims, metrics."""
-    terminal.table(
-        "Attacks",
-        ("name", "what it does", "paper"),
-        [(name, entry.summary, entry.reference) for name, entry in catalog.ATTACKS.items()],
-    )
-    terminal.table(
-        "Priors", ("name", "what it is"), [(n, e.summary) for n, e in catalog.PRIORS.items()]
-    )
-    terminal.table(
-        "Victims", ("name", "what it is"), [(n, e.summary) for n, e in catalog.VICTIMS.items()]
-    )
-    terminal.table("Metrics", ("name",), [(name,) for name in catalog.METRICS])
-
-
-@prior_app.command("list")
-@one_line_errors
-def prior_list() -> None:
-    """The priors by name, their licence, and whether they are cached."""
-    from gifd.weights import cached_path
-
-    rows = []
-    for name, entry in catalog.PRIORS.items():
-        here = "yes" if cached_path(entry.file).exists() else "no"
-        size = f"{entry.file.size_bytes / 1e6:.0f} MB"
-        rows.append((name, entry.summary, size, entry.file.licence, here))
-    terminal.table("Priors", ("name", "what it is", "size", "licence", "cached"), rows)
-
-
-PriorName = Annotated[str, typer.Argument(help="A name from 'gifd prior list'.")]
-
-
-@prior_app.command("fetch")
-@one_line_errors
-def prior_fetch(name: PriorName) -> None:
-    """Fetch a prior's weights into the cache and check them."""
-    from gifd.weights import cached_path
-
-    catalog.prior(name)
-    Console().print(str(cached_path(catalog.PRIORS[name].file)), soft_wrap=True)
-
-
-@prior_app.command("info")
-@one_line_errors
-def prior_info(name: PriorName) -> None:
-    """What a prior is made of: its stages and the state behind each."""
-    generator = catalog.prior(name)
-    file = catalog.PRIORS[name].file
-    state = generator.draw(1, torch.Generator().manual_seed(0))
-    rows = [("0", "latent", _shapes(state), "", _searched(generator, 0))]
-    for depth, stage in enumerate(generator.stages, start=1):
-        state = stage(state)
-        count = sum(parameter.numel() for parameter in stage.parameters())
-        rows.append(
-            (str(depth), "stage", _shapes(state), f"{count:,}", _searched(generator, depth))
-        )
-    terminal.table(
-        f"{name}: {file.note} ({file.package} {file.version}, {file.licence})",
-        ("depth", "", "state behind it", "parameters", "searched"),
-        rows,
-    )
-
-
-@prior_app.command("sample")
-@one_line_errors
-def prior_sample(
-    name: PriorName,
-    count: Annotated[int, typer.Option(help="How many images.", min=1, max=400)] = 16,
-    seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
-) -> None:
-    """Draw images from a prior into one PNG grid."""
-    images = catalog.prior(name).sample(count, seed)
-    columns = math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
-    channels, height, width = images.shape[1:]
-    sheet = torch.ones(channels, rows * height, columns * width)
-    for index, image in enumerate(images):
-        top, left = index // columns * height, index % columns * width
-        sheet[:, top : top + height, left : left + width] = image
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_image(sheet, out)
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected to write a PNG to '{out}', got: {error}") from None
-    Console().print(str(out), soft_wrap=True)
 
 
 # -- running trials ------------------------------------------------------------------------
@@ -329,16 +204,16 @@ def _run(prepared: Iterable[Callable[[], Iterable[Trial]]], store: Store, *, jso
 def _attacks(
     names: Sequence[str],
     *,
-    prior: str,
+    load: Callable[[], Generator],
     preset: str,
     without: Sequence[str],
     steps: int | None,
     evaluations: int | None,
     restarts: int | None,
-    offline: bool,
 ) -> list[Attack]:
+    """The attacks by name; the prior is loaded only if one of them has one."""
     needed = any(name in catalog.ATTACKS and catalog.ATTACKS[name].needs_prior for name in names)
-    generator = catalog.prior(prior, offline=offline) if needed else None
+    generator = load() if needed else None
     return [
         catalog.attack(
             name,
@@ -376,15 +251,3 @@ def _device(name: str) -> torch.device:
         reason = str(error).splitlines()[0][:120]
         raise InputError(f"expected a usable device, got '{name}': {reason}") from None
     return device
-
-
-def _shapes(state: Mapping[str, torch.Tensor]) -> str:
-    return ", ".join(f"{n}: {' x '.join(map(str, t.shape[1:]))}" for n, t in state.items())
-
-
-def _searched(generator: Generator, depth: int) -> str:
-    return ", ".join(generator.searchable(depth))
-
-
-if __name__ == "__main__":
-    main()

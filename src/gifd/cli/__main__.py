@@ -1,0 +1,5 @@
+"""`python -m gifd.cli`."""
+
+from gifd.cli import main
+
+main()

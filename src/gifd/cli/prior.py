@@ -1,0 +1,125 @@
+"""`gifd prior`: list, fetch, inspect, convert and sample image priors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from gifd import catalog, terminal
+from gifd.campaign.store import save_image
+from gifd.errors import InputError
+from gifd.priors import Generator, read_checkpoint, write_checkpoint
+from gifd.terminal import one_line_errors
+from gifd.weights import cached_path
+
+prior_app = typer.Typer(
+    help="Image priors: list, fetch, inspect, convert, sample.", no_args_is_help=True
+)
+
+
+@prior_app.command("list")
+@one_line_errors
+def prior_list() -> None:
+    """The priors by name, their licence, and whether they are cached."""
+    rows = []
+    for name, entry in catalog.PRIORS.items():
+        here = "yes" if cached_path(entry.file).exists() else "no"
+        size = f"{entry.file.size_bytes / 1e6:.0f} MB"
+        rows.append((name, entry.summary, size, entry.file.licence, here))
+    for name, other in catalog.BY_HAND.items():
+        rows.append((name, other.summary, "", other.licence, "by hand"))
+    terminal.table("Priors", ("name", "what it is", "size", "licence", "cached"), rows)
+
+
+PriorName = Annotated[str, typer.Argument(help="From 'gifd prior list', or a checkpoint file.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="key=value of a checkpoint's architecture; may be repeated."),
+]
+
+
+@prior_app.command("fetch")
+@one_line_errors
+def prior_fetch(name: PriorName) -> None:
+    """Fetch a prior's weights into the cache and check them."""
+    catalog.prior(name)
+    if name not in catalog.PRIORS:
+        raise InputError(f"expected a name from 'gifd prior list' to fetch, got the file '{name}'")
+    Console().print(str(cached_path(catalog.PRIORS[name].file)), soft_wrap=True)
+
+
+@prior_app.command("info")
+@one_line_errors
+def prior_info(name: PriorName, options: Options = None) -> None:
+    """What a prior is made of: its stages and the state behind each."""
+    generator = catalog.prior(name, options=options or ())
+    title = repr(generator)
+    if name in catalog.PRIORS:
+        file = catalog.PRIORS[name].file
+        title = f"{name}: {file.note} ({file.package} {file.version}, {file.licence})"
+    state = generator.draw(1, torch.Generator().manual_seed(0))
+    rows = [("0", "latent", _shapes(state), "", _searched(generator, 0))]
+    for depth, stage in enumerate(generator.stages, start=1):
+        state = stage(state)
+        count = sum(parameter.numel() for parameter in stage.parameters())
+        rows.append(
+            (str(depth), "stage", _shapes(state), f"{count:,}", _searched(generator, depth))
+        )
+    terminal.table(
+        title,
+        ("depth", "", "state behind it", "parameters", "searched"),
+        rows,
+    )
+
+
+@prior_app.command("sample")
+@one_line_errors
+def prior_sample(
+    name: PriorName,
+    options: Options = None,
+    count: Annotated[int, typer.Option(help="How many images.", min=1, max=400)] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the latents.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
+) -> None:
+    """Draw images from a prior into one PNG grid."""
+    images = catalog.prior(name, options=options or ()).sample(count, seed)
+    columns = math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    channels, height, width = images.shape[1:]
+    sheet = torch.ones(channels, rows * height, columns * width)
+    for index, image in enumerate(images):
+        top, left = index // columns * height, index % columns * width
+        sheet[:, top : top + height, left : left + width] = image
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_image(sheet, out)
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected to write a PNG to '{out}', got: {error}") from None
+    Console().print(str(out), soft_wrap=True)
+
+
+@prior_app.command("convert")
+@one_line_errors
+def prior_convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint file or folder.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Rewrite a checkpoint as one safetensors file, which any tool reads safely."""
+    checkpoint = read_checkpoint(source)
+    generator = checkpoint.generator(name=source.stem)
+    write_checkpoint(checkpoint, target)
+    Console().print(f"{target}: {checkpoint.architecture}, {generator}", soft_wrap=True)
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(f"{n}: {' x '.join(map(str, t.shape[1:]))}" for n, t in state.items())
+
+
+def _searched(generator: Generator, depth: int) -> str:
+    return ", ".join(generator.searchable(depth))
