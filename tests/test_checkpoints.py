@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gifd.errors import GifdError, InputError, WeightsError
 from gifd.priors import Generator, State, read_checkpoint, stylegan2, write_checkpoint
-from gifd.priors.biggan import biggan
+from gifd.priors.biggan import biggan, biggan_tensors
 from gifd.priors.generator import IMAGE
 from gifd.priors.stylegan2 import LatentSpace, StyleLatent
 from golden.formula import digest, numbers, probe
@@ -240,6 +240,14 @@ def test_only_what_is_asked_for_is_optimised_beside_a_feature() -> None:
 
 def rest(first: int) -> list[str]:
     return [f"noise{i}" for i in range(first, 5)]
+
+
+@pytest.mark.parametrize(("resolution", "stages"), [(128, 11), (256, 13), (512, 15)])
+def test_the_official_biggans_have_the_papers_layers(resolution: int, stages: int) -> None:
+    g = biggan(biggan_tensors(resolution, width=8, z=6, classes=5), area=resolution // 4)
+    assert (len(g), g.image_shape) == (stages, (3, resolution // 4, resolution // 4))
+    with pytest.raises(InputError, match="128, 256, 512"):
+        biggan_tensors(64)
 
 
 # -- bad files ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -332,6 +333,50 @@ def biggan(
         name=name,
         family="biggan-deep",
     )
+
+
+_LAYERS = {
+    128: "16 16 16 16 8 8 4 4 2 2 1",
+    256: "16 16 16 16 8 8 8 8 4 4 2 2 1",
+    512: "16 16 16 16 8 8 8 8 4 4 2 2 1 1 1",
+}
+"""Channels from block to block, in multiples of the width."""
+
+
+def biggan_tensors(
+    resolution: int, *, width: int = 128, z: int = 128, classes: int = 1000, seed: int = 0
+) -> dict[str, Tensor]:
+    """Random weights of an official BigGAN-deep, named as `biggan` reads them.
+
+    Args:
+        resolution: 128, 256 or 512.
+        width: channels of the last block.
+        z: size of the latent, and of a class's embedding.
+        classes: how many.
+        seed: of the weights.
+
+    Raises:
+        InputError: another resolution.
+    """
+    if resolution not in _LAYERS:
+        raise InputError(f"expected a resolution of {list(_LAYERS)}, got {resolution}")
+    channels = [width * int(n) for n in _LAYERS[resolution].split()]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        bodies: list[ResidualBlock | SelfAttention] = []
+        for index, (inputs, outputs) in enumerate(pairwise(channels)):
+            if index == 8:
+                bodies.append(SelfAttention(inputs))
+            up = bool(index % 2)
+            bodies.append(ResidualBlock(inputs, outputs, 2 * z, up=up, records=51))
+        parts = Weights(
+            embeddings=nn.Linear(classes, z, bias=False),
+            gen_z=nn.Linear(2 * z, 16 * channels[0]),
+            bodies=bodies,
+            bn=Norm(channels[-1], 51),
+            conv_to_rgb=nn.Conv2d(channels[-1], channels[-1], 3, padding=1),
+        )
+    return {name: tensor.detach() for name, tensor in parts.state_dict().items()}
 
 
 def fold_spectral_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
