@@ -27,7 +27,7 @@ from gifd.priors.generator import IMAGE, Generator
 
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
-STRONGEST = Extensions(scouting=1.0, curvature=1.0, length=0.2, share=0.5, variation=1e-2)
+STRONGEST = Extensions(scouting=1.0, curvature=1.0, length=0.2, share=0.3, variation=3e-3)
 _OF_THE_LATENT = ("scouting", "curvature", "length")
 STRONGEST_LATENT = STRONGEST.only(*_OF_THE_LATENT)
 
