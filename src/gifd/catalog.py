@@ -53,6 +53,7 @@ class ByHandEntry:
 
     source: str
     licence: str
+    size: str
     summary: str
 
 
@@ -105,18 +106,25 @@ PRIORS: Mapping[str, PriorEntry] = {
     ),
 }
 
+_HUGGING_FACE = "https://s3.amazonaws.com/models.huggingface.co/biggan/biggan-deep-{0}-"
+
 BY_HAND: Mapping[str, ByHandEntry] = {
     "stylegan2-ffhq": ByHandEntry(
         source="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/ffhq.pkl",
         licence="NVIDIA Source Code License, non-commercial",
+        size="",
         summary="the paper's faces: StyleGAN2, FFHQ, 1024 px",
     ),
-    "biggan-deep-256": ByHandEntry(
-        source="https://s3.amazonaws.com/models.huggingface.co/biggan/"
-        "biggan-deep-256-pytorch_model.bin (and -config.json)",
-        licence="see Brock et al.'s release on TensorFlow Hub",
-        summary="the paper's photographs: BigGAN-deep, ImageNet, 256 px",
-    ),
+    **{
+        f"biggan-deep-{side}": ByHandEntry(
+            source=f"{_HUGGING_FACE.format(side)}pytorch_model.bin and -config.json, kept in one "
+            "folder as pytorch_model.bin and config.json",
+            licence="as released by DeepMind",
+            size=f"{megabytes} MB",
+            summary=f"BigGAN-deep, ImageNet, {side} px{', the paper' if side == 256 else ''}",
+        )
+        for side, megabytes in ((128, 201), (256, 224), (512, 225))
+    },
 }
 """Public files too large, or bound to terms too strict, to fetch for anyone."""
 

@@ -33,7 +33,7 @@ def prior_list() -> None:
         size = f"{entry.file.size_bytes / 1e6:.0f} MB"
         rows.append((name, entry.summary, size, entry.file.licence, here))
     for name, other in catalog.BY_HAND.items():
-        rows.append((name, other.summary, "", other.licence, "by hand"))
+        rows.append((name, other.summary, other.size, other.licence, "by hand"))
     terminal.table("Priors", ("name", "what it is", "size", "licence", "cached"), rows)
 
 
