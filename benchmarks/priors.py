@@ -22,7 +22,7 @@ import typer
 
 from gifd import catalog
 from gifd.attacks import Attack
-from gifd.inversion import Feature, Latent, Phase, Progress
+from gifd.inversion import Latent, Phase, Progress
 from gifd.priors import Generator, stylegan2
 from gifd.priors.biggan import biggan, biggan_tensors
 from gifd.priors.stylegan2 import stylegan2_tensors
@@ -37,7 +37,7 @@ def official(name: str) -> Generator:
         return catalog.prior(name)
     architecture, _, output = name.partition(" ")
     if architecture == "stylegan2-1024":
-        tensors = stylegan2_tensors(resolution=1024, channels=CONFIG_F)
+        tensors = stylegan2_tensors(CONFIG_F)
         return (
             stylegan2(tensors, area=64) if output == "area" else stylegan2(tensors, resolution=64)
         )
@@ -53,10 +53,10 @@ def measure(name: str, steps: int) -> dict[str, object]:
     model = catalog.victim("resnet18", classes=10, size=64, seed=0)
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     observation, _ = Client(model=model).step(images, torch.tensor([3]))
-    depth = {"stylegan2": 4, "biggan-deep": 9}.get(prior.family, 3)
+    deepest = catalog.attack("gifd", prior=prior, preset="paper").phases[-1].space
     row: dict[str, object] = {"prior": name, "stages": len(prior)}
     row["parameters"] = sum(p.numel() for s in prior.stages for p in s.parameters())
-    for space in (Latent(), Feature(depth)):
+    for space in (Latent(), deepest):
         phase = Phase(name="probe", space=space, steps=steps + 1)
         attack = Attack(name="probe", reference="-", phases=(phase,), restarts=1, prior=prior)
         at = [time.perf_counter()]

@@ -229,13 +229,10 @@ def prior(
     checkpoint = read_checkpoint(Path(name))
     chosen = checkpoint.parse(options)
     built = checkpoint.generator(name=Path(name).stem, **chosen)
-    if (
-        size is not None
-        and built.image_shape[1] > size
-        and not {"area", "resolution"} & set(chosen)
-    ):
-        built = checkpoint.generator(name=Path(name).stem, **chosen, area=size)
-    return built
+    decided = {"area", "resolution"} & set(chosen)
+    if decided or size is None or built.image_shape[1] <= size:
+        return built
+    return built.averaged(size)
 
 
 def victim(

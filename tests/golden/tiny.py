@@ -21,9 +21,7 @@ def named(reference: str) -> dict[str, Tensor]:
 def small_stylegan2(classes: int = 0, resolution: int = 16) -> dict[str, Tensor]:
     """Three blocks, up to 16 px, or four, up to 32."""
     channels = [10, 8, 6, 6][: 3 if resolution == 16 else 4]
-    tensors = stylegan2_tensors(
-        resolution=resolution, channels=channels, z=7, w=9, classes=classes, layers=2
-    )
+    tensors = stylegan2_tensors(channels, z=7, w=9, classes=classes, layers=2)
     return weights({name: list(tensor.shape) for name, tensor in tensors.items()})
 
 

@@ -20,7 +20,7 @@ EPS = 1e-4
 
 
 class Statistics(nn.Module):
-    """Batch statistics recorded at truncations 0, 1/(n-1), ... 1, read at one of them.
+    """Batch statistics recorded at truncations 0, 1/(n-1), ... 1, and `mean` and `inverse` of one.
 
     Between two records the reference weighs the *farther* one more (`coef * first + (1 - coef) *
     second`, with coef the distance from the first); so does this, for the same images.
@@ -30,19 +30,22 @@ class Statistics(nn.Module):
         super().__init__()
         self.register_buffer("running_means", torch.zeros(records, channels))
         self.register_buffer("running_vars", torch.ones(records, channels))
+        self.register_buffer("mean", torch.zeros(channels), persistent=False)
+        self.register_buffer("inverse", torch.ones(channels), persistent=False)
         self.running_means: Tensor
         self.running_vars: Tensor
-        self.truncation, self.eps = 1.0, EPS
+        self.mean: Tensor
+        self.inverse: Tensor
 
-    def standard(self) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
-        """Mean and 1 / standard deviation at the truncation."""
-        share, whole = math.modf(self.truncation / (1.0 / (len(self.running_means) - 1)))
+    def read(self, truncation: float, eps: float) -> None:
+        """Take mean and 1 / standard deviation at the truncation."""
+        share, whole = math.modf(truncation / (1.0 / (len(self.running_means) - 1)))
         first = int(whole)
         mean, var = self.running_means[first], self.running_vars[first]
         if share:
             mean = mean * share + self.running_means[first + 1] * (1 - share)
             var = var * share + self.running_vars[first + 1] * (1 - share)
-        return mean, (var + self.eps).rsqrt()
+        self.mean, self.inverse = mean.clone(), (var + eps).rsqrt()
 
 
 @final
@@ -56,9 +59,8 @@ class ConditionalNorm(Statistics):
 
     def forward(self, x: Float[Tensor, "B C H W"], cond: Float[Tensor, "B D"]) -> Tensor:
         """`(x - mean) / std * (1 + scale(cond)) + offset(cond)`."""
-        mean, inverse = self.standard()
-        gain: Tensor = (1 + self.scale(cond)) * inverse  # (B, C)
-        bias: Tensor = self.offset(cond) - mean * gain
+        gain: Tensor = (1 + self.scale(cond)) * self.inverse  # (B, C)
+        bias: Tensor = self.offset(cond) - self.mean * gain
         return x * gain[..., None, None] + bias[..., None, None]
 
 
@@ -73,9 +75,8 @@ class Norm(Statistics):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """`(x - mean) / std * weight + bias`."""
-        mean, inverse = self.standard()
-        gain = self.weight * inverse
-        return x * gain[:, None, None] + (self.bias - mean * gain)[:, None, None]
+        gain = self.weight * self.inverse
+        return x * gain[:, None, None] + (self.bias - self.mean * gain)[:, None, None]
 
 
 @final
@@ -186,35 +187,17 @@ class LastLayer(Stage):
         return {IMAGE: self.to_rgb(F.relu(self.bn(self.layer(state)[IMAGE]))).tanh()}
 
 
-class _Top(nn.Module):
-    def __init__(
-        self,
-        gen_z: nn.Linear,
-        bodies: Sequence[ResidualBlock | SelfAttention],
-        bn: Norm,
-        conv_to_rgb: nn.Conv2d,
-    ) -> None:
-        super().__init__()
-        self.gen_z, self.layers = gen_z, nn.ModuleList(bodies)
-        self.bn, self.conv_to_rgb = bn, conv_to_rgb
-
-
-@final
-class Weights(nn.Module):
-    """All parts under the names of the checkpoint: `embeddings.*` and `generator.*`."""
-
-    def __init__(
-        self,
-        *,
-        embeddings: nn.Linear,
-        gen_z: nn.Linear,
-        bodies: Sequence[ResidualBlock | SelfAttention],
-        bn: Norm,
-        conv_to_rgb: nn.Conv2d,
-    ) -> None:
-        super().__init__()
-        self.embeddings = embeddings
-        self.generator = _Top(gen_z, bodies, bn, conv_to_rgb)
+def _named(
+    embeddings: nn.Linear,
+    gen_z: nn.Linear,
+    bodies: Sequence[ResidualBlock | SelfAttention],
+    bn: Norm,
+    conv_to_rgb: nn.Conv2d,
+) -> nn.ModuleDict:
+    """The parts under the checkpoint's names."""
+    layers = nn.ModuleList(bodies)
+    top = {"gen_z": gen_z, "layers": layers, "bn": bn, "conv_to_rgb": conv_to_rgb}
+    return nn.ModuleDict({"embeddings": embeddings, "generator": nn.ModuleDict(top)})
 
 
 @final
@@ -304,13 +287,11 @@ def biggan(
             "expected BigGAN-deep weights (embeddings.weight, generator.gen_z.weight, "
             f"generator.layers.0.conv_0.weight, ...), got {sorted(tensors)[:4]}"
         ) from None
-    parts = Weights(
-        embeddings=nn.Linear(classes, embedded, bias=False),
-        gen_z=nn.Linear(condition, first),
-        bodies=bodies,
-        bn=Norm(narrow, records),
-        conv_to_rgb=nn.Conv2d(narrow, colours, 3, padding=1),
-    )
+    embeddings = nn.Linear(classes, embedded, bias=False)
+    gen_z = nn.Linear(condition, first)
+    bn = Norm(narrow, records)
+    conv_to_rgb = nn.Conv2d(narrow, colours, 3, padding=1)
+    parts = _named(embeddings, gen_z, bodies, bn, conv_to_rgb)
     try:
         parts.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -320,19 +301,17 @@ def biggan(
         ) from None
     for module in parts.modules():
         if isinstance(module, Statistics):
-            module.truncation, module.eps = truncation, eps
+            module.read(truncation, eps)
     layers = [Layer(body) for body in bodies]
-    top = parts.generator
-    stages: list[Stage] = [FirstLayer(parts.embeddings, top.gen_z, layers[0]), *layers[1:]]
-    stages[-1] = LastLayer(layers[-1], top.bn, top.conv_to_rgb)
+    stages: list[Stage] = [FirstLayer(embeddings, gen_z, layers[0]), *layers[1:]]
+    stages[-1] = LastLayer(layers[-1], bn, conv_to_rgb)
     return Generator(
         stages,
         latent=ClassLatent(size=condition - embedded, truncation=truncation),
         classes=classes,
-        area=area,
         name=name,
         family="biggan-deep",
-    )
+    ).averaged(area)
 
 
 _LAYERS = {
@@ -369,12 +348,12 @@ def biggan_tensors(
                 bodies.append(SelfAttention(inputs))
             up = bool(index % 2)
             bodies.append(ResidualBlock(inputs, outputs, 2 * z, up=up, records=51))
-        parts = Weights(
-            embeddings=nn.Linear(classes, z, bias=False),
-            gen_z=nn.Linear(2 * z, 16 * channels[0]),
-            bodies=bodies,
-            bn=Norm(channels[-1], 51),
-            conv_to_rgb=nn.Conv2d(channels[-1], channels[-1], 3, padding=1),
+        parts = _named(
+            nn.Linear(classes, z, bias=False),
+            nn.Linear(2 * z, 16 * channels[0]),
+            bodies,
+            Norm(channels[-1], 51),
+            nn.Conv2d(channels[-1], channels[-1], 3, padding=1),
         )
     return {name: tensor.detach() for name, tensor in parts.state_dict().items()}
 

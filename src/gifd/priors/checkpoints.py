@@ -41,13 +41,11 @@ class Checkpoint:
         architecture: a key of `ARCHITECTURES`.
         tensors: by name, as that architecture's builder takes them.
         options: arguments of the builder that belong to the weights (a clamp, an epsilon).
-        source: which format it was read from.
     """
 
     architecture: str
     tensors: Mapping[str, Tensor] = field(repr=False)
     options: Mapping[str, Any]
-    source: str
 
     def generator(self, *, name: str, **options: Any) -> Generator:
         """The generator; `options` are further arguments of its builder.
@@ -151,9 +149,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if "embeddings.weight" in tensors and "generator.gen_z.bias" in tensors:
         return _hugging_face(path, tensors)
     if "synthesis.b4.const" in tensors:
-        return Checkpoint(architecture="stylegan2", tensors=tensors, options={}, source="tensors")
+        return Checkpoint(architecture="stylegan2", tensors=tensors, options={})
     if any(name.endswith("main.0.weight") for name in tensors):
-        return Checkpoint(architecture="dcgan", tensors=tensors, options={}, source="state dict")
+        return Checkpoint(architecture="dcgan", tensors=tensors, options={})
     raise WeightsError(
         f"{path} holds no generator we know ({', '.join(ARCHITECTURES)}): its tensors are "
         f"{', '.join(sorted(tensors)[:3])}, ..."
@@ -196,7 +194,7 @@ def _ours(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint | None:
             f"{path}: expected a prior of {', '.join(ARCHITECTURES)}, got '{architecture}' with "
             f"the options {options}"
         )
-    return Checkpoint(architecture=architecture, tensors=tensors, options=options, source="gifd")
+    return Checkpoint(architecture=architecture, tensors=tensors, options=options)
 
 
 def _nvidia(path: Path) -> Checkpoint:
@@ -215,9 +213,7 @@ def _nvidia(path: Path) -> Checkpoint:
     for name, block in synthesis.children():
         if block.state.get("architecture", "skip") != "skip":
             raise WeightsError(f"{path}: expected RGB skips, block {name} has another architecture")
-    return Checkpoint(
-        architecture="stylegan2", tensors=dict(net.tensors()), options=options, source="NVIDIA"
-    )
+    return Checkpoint(architecture="stylegan2", tensors=dict(net.tensors()), options=options)
 
 
 def _attribute(net: Network, path: str, name: str, default: float | None) -> float | None:
@@ -253,7 +249,7 @@ def _rosinality(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
         raise WeightsError(
             f"{path}: expected the StyleGAN2 of rosinality's code, {error} is missing or misshapen"
         ) from None
-    return Checkpoint(architecture="stylegan2", tensors=found, options={}, source="rosinality")
+    return Checkpoint(architecture="stylegan2", tensors=found, options={})
 
 
 def _rosinality_layer(
@@ -296,5 +292,4 @@ def _hugging_face(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
         architecture="biggan-deep",
         tensors=fold_spectral_norm(tensors),
         options=options,
-        source="Hugging Face",
     )

@@ -104,7 +104,6 @@ class Generator:
         image_range: what the last stage writes; mapped to [0, 1] behind it.
         searchable: what of the latent state a latent search may optimise.
         classes: how many class labels `latent` knows; None for an unconditional generator.
-        area: average the images down to this size, behind the last stage.
         name: for records.
         family: its architecture, by which attacks choose a paper's settings.
 
@@ -120,7 +119,6 @@ class Generator:
         image_range: tuple[float, float] = (-1.0, 1.0),
         searchable: tuple[str, ...] = (IMAGE,),
         classes: int | None = None,
-        area: int | None = None,
         name: str = "user",
         family: str = "user",
     ) -> None:
@@ -130,8 +128,6 @@ class Generator:
         low, high = image_range
         if (low, high) != (0.0, 1.0):
             links[-1] = _Then(links[-1], Layers(ToUnit(low, high)))
-        if area is not None:
-            links[-1] = _Then(links[-1], Layers(Area(area)))
         for link in links:
             link.eval().requires_grad_(False)
         self.stages = tuple(links)
@@ -203,6 +199,15 @@ class Generator:
         with torch.no_grad():
             images = self({name: tensor.to(device) for name, tensor in state.items()})[IMAGE]
         return images.clamp(0, 1)
+
+    def averaged(self, size: int | None) -> Generator:
+        """The same generator, its images averaged down to `size` x `size`; None leaves them."""
+        if size is None:
+            return self
+        smaller = copy.copy(self)
+        smaller.stages = (*self.stages[:-1], _Then(self.stages[-1], Layers(Area(size))))
+        smaller.image_shape = (self.image_shape[0], size, size)
+        return smaller
 
     def to(self, device: torch.device | str) -> Generator:
         """The same generator on `device`; this one stays where it is."""

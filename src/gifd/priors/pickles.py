@@ -80,14 +80,11 @@ class _Dict(dict[str, Any]):
             self.update(state)
 
 
-class _DType:
+class _DType(_Inert):
     """NumPy's name of a number type; whatever else the file says of it is ignored."""
 
     def __init__(self, kind: object, *_: object) -> None:
         self.kind = str(kind)
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
 
 def _tensor(
@@ -122,6 +119,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("dnnlib.util", "EasyDict"): _Dict,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
@@ -143,7 +141,7 @@ class _Reader(pickle.Unpickler):
         if module == "torch" and name in _CONSTANTS:
             return getattr(torch, name)
         try:
-            return _ALLOWED[module.replace("__builtin__", "builtins"), name]
+            return _ALLOWED[module, name]
         except KeyError:
             raise _RefusedError(f"{module}.{name}") from None
 

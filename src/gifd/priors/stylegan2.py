@@ -277,7 +277,8 @@ class StyleLatent:
     def _latent(self, count: int, rng: torch.Generator, labels: Tensor | None) -> dict[str, Tensor]:
         if self.space == "w+":
             n = torch.randn(count, self.layers, self.mapping.w, generator=rng)
-            fits = [self.fit(None if labels is None else int(y)) for y in _rows(labels, count)]
+            each = [None] * count if labels is None else labels.tolist()
+            fits = [self.fit(label) for label in each]
             mean, std = (torch.stack(part)[:, None] for part in zip(*fits, strict=True))
             return {IMAGE: F.leaky_relu(mean + std * n, SLOPE)}
         z = torch.randn(count, self.mapping.z, generator=rng)
@@ -299,9 +300,8 @@ class StyleLatent:
 
 
 def stylegan2_tensors(
-    *,
-    resolution: int,
     channels: Sequence[int],
+    *,
     colours: int = 3,
     z: int = 512,
     w: int = 512,
@@ -312,22 +312,14 @@ def stylegan2_tensors(
     """Random weights of a StyleGAN2, named as `stylegan2` reads them: to train or to test.
 
     Args:
-        resolution: of the images, `4 * 2**(len(channels) - 1)`.
-        channels: of each block, from 4 x 4 up.
+        channels: of each block, from 4 x 4 up: the images have `4 * 2**(len(channels) - 1)`.
         colours: of the images.
         z: size of the latent.
         w: size of the intermediate latent.
         classes: size of the one-hot label; 0 for an unconditional network.
         layers: depth of the mapping network.
         seed: of the weights.
-
-    Raises:
-        InputError: a resolution that the channels do not lead to.
     """
-    if resolution != 4 * 2 ** (len(channels) - 1):
-        raise InputError(
-            f"expected channels for each of 4, 8, ... {resolution}, got {len(channels)}: {channels}"
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mapping = MappingNetwork(z=z, w=w, classes=classes, layers=layers)
@@ -429,10 +421,9 @@ def stylegan2(
         latent=StyleLatent(space=latent, mapping=mapping, layers=layers, noise=noise, maps=maps),
         classes=classes or None,
         searchable=(IMAGE, *noises),
-        area=area,
         name=name,
         family="stylegan2",
-    )
+    ).averaged(area)
 
 
 def _blocks(
@@ -476,7 +467,3 @@ def _given(labels: Tensor | None) -> Tensor:
     if labels is None:
         raise InputError("expected class labels for a conditional prior, got none")
     return labels
-
-
-def _rows(labels: Tensor | None, count: int) -> Sequence[Tensor | int]:
-    return [0] * count if labels is None else list(labels)
