@@ -395,6 +395,10 @@ def test_a_safetensors_file_of_unknown_kind_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path, metadata)
     with pytest.raises(WeightsError, match="got 'vae'"):
         read_checkpoint(path)
+    metadata = {**metadata, "architecture": "dcgan", "options": '{"name": "x"}'}
+    save_file({"a": torch.zeros(1)}, path, metadata)
+    with pytest.raises(WeightsError, match="with the options"):
+        read_checkpoint(path)
     with pytest.raises(InputError, match=r"ends in \.safetensors"):
         write_checkpoint(read_checkpoint(saved(tmp_path)), tmp_path / "net.pt")
 

@@ -66,6 +66,18 @@ def skipping() -> Generator:
     return Generator([Skip(), Skip(), Skip(last=True)], latent=two_streams, image_range=(0.0, 1.0))
 
 
+def test_averaging_down_leaves_the_generator_as_it_was() -> None:
+    whole = dcgan(dcgan_tensors(0))
+    small = whole.averaged(4)
+    state = whole.draw(2, torch.Generator().manual_seed(0))
+    side = whole.image_shape[1] // 4
+    mean = torch.nn.functional.avg_pool2d(whole(state)["x"], side)
+    assert torch.allclose(small(state)["x"], mean, atol=1e-6)
+    assert small.image_shape == (whole.image_shape[0], 4, 4)
+    assert whole(state)["x"].shape[1:] == whole.image_shape
+    assert whole.averaged(None) is whole
+
+
 GENERATORS: dict[str, Callable[[], Generator]] = {
     "dcgan": lambda: dcgan(dcgan_tensors(0)),
     "dcgan of four pixels": lambda: dcgan(dcgan_tensors(1, doublings=1, channels=1)),

