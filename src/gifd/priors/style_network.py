@@ -1,0 +1,288 @@
+"""StyleGAN2's networks: the mapping network, then blocks of modulated convolutions beside RGB."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gifd.errors import InputError
+from gifd.priors.generator import IMAGE, Stage, State
+
+SLOPE, GAIN, EPS = 0.2, math.sqrt(2.0), 1e-8
+
+
+class EqualLinear(nn.Module):
+    """A linear layer with equalised learning rate: `x W^T lr / sqrt(inputs) + b lr`."""
+
+    def __init__(self, inputs: int, outputs: int, *, lr: float = 1.0, bias: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr)  # (outputs, inputs)
+        self.bias = nn.Parameter(torch.full((outputs,), bias))  # (outputs,)
+        self.lr, self.gain = lr, lr / math.sqrt(inputs)
+
+    def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
+        """(..., inputs) -> (..., outputs)."""
+        return F.linear(x * self.gain, self.weight, self.bias * self.lr)
+
+
+class MappingNetwork(nn.Module):
+    """`w = f(z)`, or f(z, label): both are normalised, then pass `layers` linear layers.
+
+    Args:
+        z, w: sizes of the latent and of the intermediate latent.
+        classes: size of the one-hot label; 0 for an unconditional network.
+        layers: depth.
+        hidden: width between the layers; w by default.
+        embedding: width of the label's embedding; w by default.
+        lr: its learning rate as a share of the others', part of the weights' scale.
+    """
+
+    def __init__(
+        self,
+        *,
+        z: int,
+        w: int,
+        classes: int = 0,
+        layers: int = 8,
+        hidden: int | None = None,
+        embedding: int | None = None,
+        lr: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.z, self.w, self.classes, self.depth = z, w, classes, layers
+        into = z
+        if classes:
+            self.embed = EqualLinear(classes, embedding or w)
+            into += embedding or w
+        sizes = [into, *[hidden or w] * (layers - 1), w]
+        for index in range(layers):
+            self.add_module(f"fc{index}", EqualLinear(sizes[index], sizes[index + 1], lr=lr))
+        self.register_buffer("w_avg", torch.zeros(w))  # (w,), the mean of w while training
+
+    def forward(self, z: Float[Tensor, "B Z"], labels: Tensor | None) -> Float[Tensor, "B W"]:
+        """(B, z) and, where it is conditional, (B,) class indices -> (B, w)."""
+        x = _normalize(z)
+        if self.classes:
+            embed = self.embed  # of a one-hot label: a row of its weights
+            y = embed.weight.T[_given(labels)] * embed.gain + embed.bias * embed.lr
+            x = torch.cat([x, _normalize(y)], dim=1)
+        for index in range(self.depth):
+            x = F.leaky_relu(self.get_submodule(f"fc{index}")(x), SLOPE) * GAIN
+        return x
+
+
+class ModulatedConv(nn.Module):
+    """A convolution whose input channels are scaled by a style and whose output has unit norm.
+
+    Scaling activations instead of weights gives the same numbers, needs no weights a sample,
+    and the demodulation `1 / |W s|` of a whole batch is one product of matrices.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, w: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.affine = EqualLinear(w, inputs, bias=1.0)
+
+    def demodulation(self, style: Float[Tensor, "B I"]) -> Float[Tensor, "B O 1 1"]:
+        """`1 / sqrt(sum_(i,k) (W_oik s_i)^2 + eps)`."""
+        power = style.square() @ self.weight.square().sum((2, 3)).T
+        return (power + EPS).rsqrt()[..., None, None]
+
+
+class SynthesisLayer(ModulatedConv):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU; `up` doubles the size.
+
+    Args:
+        inputs, outputs: channels.
+        w: size of the intermediate latent.
+        resolution: of the output, for the constant noise map.
+        up: whether to double the size first.
+        clamp: activations are kept within +-clamp, as networks trained in half precision need.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, w: int, resolution: int, *, up: bool, clamp: float | None
+    ) -> None:
+        super().__init__(inputs, outputs, 3, w)
+        self.up, self.clamp = up, clamp
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_const: Tensor
+
+    def forward(
+        self,
+        x: Float[Tensor, "B I H W"],
+        w: Float[Tensor, "B D"],
+        noise: Float[Tensor, "B 1 H2 W2"],
+        taps: Float[Tensor, "4 4"],
+    ) -> Float[Tensor, "B O H2 W2"]:
+        """(B, inputs, H, W) -> (B, outputs, H, W), or twice the size."""
+        style = self.affine(w)  # (B, inputs)
+        x = x * style[..., None, None]
+        if self.up:
+            x = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)  # (B, O, 2H+1, 2W+1)
+            x = F.conv2d(x, _each(taps * 4, x), padding=1, groups=x.shape[1])  # (B, O, 2H, 2W)
+        else:
+            x = F.conv2d(x, self.weight, padding=1)
+        x = x * self.demodulation(style) + noise * self.noise_strength
+        x = F.leaky_relu(x + self.bias[:, None, None], SLOPE) * GAIN
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+class ToRGB(ModulatedConv):
+    """Modulated 1x1 convolution to colours, without demodulation."""
+
+    def __init__(self, inputs: int, channels: int, w: int, *, clamp: float | None) -> None:
+        super().__init__(inputs, channels, 1, w)
+        self.clamp, self.gain = clamp, 1 / math.sqrt(inputs)
+
+    def forward(
+        self, x: Float[Tensor, "B I H W"], w: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C H W"]:
+        """(B, inputs, H, W) -> (B, channels, H, W)."""
+        style = self.affine(w) * self.gain
+        x = F.conv2d(x * style[..., None, None], self.weight, self.bias)
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+@final
+class SynthesisBlock(Stage):
+    """One resolution: `(x, rgb, w, noise)` -> the same at twice the size.
+
+    The first block starts from a constant and reads no `x`. Behind the last one the image is
+    `x` and nothing else is left.
+
+    Args:
+        index: 0 for 4 x 4, 1 for 8 x 8, ...
+        inputs, outputs: channels in front and behind; `inputs` is 0 for the first.
+        channels: colours.
+        w: size of the intermediate latent.
+        clamp: see `SynthesisLayer`.
+    """
+
+    def __init__(
+        self, index: int, inputs: int, outputs: int, channels: int, w: int, clamp: float | None
+    ) -> None:
+        super().__init__()
+        self.index, self.last = index, False
+        resolution = 4 * 2**index
+        if index == 0:
+            self.const = nn.Parameter(torch.randn(outputs, 4, 4))
+        else:
+            self.conv0 = SynthesisLayer(inputs, outputs, w, resolution, up=True, clamp=clamp)
+        self.conv1 = SynthesisLayer(outputs, outputs, w, resolution, up=False, clamp=clamp)
+        self.torgb = ToRGB(outputs, channels, w, clamp=clamp)
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+        self.register_buffer("resample_filter", torch.outer(taps, taps) / taps.sum() ** 2)
+        self.resample_filter: Tensor
+
+    def forward(self, state: State) -> State:
+        """The state behind this block."""
+        w, k, taps = state["w"], 2 * self.index, self.resample_filter  # (B, L, D)
+        if k == 0:
+            x = self.const.expand(len(w), -1, -1, -1)  # (B, C, 4, 4)
+        else:
+            x = self.conv0(state[IMAGE], w[:, k - 1], state[f"noise{k - 1}"], taps)
+        x = self.conv1(x, w[:, k], state[f"noise{k}"], taps)
+        rgb = self.torgb(x, w[:, k + 1])
+        if "rgb" in state:
+            skip = state["rgb"]
+            rgb = rgb + F.conv_transpose2d(
+                skip, _each(taps * 4, skip), stride=2, padding=1, groups=skip.shape[1]
+            )
+        if self.last:
+            return {IMAGE: rgb}
+        gone = {f"noise{k - 1}", f"noise{k}"}
+        kept = {name: tensor for name, tensor in state.items() if name not in gone}
+        return {**kept, IMAGE: x, "rgb": rgb}
+
+
+@final
+class StyleNetwork(nn.Module):
+    """The whole of a StyleGAN2's generator, its parts named as NVIDIA's code names them.
+
+    This is what is trained; `gifd.priors.stylegan2` makes a generator that can be cut of its
+    `state_dict()`.
+
+    Args:
+        channels: of each block, from 4 x 4 up: the images have `4 * 2**(len(channels) - 1)`.
+        colours: of the images.
+        z, w, classes, layers, hidden, embedding, mapping_lr: see `MappingNetwork`.
+        clamp: see `SynthesisLayer`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        colours: int = 3,
+        z: int = 512,
+        w: int = 512,
+        classes: int = 0,
+        layers: int = 8,
+        hidden: int | None = None,
+        embedding: int | None = None,
+        mapping_lr: float = 0.01,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.mapping = MappingNetwork(
+            z=z,
+            w=w,
+            classes=classes,
+            layers=layers,
+            hidden=hidden,
+            embedding=embedding,
+            lr=mapping_lr,
+        )
+        self.synthesis = nn.Module()
+        for index, (inputs, outputs) in enumerate(zip([0, *channels[:-1]], channels, strict=True)):
+            block = SynthesisBlock(index, inputs, outputs, colours, w, clamp)
+            self.synthesis.add_module(f"b{4 * 2**index}", block)
+        self.blocks[-1].last = True
+
+    @property
+    def blocks(self) -> list[SynthesisBlock]:
+        """One a resolution, from 4 x 4 up."""
+        return [block for block in self.synthesis.children() if isinstance(block, SynthesisBlock)]
+
+    @property
+    def layers(self) -> int:
+        """L, how many styles the blocks read: one a convolution, and one for the last colours."""
+        return 2 * len(self.blocks)
+
+    @property
+    def noise_maps(self) -> list[Tensor]:
+        """The constant noise maps, each (H, W), in the order of the layers."""
+        layers = (layer for block in self.blocks for layer in block.children())
+        return [layer.noise_const for layer in layers if isinstance(layer, SynthesisLayer)]
+
+    def forward(self, w: Float[Tensor, "B L D"], noise: State) -> Float[Tensor, "B C H W"]:
+        """Images, about [-1, 1], from a style a layer and the maps `noise0`, `noise1`, ..."""
+        state: State = {**noise, "w": w}
+        for block in self.blocks:
+            state = block(state)
+        return state[IMAGE]
+
+
+def _normalize(x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    """To a mean square of 1."""
+    return x * (x.square().mean(1, keepdim=True) + EPS).rsqrt()
+
+
+def _each(taps: Float[Tensor, "4 4"], x: Tensor) -> Float[Tensor, "C 1 4 4"]:
+    """The same filter for each channel of x."""
+    return taps.expand(x.shape[1], 1, 4, 4)
+
+
+def _given(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise InputError("expected class labels for a conditional prior, got none")
+    return labels
