@@ -11,10 +11,7 @@ paired differences over images.
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import tempfile
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -27,8 +24,8 @@ from scipy import stats
 from gifd import catalog
 from gifd.campaign.trial import Trial
 from gifd.errors import InputError
+from gifd.images import read_images
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
-from gifd.victims import read_image
 
 METRICS = ("psnr", "ssim", "stlpips", "mse", "seconds")
 Row = dict[str, object]
@@ -74,7 +71,8 @@ def main(
     which, of = (int(part) for part in shard.split("/"))
     out.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["image"], row["spec"], row["seed"]) for row in _rows(out)}
-    for index, (name, path) in enumerate(images_of(source, match, limit)):
+    pictures = read_images(source, match=match, limit=limit, size=size)
+    for index, (name, image) in enumerate(pictures):
         if index % of != which:
             continue
         for spec, attack in built.items():
@@ -82,7 +80,7 @@ def main(
                 continue
             trial = Trial(
                 name=name,
-                image=read_image(path, size=size),
+                image=image,
                 label=index % classes,
                 model=model,
                 victim={"name": victim, "classes": classes, "seed": victim_seed},
@@ -160,25 +158,6 @@ def _rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def images_of(source: Path, match: str, limit: int) -> list[tuple[str, Path]]:
-    """Name and file of up to `limit` images, evenly spaced over those that match."""
-    if source.is_dir():
-        paths = sorted(path for path in source.iterdir() if fnmatch.fnmatch(path.name, match))
-    elif zipfile.is_zipfile(source):
-        folder = Path(tempfile.mkdtemp(prefix="gifd-benchmark-"))
-        with zipfile.ZipFile(source) as archive:
-            names = [n for n in archive.namelist() if fnmatch.fnmatch(Path(n).name, match)]
-            for name in names:
-                (folder / Path(name).name).write_bytes(archive.read(name))
-        paths = sorted(folder.iterdir())
-    else:
-        raise InputError(f"expected a folder or a zip of images, got '{source}'")
-    if not paths:
-        raise InputError(f"expected images that match '{match}' in '{source}', got none")
-    chosen = np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int)
-    return [(paths[i].name, paths[i]) for i in chosen]
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import typer
 from torch import Tensor
 from torch.func import grad
 
-from attacks import images_of
 from gifd import catalog
+from gifd.images import read_images
 from gifd.inversion import Cosine, smoothed_curvature
 from gifd.observation import Observation
 from gifd.priors import Generator
-from gifd.victims import Client, read_image
+from gifd.victims import Client
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:
@@ -72,8 +72,8 @@ def main(
     model = catalog.victim(victim, classes=10, size=64, seed=0)
     generator = catalog.prior(prior)
     found: dict[tuple[str, float], list[tuple[float, float]]] = {}
-    for index, (_, path) in enumerate(images_of(source, match, limit)):
-        truth = read_image(path)[None]
+    for index, (_, image) in enumerate(read_images(source, match=match, limit=limit)):
+        truth = image[None]
         observation, secret = Client(model=model).step(truth, torch.tensor([index % 10]))
         for name, start in starts(truth, generator, index).items():
             home = (truth - start).flatten()

@@ -22,7 +22,7 @@ from gifd.priors import Generator, State, read_checkpoint, stylegan2, write_chec
 from gifd.priors.biggan import biggan, biggan_tensors
 from gifd.priors.generator import IMAGE
 from gifd.priors.stylegan2 import LatentSpace, StyleLatent
-from golden.formula import digest, numbers, probe
+from golden.formula import apart, digest, numbers, probe
 from golden.tiny import GOLDEN, as_hugging_face, named, small_stylegan2
 
 LABELS = torch.tensor([1, 3])
@@ -120,12 +120,6 @@ FILES: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any]]] = {
         {},
     ),
 }
-
-
-def apart(one: list[float], other: list[float]) -> float:
-    """The relative distance of two digests."""
-    a, b = torch.tensor(one, dtype=torch.float64), torch.tensor(other, dtype=torch.float64)
-    return float((a - b).norm() / b.norm())
 
 
 @pytest.mark.parametrize("file", FILES)

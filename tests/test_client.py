@@ -3,13 +3,10 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import fields
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from gifd.errors import InputError, ModelError, UpdateError
@@ -26,7 +23,6 @@ from gifd.victims import (
     LeNet,
     ResNet18,
     check_replay,
-    read_image,
 )
 
 LABELS = torch.tensor([2, 0])
@@ -181,94 +177,3 @@ def test_a_ledger_that_contradicts_itself(
 ) -> None:
     with pytest.raises(InputError, match="expected"):
         Ledger(image_shape=shape, batch_size=batch, labels=labels)
-
-
-# -- image files -----------------------------------------------------------------------
-
-
-def ramp(height: int, width: int) -> Image.Image:
-    rows, columns = np.mgrid[:height, :width]
-    colours = np.stack([rows, columns, rows + columns], -1) * 255 / (height + width)
-    return Image.fromarray(colours.astype(np.uint8))
-
-
-def test_an_image_of_the_right_size_is_read_as_it_is(tmp_path: Path) -> None:
-    ramp(20, 20).save(tmp_path / "i.png")
-    image = read_image(tmp_path / "i.png", size=20)
-    expected = torch.from_numpy(np.asarray(ramp(20, 20)).copy()).permute(2, 0, 1) / 255
-    assert image.dtype == torch.float32
-    assert torch.allclose(image, expected)
-    assert torch.equal(read_image(str(tmp_path / "i.png"), size=20), image)
-
-
-@pytest.mark.parametrize(("height", "width"), [(20, 48), (48, 20), (100, 100)])
-def test_the_centre_square_is_resized(tmp_path: Path, height: int, width: int) -> None:
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    ramp(height, width).save(tmp_path / "i.png")
-    ramp(height, width).crop((left, top, left + side, top + side)).save(tmp_path / "square.png")
-    image = read_image(tmp_path / "i.png", size=16)
-    assert image.shape == (3, 16, 16)
-    assert torch.allclose(image, read_image(tmp_path / "square.png", size=16), atol=1 / 255)
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
-def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("i.tiff" if mode == "CMYK" else "i.png")
-    red = Image.new("RGB", (20, 20), (255, 0, 0)).convert("L" if mode in "LA1" else "RGB")
-    red.convert(mode).save(path)
-    image = read_image(path, size=16)
-    assert image.shape == (3, 16, 16)
-    if mode in ("RGBA", "P", "CMYK"):
-        assert torch.allclose(image.mean((1, 2)), torch.tensor([1.0, 0.0, 0.0]), atol=0.02)
-    else:
-        assert torch.equal(image[0], image[2])
-
-
-def test_sixteen_bits_of_grey_are_the_same_greys(tmp_path: Path) -> None:
-    grey = np.linspace(0, 255, 400).round().reshape(20, 20)
-    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "8.png")
-    Image.fromarray((grey * 257).astype(np.uint16)).save(tmp_path / "16.png")
-    assert torch.equal(
-        read_image(tmp_path / "16.png", size=20), read_image(tmp_path / "8.png", size=20)
-    )
-
-
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    ramp(20, 20).save(tmp_path / "i.png")
-    ramp(20, 20).save(tmp_path / "turned.png", exif=exif)
-    upright = read_image(tmp_path / "i.png", size=20)
-    assert torch.equal(read_image(tmp_path / "turned.png", size=20), upright.flip(1, 2))
-
-
-def cut_short(path: Path) -> None:
-    ramp(64, 64).save(path)
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-@pytest.mark.parametrize(
-    ("write", "reason"),
-    [
-        (lambda path: None, "found none"),
-        (lambda path: path.mkdir(), "got something else"),
-        (lambda path: path.write_bytes(b""), "got something else"),
-        (lambda path: path.write_text("a letter, say"), "got something else"),
-        (cut_short, "readable image"),
-        (lambda path: ramp(15, 40).save(path), "at least 16 x 16 pixels .* got 40 x 15"),
-        (lambda path: Image.new("I", (20, 20)).save(path.with_suffix(".tiff")), "mode I"),
-        (lambda path: Image.new("F", (20, 20)).save(path.with_suffix(".tiff")), "mode F"),
-    ],
-)
-def test_a_file_that_is_no_usable_image(
-    tmp_path: Path, write: Callable[[Path], object], reason: str
-) -> None:
-    path = tmp_path / "i.png"
-    write(path)
-    if reason.startswith("mode"):
-        path = path.with_suffix(".tiff")
-    with pytest.raises(InputError, match=reason) as error:
-        read_image(path)
-    assert "\n" not in str(error.value)
-    assert str(path) in str(error.value)

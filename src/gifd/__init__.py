@@ -6,13 +6,14 @@ server observes the update, an attack inverts it with or without a prior, metric
 
 from gifd.attacks import Attack, Reconstruction, gifd, gifd_last, gifd_latent, ig
 from gifd.errors import GifdError
+from gifd.images import read_image
 from gifd.metrics import score
 from gifd.model import Model
 from gifd.observation import Ledger, Observation, Secret
 from gifd.priors import Generator, Stage, digiface_dcgan
 from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.updates import Update
-from gifd.victims import Client, ConvNet, LeNet, ResNet18, check_replay, read_image
+from gifd.victims import Client, ConvNet, LeNet, ResNet18, check_replay
 
 __all__ = [
     "Attack",

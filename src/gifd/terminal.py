@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import wraps
 from typing import ParamSpec
 
@@ -18,6 +19,7 @@ from gifd.campaign.record import Record
 from gifd.errors import GifdError
 from gifd.inversion import Callback, Progress
 from gifd.report.strip import decibel
+from gifd.training import Stand
 
 P = ParamSpec("P")
 
@@ -46,6 +48,28 @@ def progress(title: str) -> Iterator[Callback]:
             bar.update(
                 task, description=text, completed=now.evaluations, total=now.evaluations_planned
             )
+
+        yield callback
+
+
+@contextmanager
+def training(title: str) -> Iterator[Callable[[Stand], None]]:
+    """A live bar on stderr: images, images a second, time left, losses."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+    )
+    with Bar(*columns, console=say, transient=not say.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def callback(now: Stand) -> None:
+            left = timedelta(seconds=round(now.left))
+            text = (
+                f"{title} · {now.seen:,} images · {now.rate:.0f} a second · {left} left · "
+                f"G {now.losses.generator:.2f} D {now.losses.discriminator:.2f} p {now.p:.2f}"
+            )
+            bar.update(task, description=text, completed=now.seen, total=now.images)
 
         yield callback
 

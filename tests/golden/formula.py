@@ -51,3 +51,9 @@ def digest(tensor: Tensor) -> list[float]:
     flat = tensor.detach().double().flatten()
     patterns = [numbers(f"digest {i}", flat.shape).double() for i in range(4)]
     return [float(flat @ pattern / len(flat) ** 0.5) for pattern in patterns]
+
+
+def apart(one: list[float], other: list[float]) -> float:
+    """The relative distance of two digests."""
+    a, b = torch.tensor(one, dtype=torch.float64), torch.tensor(other, dtype=torch.float64)
+    return float((a - b).norm() / b.norm())

@@ -1,13 +1,12 @@
-"""Golden numbers from the reference implementations, for `tests/test_checkpoints.py`.
+"""Golden numbers from the reference implementations, for the tests of priors and training.
 
     cd tests && python -m golden.make ADA ROSINALITY BIGGAN > golden/priors.json
 
 ADA, ROSINALITY and BIGGAN are checkouts of NVlabs/stylegan2-ada-pytorch,
 rosinality/stylegan2-pytorch and huggingface/pytorch-pretrained-BigGAN. Nothing of theirs is
-kept but the numbers. Each entry holds
-the names and shapes of the weights, digests (see `formula.py`) of the images and of the
-gradient of `probe(images)` with respect to the latent and to `x` at every cut, where what else
-crosses the cut (rgb, w, condition) is held fixed.
+kept but the numbers. Each entry holds the names and shapes of the weights, digests (see
+`formula.py`) of the images and of the gradient of `probe(images)` with respect to the latent and
+to `x` at every cut, where what else crosses the cut (rgb, w, condition) is held fixed.
 """
 
 import importlib
@@ -34,6 +33,8 @@ def main() -> None:
     found = {
         "stylegan2-ada": stylegan2_ada(ada, classes=0),
         "stylegan2-ada conditional": stylegan2_ada(ada, classes=5),
+        "discriminator": discriminator(ada, classes=0),
+        "discriminator conditional": discriminator(ada, classes=5),
         "rosinality": stylegan2_rosinality(rosinality),
         "biggan truncation 1.0": biggan_deep(biggan, 1.0),
         "biggan truncation 0.43": biggan_deep(biggan, 0.43),
@@ -95,6 +96,19 @@ def stylegan2_ada(checkout: str, *, classes: int) -> Golden:
             h, rgb = block(h, rgb, ws[:, 2 * later - 1 : 2 * later + 2], noise_mode="const")
         slopes.append(slope(rgb, leaf))
     return golden(net, images, slopes)
+
+
+def discriminator(checkout: str, *, classes: int) -> Golden:
+    """NVIDIA's discriminator at 16 px; its logits are digested in place of images."""
+    sys.path.insert(0, checkout)
+    networks = importlib.import_module("training.networks")
+    sys.path.pop(0)
+    net = networks.Discriminator(classes, 16, 3, channel_base=64, channel_max=12)
+    fill(net)
+    images = numbers("images", (8, 3, 16, 16)).requires_grad_()
+    label = F.one_hot(torch.tensor([1, 3, 0, 2, 4, 4, 1, 0]), classes).float() if classes else None
+    logits = net(images, label)[:, 0]
+    return golden(net, logits, [torch.autograd.grad(logits.square().sum(), images)[0]])
 
 
 def stylegan2_rosinality(checkout: str) -> Golden:

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from pydantic import ValidationError
-from torch import Tensor
 
 from gifd.campaign.record import Outcome, Record
 from gifd.errors import InputError
+from gifd.images import write_image
 
 RECORD, PRIVATE, ANSWER = "record.json", "private.png", "reconstruction.png"
 
@@ -58,12 +56,12 @@ class Store:
         name = f"{stem}-{record.attack}-{record.preset}"
         try:
             folder = self._fresh(name)
-            save_image(outcome.private, folder / PRIVATE)
-            save_image(outcome.answer, folder / ANSWER)
+            write_image(outcome.private, folder / PRIVATE)
+            write_image(outcome.answer, folder / ANSWER)
             for index, (phase, image) in enumerate(
                 zip(record.phases, outcome.phases, strict=True), start=1
             ):
-                save_image(image, folder / f"phase-{index:02d}-{phase.name.replace(' ', '-')}.png")
+                write_image(image, folder / f"phase-{index:02d}-{phase.name.replace(' ', '-')}.png")
             text = record.model_dump_json(indent=2)
             (folder / RECORD).write_text(text + "\n", encoding="utf-8")
         except OSError as error:
@@ -91,9 +89,3 @@ class Store:
         folder = trials / f"{max(taken, default=0) + 1:04d}-{name}"
         folder.mkdir()
         return folder
-
-
-def save_image(image: Tensor, path: Path) -> None:
-    """Write an image (C, H, W) in [0, 1] as a PNG."""
-    array = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(np.ascontiguousarray(array).squeeze()).save(path)

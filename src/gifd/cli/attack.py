@@ -17,12 +17,13 @@ from gifd.campaign.demo import demo_face
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
-from gifd.errors import GifdError, InputError
+from gifd.cli.options import Device, Offline, device_of
+from gifd.errors import GifdError
+from gifd.images import read_image
 from gifd.metrics import Metric
 from gifd.priors import Generator
 from gifd.report import write_report
 from gifd.terminal import one_line_errors
-from gifd.victims import read_image
 
 Seed = Annotated[int, typer.Option(help="Seed of the attack's randomness.", min=0)]
 Steps = Annotated[
@@ -33,7 +34,6 @@ Evaluations = Annotated[
     typer.Option(help="In place of steps: victim gradients, all restarts together.", min=1),
 ]
 Restarts = Annotated[int | None, typer.Option(help="Searches beside each other.", min=1)]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 
 
 @one_line_errors
@@ -69,7 +69,7 @@ def attack(
     seed: Seed = 0,
     device: Device = "auto",
     lpips: Annotated[bool, typer.Option("--lpips", help="Also LPIPS (extra 'lpips').")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing.")] = False,
+    offline: Offline = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: runs/<date and time>.")
     ] = None,
@@ -79,7 +79,7 @@ def attack(
 ) -> None:
     """Compute each image's update, attack it, and say what came back."""
     model = catalog.victim(
-        victim, classes=classes, size=size, seed=victim_seed, device=_device(device)
+        victim, classes=classes, size=size, seed=victim_seed, device=device_of(device)
     )
     built = _attacks(
         attacks or ["gifd"],
@@ -129,7 +129,7 @@ def demo(
     """
     import shutil
 
-    model = catalog.victim("resnet18", classes=10, size=64, seed=0, device=_device(device))
+    model = catalog.victim("resnet18", classes=10, size=64, seed=0, device=device_of(device))
     built = _attacks(
         ["ig", "gifd"],
         load=lambda: catalog.prior("digiface-dcgan"),
@@ -239,15 +239,3 @@ def _metrics(*, lpips: bool, offline: bool) -> list[Metric]:
     for metric in metrics:
         metric(blank, blank)
     return metrics
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"expected a usable device, got '{name}': {reason}") from None
-    return device

@@ -1,8 +1,7 @@
-"""`gifd prior`: list, fetch, inspect, convert and sample image priors."""
+"""`gifd prior`: list, fetch, inspect, convert and sample image priors; `train` is next door."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +11,17 @@ import typer
 from rich.console import Console
 
 from gifd import catalog, terminal
-from gifd.campaign.store import save_image
+from gifd.cli.train import train
 from gifd.errors import InputError
+from gifd.images import grid, write_image
 from gifd.priors import Generator, read_checkpoint, write_checkpoint
 from gifd.terminal import one_line_errors
 from gifd.weights import cached_path
 
 prior_app = typer.Typer(
-    help="Image priors: list, fetch, inspect, convert, sample.", no_args_is_help=True
+    help="Image priors: list, fetch, inspect, convert, sample, train.", no_args_is_help=True
 )
+prior_app.command("train")(train)
 
 
 @prior_app.command("list")
@@ -89,18 +90,7 @@ def prior_sample(
 ) -> None:
     """Draw images from a prior into one PNG grid."""
     images = catalog.prior(name, options=options or ()).sample(count, seed)
-    columns = math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
-    channels, height, width = images.shape[1:]
-    sheet = torch.ones(channels, rows * height, columns * width)
-    for index, image in enumerate(images):
-        top, left = index // columns * height, index % columns * width
-        sheet[:, top : top + height, left : left + width] = image
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_image(sheet, out)
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected to write a PNG to '{out}', got: {error}") from None
+    write_image(grid(images), out)
     Console().print(str(out), soft_wrap=True)
 
 

@@ -1,9 +1,20 @@
 """How close a reconstruction comes to the true image. Attacks never see these."""
 
+from gifd.metrics.kernel import kernel_distance
 from gifd.metrics.lpips import LPIPS
 from gifd.metrics.metric import Metric
 from gifd.metrics.pixels import MSE, PSNR, SSIM
 from gifd.metrics.score import match, score
 from gifd.metrics.stlpips import STLPIPS
 
-__all__ = ["LPIPS", "MSE", "PSNR", "SSIM", "STLPIPS", "Metric", "match", "score"]
+__all__ = [
+    "LPIPS",
+    "MSE",
+    "PSNR",
+    "SSIM",
+    "STLPIPS",
+    "Metric",
+    "kernel_distance",
+    "match",
+    "score",
+]

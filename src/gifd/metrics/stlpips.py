@@ -6,6 +6,7 @@ AlexNet goes down by two, a 3x3 binomial blur of stride 2 behind two pixels of m
 """
 
 import functools
+import math
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,28 @@ class STLPIPS(Metric):
         weights = _weights(self.offline)
         chunks = [slice(start, start + _CHUNK) for start in range(0, len(x), _CHUNK)]
         return torch.cat([_distance(x[chunk], y[chunk], weights) for chunk in chunks])
+
+
+def alexnet_features(
+    images: Float[Tensor, "B C H W"], *, offline: bool = False
+) -> Float[Tensor, "B 1152"]:
+    """What the trunk sees in images in [0, 1]: its five layers, of unit length at every place,
+    averaged over the places; each layer's share of the squared length is at most 1 / 5.
+
+    Raises:
+        InputError: images of fewer than 21 pixels, or neither grey nor in colour.
+        WeightsError: the weights cannot be had.
+    """
+    check_side(images, _LEAST_SIDE, "AlexNet's features")
+    x = as_rgb(images, "AlexNet's features").float().cpu()
+    weights = _weights(offline)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(x), _CHUNK):
+            chunk = x[start : start + _CHUNK]
+            layers = [_unit(layer).mean((2, 3)) for layer in _features(chunk, weights)]
+            parts.append(torch.cat(layers, dim=1) / math.sqrt(len(layers)))
+    return torch.cat(parts)
 
 
 @functools.cache

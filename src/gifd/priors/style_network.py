@@ -64,6 +64,7 @@ class MappingNetwork(nn.Module):
         for index in range(layers):
             self.add_module(f"fc{index}", EqualLinear(sizes[index], sizes[index + 1], lr=lr))
         self.register_buffer("w_avg", torch.zeros(w))  # (w,), the mean of w while training
+        self.w_avg: Tensor
 
     def forward(self, z: Float[Tensor, "B Z"], labels: Tensor | None) -> Float[Tensor, "B W"]:
         """(B, z) and, where it is conditional, (B,) class indices -> (B, w)."""

@@ -1,8 +1,7 @@
-"""The attacked side: networks, private images and the client that computes on them."""
+"""The attacked side: networks, and the client that computes on private images."""
 
 from gifd.victims.client import Client, check_replay
-from gifd.victims.images import IMAGENET_MEAN, IMAGENET_STD, read_image
-from gifd.victims.networks import ConvNet, LeNet, ResNet18
+from gifd.victims.networks import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -12,5 +11,4 @@ __all__ = [
     "LeNet",
     "ResNet18",
     "check_replay",
-    "read_image",
 ]

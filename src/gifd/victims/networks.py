@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: the basic block of He et al., CVPR 2016."""

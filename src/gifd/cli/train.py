@@ -1,0 +1,113 @@
+"""`gifd prior train`: a folder of images becomes a prior."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gifd import terminal
+from gifd.cli.options import Device, Offline, device_of
+from gifd.terminal import one_line_errors
+from gifd.training import Recipe, read_image_set, score, write_card
+from gifd.training import train as run
+
+_RECIPE = Recipe()
+
+
+@one_line_errors
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    images: Annotated[int, typer.Option(help="How many to show in all.", min=1)] = 2_000_000,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after these; --resume goes on later.", min=0)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the state beside OUT.")] = False,
+    size: Annotated[
+        int | None, typer.Option(help="Resize and crop to it; else all must be of one size.")
+    ] = None,
+    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Conditional: a regular expression whose group is the class, as in "
+            "'class([0-9]+)'; '/' takes the folders' names."
+        ),
+    ] = None,
+    channel_base: Annotated[
+        int, typer.Option(help="Channels at resolution r: this over r ...")
+    ] = _RECIPE.channel_base,
+    channel_max: Annotated[int, typer.Option(help="... but at most this.")] = _RECIPE.channel_max,
+    latent: Annotated[int, typer.Option(help="Size of z and w.")] = _RECIPE.latent,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = _RECIPE.batch,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = _RECIPE.lr,
+    gamma: Annotated[
+        float | None, typer.Option(help="Weight of R1. Default: 2e-4 size^2 / batch.")
+    ] = _RECIPE.gamma,
+    path_length: Annotated[
+        float, typer.Option(help="Weight of the path length regulariser; the paper's is 2.")
+    ] = _RECIPE.path_length,
+    augment: Annotated[
+        float, typer.Option(help="What adaptive augmentation aims at; 0 for none.")
+    ] = _RECIPE.augment,
+    mirror: Annotated[bool, typer.Option(help="Mirror half of the images.")] = _RECIPE.mirror,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16. Default: bfloat16 on accelerators."),
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Fuse with torch.compile: for long runs.")
+    ] = _RECIPE.compile,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = _RECIPE.seed,
+    device: Device = "auto",
+    save_every: Annotated[int, typer.Option(help="Images between two savings.", min=1)] = 50_000,
+    score_samples: Annotated[
+        int, typer.Option("--score", help="Samples to score at the end; 0 for none.", min=0)
+    ] = 2000,
+    licence: Annotated[
+        str, typer.Option(help="Of the data, for the model card.")
+    ] = "that of the data",
+    offline: Offline = False,
+) -> None:
+    """Train a prior of your own on DATA: a StyleGAN2 that every attack can take apart."""
+    where = device_of(device)
+    if precision is None:
+        precision = "float32" if where.type == "cpu" else "bfloat16"
+    recipe = Recipe(
+        channel_base=channel_base,
+        channel_max=channel_max,
+        latent=latent,
+        batch=batch,
+        lr=lr,
+        gamma=gamma,
+        path_length=path_length,
+        augment=augment,
+        mirror=mirror,
+        precision=precision,
+        compile=compile_,
+        seed=seed,
+    )
+    learnt = read_image_set(data, size=size, match=match, labels=labels)
+    with terminal.training(out.stem) as callback:
+        trainer = run(
+            learnt,
+            recipe,
+            out,
+            images=images,
+            minutes=minutes,
+            save_every=save_every,
+            resume=resume,
+            device=where,
+            callback=callback,
+        )
+    distance = score(trainer, score_samples, offline=offline) if score_samples else None
+    command = f"gifd {shlex.join(sys.argv[1:])}"
+    card = write_card(
+        trainer, out, licence=licence, command=command, distance=distance, scored=score_samples
+    )
+    Console().print(f"{out}: {trainer.seen:,} images, card {card}", soft_wrap=True)

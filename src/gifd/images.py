@@ -1,0 +1,160 @@
+"""Image files: one, or a folder or zip of them, read and checked; and PNGs written."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import math
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from gifd.errors import InputError
+
+SMALLEST = 16
+"""Images with a shorter side below this many pixels are refused: there is nothing to invert."""
+
+ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"})
+"""What is taken for an image in a folder or zip."""
+
+
+def read_image(path: str | Path, *, size: int | None = 64) -> Float[Tensor, "3 H W"]:
+    """Read an image file as RGB in [0, 1], its centre square at `size` x `size` pixels.
+
+    The shorter side is resized to `size` with antialiasing, then the centre is cropped.
+
+    Args:
+        path: the file.
+        size: of the square; None keeps the image as it is.
+
+    Raises:
+        InputError: missing, not an image, corrupt, or too small.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return _decode(file, str(path), size)
+    except FileNotFoundError:
+        raise InputError(f"expected an image file at '{path}', found none") from None
+    except IsADirectoryError:
+        raise InputError(f"expected an image (PNG, JPEG, ...) at '{path}', got a folder") from None
+    except OSError as error:
+        raise InputError(f"expected a readable image at '{path}', got: {error}") from None
+
+
+def read_images(
+    source: str | Path, *, match: str = "*", limit: int | None = None, size: int | None = 64
+) -> Iterator[tuple[str, Float[Tensor, "3 H W"]]]:
+    """The images of a folder (with its subfolders) or zip, by name in their order.
+
+    Args:
+        source: the folder or zip. Hidden files and files without an image's ending are passed.
+        match: which file names, as a shell pattern.
+        limit: how many, evenly spaced over those that match; None takes all.
+        size: see `read_image`.
+
+    Yields:
+        The path inside the source, with `/` between its parts, and the image.
+
+    Raises:
+        InputError: no such folder or zip, no image in it, or one that `read_image` refuses.
+    """
+    source = Path(source)
+    if source.is_dir():
+        names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
+        for name in _chosen(names, source, match, limit):
+            yield name, read_image(source / name, size=size)
+        return
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for name in _chosen(archive.namelist(), source, match, limit):
+                content = io.BytesIO(archive.read(name))
+                yield name, _decode(content, f"{source}:{name}", size)
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"expected a folder or a zip of images, got '{source}': {error}") from None
+
+
+def write_image(image: Float[Tensor, "C H W"], path: Path) -> None:
+    """Write an image in [0, 1] as a PNG.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    array = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(array).squeeze()).save(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected to write a PNG to '{path}', got: {error}") from None
+
+
+def grid(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "C H2 W2"]:
+    """The images side by side in a sheet that is about square, white where none is left."""
+    count, channels, height, width = images.shape
+    columns = math.ceil(math.sqrt(count))
+    sheet = images.new_ones(channels, -(-count // columns) * height, columns * width)
+    for index, image in enumerate(images):
+        top, left = index // columns * height, index % columns * width
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
+
+
+def _chosen(names: list[str], source: Path, match: str, limit: int | None) -> list[str]:
+    found = []
+    for name in sorted(names):
+        path = PurePosixPath(name)
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        if path.suffix.lower() in ENDINGS and not hidden and fnmatch.fnmatch(path.name, match):
+            found.append(name)
+    if not found:
+        what = "images" if match == "*" else f"images that match '{match}'"
+        raise InputError(f"expected {what} in '{source}', got none")
+    count = len(found) if limit is None else min(limit, len(found))
+    return [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
+
+
+def _decode(
+    file: io.BufferedReader | io.BytesIO, name: str, size: int | None
+) -> Float[Tensor, "3 H W"]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as opened:
+                picture = _rgb(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError:
+        raise InputError(
+            f"expected an image (PNG, JPEG, ...) at '{name}', got something else"
+        ) from None
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise InputError(f"expected a readable image at '{name}', got: {error}") from None
+    if min(picture.size) < SMALLEST:
+        raise InputError(
+            f"expected an image of at least {SMALLEST} x {SMALLEST} pixels at '{name}', "
+            f"got {picture.width} x {picture.height}"
+        )
+    if size is not None:
+        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
+    array = np.asarray(picture, dtype=np.float32) / 255.0  # (H, W, 3)
+    return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Three channels of 8 bits; Pillow's own conversion cuts 16-bit greys off at 255."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {picture.mode}: convert it to 8 or 16 bits a channel")
+    return picture.convert("RGB")

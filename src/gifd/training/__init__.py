@@ -1,0 +1,22 @@
+"""Training priors of one's own: the same StyleGAN2 that the attacks take apart."""
+
+from gifd.training.card import card_path, score, write_card
+from gifd.training.data import ImageSet, image_set, read_image_set
+from gifd.training.recipe import Recipe
+from gifd.training.run import Stand, state_path, train
+from gifd.training.trainer import Losses, Trainer
+
+__all__ = [
+    "ImageSet",
+    "Losses",
+    "Recipe",
+    "Stand",
+    "Trainer",
+    "card_path",
+    "image_set",
+    "read_image_set",
+    "score",
+    "state_path",
+    "train",
+    "write_card",
+]

@@ -1,0 +1,77 @@
+"""Recipe: every choice of a training run, in plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gifd.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a StyleGAN2 is trained. The defaults are those of StyleGAN2-ADA for small images.
+
+    Args:
+        channel_base: the block at resolution r has `channel_base / r` channels,
+        channel_max: but no more than this.
+        latent: size of z and of w.
+        layers: depth of the mapping network.
+        batch: images a step.
+        lr: learning rate of Adam, betas 0 and 0.99, for both networks.
+        gamma: weight of R1; None takes `2e-4 * size^2 / batch`.
+        path_length: weight of the path length regulariser; 0 leaves it out, 2 is the paper's.
+        mixing: how often two latents share an image, cut at a random layer.
+        ema: half-life of the averaged weights in images; None takes `batch * 10,000 / 32`.
+        augment: the share of confident reals that adaptive augmentation aims at; 0 for none.
+        augment_speed: images it takes the augmentation's probability to go from 0 to 1.
+        mirror: whether half of the images are mirrored.
+        precision: of the convolutions, float32 or bfloat16; parameters are float32.
+        compile: whether torch.compile fuses the networks: for runs longer than its minutes.
+        seed: of all randomness.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    channel_base: int = 4096
+    channel_max: int = 256
+    latent: int = 256
+    layers: int = 4
+    batch: int = 32
+    lr: float = 0.0025
+    gamma: float | None = None
+    path_length: float = 0.0
+    mixing: float = 0.9
+    ema: float | None = None
+    augment: float = 0.6
+    augment_speed: float = 500_000.0
+    mirror: bool = True
+    precision: str = "float32"
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "channel_base of at least 64": self.channel_base >= 64,
+            "channel_max of at least 1": self.channel_max >= 1,
+            "latent of at least 1": self.latent >= 1,
+            "layers of at least 1": self.layers >= 1,
+            "batch of at least 1": self.batch >= 1,
+            "lr above 0": self.lr > 0,
+            "gamma of at least 0": self.gamma is None or self.gamma >= 0,
+            "path_length of at least 0": self.path_length >= 0,
+            "mixing in [0, 1]": 0 <= self.mixing <= 1,
+            "ema above 0": self.ema is None or self.ema > 0,
+            "augment in [0, 1)": 0 <= self.augment < 1,
+            "augment_speed above 0": self.augment_speed > 0,
+            "precision float32 or bfloat16": self.precision in ("float32", "bfloat16"),
+            "seed of at least 0": self.seed >= 0,
+        }
+        for what, holds in wanted.items():
+            if not holds:
+                raise InputError(f"expected a recipe with {what}, got {self}")
+
+    def channels(self, size: int) -> tuple[int, ...]:
+        """Of each block, from 4 x 4 up to `size` x `size`."""
+        sides = [4 * 2**i for i in range((size // 4).bit_length())]
+        return tuple(max(1, min(self.channel_base // side, self.channel_max)) for side in sides)

@@ -1,0 +1,185 @@
+"""A training run: steps until the images or the minutes are over, saved as it goes, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from gifd.errors import InputError, WeightsError
+from gifd.images import grid, write_image
+from gifd.priors import write_checkpoint
+from gifd.training.data import ImageSet
+from gifd.training.recipe import Recipe
+from gifd.training.trainer import Losses, Trainer
+from gifd.weights import read_tensors
+
+SAMPLES = 36
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stand:
+    """Where a run stands, after each step: what a callback is told.
+
+    Args:
+        seen, images: shown so far, and when the run ends.
+        rate: images a second, of this run.
+        left: seconds to the end.
+        p: probability of each augmentation.
+        losses: of this step.
+    """
+
+    seen: int
+    images: int
+    rate: float
+    left: float
+    p: float
+    losses: Losses
+
+
+def state_path(out: Path) -> Path:
+    """Where a run that writes `out` keeps what it needs to go on."""
+    return out.with_suffix(".state.safetensors")
+
+
+def train(
+    data: ImageSet,
+    recipe: Recipe,
+    out: Path,
+    *,
+    images: int,
+    minutes: float | None = None,
+    save_every: int = 50_000,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    callback: Callable[[Stand], None] | None = None,
+) -> Trainer:
+    """Train until `images` were shown, in this run and those before it.
+
+    Writes the averaged generator to `out` (half precision), a sheet of its samples beside it
+    (`.png`) and all that it takes to go on (`.state.safetensors`), each time whole or not at
+    all. Ctrl-C saves and ends the run.
+
+    Args:
+        data: what it learns from.
+        recipe: every choice.
+        out: ends in .safetensors.
+        images: how many to show.
+        minutes: stop after these, to go on later.
+        save_every: images between two savings.
+        resume: go on from the state beside `out`, bit for bit on the same machine.
+        device: where to train.
+        callback: told of every step.
+
+    Raises:
+        InputError: a state without `resume`, `resume` without one, or one of another recipe or
+            data; a folder that cannot be written to; fewer images than a batch.
+        WeightsError: the state is damaged.
+    """
+    if out.suffix != ".safetensors":
+        raise InputError(f"expected a file that ends in .safetensors, got '{out}'")
+    if len(data) < recipe.batch:
+        raise InputError(f"expected at least a batch of {recipe.batch} images, got {len(data)}")
+    trainer = Trainer(data, recipe, device=device)
+    identity = _identity(data, recipe)
+    if resume:
+        _restore(trainer, state_path(out), identity)
+    elif state_path(out).exists():
+        raise InputError(
+            f"expected no earlier run at '{state_path(out)}': resume it, or delete the file"
+        )
+    else:
+        _save(trainer, out, identity)  # what cannot be written is known before hours of work
+    began, first, saved = time.perf_counter(), trainer.seen, trainer.seen
+    try:
+        while trainer.seen < images:
+            losses = trainer.step()
+            if not math.isfinite(losses.generator + losses.discriminator):
+                raise InputError(
+                    f"training became non-finite at {trainer.seen} images; '{out}' holds what was "
+                    f"saved at {saved}: resume with a lower learning rate or more gamma"
+                )
+            spent = time.perf_counter() - began
+            rate = (trainer.seen - first) / spent
+            if callback is not None:
+                left = (images - trainer.seen) / rate
+                if minutes is not None:
+                    left = min(left, minutes * 60 - spent)
+                callback(
+                    Stand(
+                        seen=trainer.seen,
+                        images=images,
+                        rate=rate,
+                        left=max(left, 0.0),
+                        p=trainer.p,
+                        losses=losses,
+                    )
+                )
+            if trainer.seen - saved >= save_every:
+                _save(trainer, out, identity)
+                saved = trainer.seen
+            if minutes is not None and spent >= minutes * 60:
+                break
+    except KeyboardInterrupt:
+        pass
+    if trainer.seen > saved:
+        _save(trainer, out, identity)
+    return trainer
+
+
+def _identity(data: ImageSet, recipe: Recipe) -> dict[str, str]:
+    """What must be the same for a run to go on."""
+    digest = hashlib.sha256(data.images.numpy().tobytes())
+    if data.labels is not None:
+        digest.update(data.labels.numpy().tobytes())
+    return {"recipe": json.dumps(dataclasses.asdict(recipe)), "data": digest.hexdigest()}
+
+
+def _save(trainer: Trainer, out: Path, identity: dict[str, str]) -> None:
+    checkpoint = trainer.checkpoint()
+    write_checkpoint(checkpoint, out)
+    samples = checkpoint.generator(name=out.stem, latent="z").sample(SAMPLES, seed=0)
+    write_image(grid(samples), out.with_suffix(".png"))
+    path = state_path(out)
+    part = path.with_suffix(".part")
+    try:
+        save_file(trainer.state(), part, {"format": "gifd training", **identity})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"expected to write '{path}', got: {error}") from None
+
+
+def _restore(trainer: Trainer, path: Path, identity: dict[str, str]) -> None:
+    if not path.exists():
+        raise InputError(f"expected a state to resume at '{path}', found none: start without it")
+    state = read_tensors(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    for what, expected in identity.items():
+        if metadata.get(what) != expected:
+            other = _difference(metadata.get(what), expected)
+            raise InputError(f"expected the {what} of the run at '{path}', got {other}")
+    try:
+        trainer.load(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(f"{path} is no whole state of a training run: {reason}") from None
+
+
+def _difference(before: str | None, now: str) -> str:
+    """What differs between two recipes, or that the data do."""
+    try:
+        old, new = json.loads(before or ""), json.loads(now)
+    except json.JSONDecodeError:
+        return "other images"
+    changed = [f"{k}={new[k]} (it had {old.get(k)})" for k in new if new[k] != old.get(k)]
+    return ", ".join(changed)
