@@ -12,20 +12,19 @@ paired differences over images.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from scipy import stats
 
 from gifd import catalog
 from gifd.campaign.trial import Trial
 from gifd.errors import InputError
 from gifd.images import read_images
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
+from gifd.metrics.interval import written
 
 METRICS = ("psnr", "ssim", "stlpips", "mse", "seconds")
 Row = dict[str, object]
@@ -115,7 +114,7 @@ def table(rows: Sequence[Row], specs: Sequence[str]) -> str:
     }
     for spec, by_image in values.items():
         if by_image:
-            cells = [_interval(row[m] for row in by_image.values()) for m in METRICS]
+            cells = [written([_number(row[m]) for row in by_image.values()]) for m in METRICS]
             spent = {row["evaluations"] for row in by_image.values()}
             lines.append(
                 f"| {spec} | {len(by_image)} | {' | '.join(cells)} | "
@@ -126,7 +125,7 @@ def table(rows: Sequence[Row], specs: Sequence[str]) -> str:
         both = [key for key in values[left] if key in values[right]]
         if len(both) > 1:
             cells = [
-                _interval(_number(values[left][k][m]) - _number(values[right][k][m]) for k in both)
+                written([_number(values[left][k][m]) - _number(values[right][k][m]) for k in both])
                 for m in ("psnr", "ssim", "stlpips", "mse")
             ]
             lines.append(f"| {left} - {right} | {len(both)} | {' | '.join(cells)} |")
@@ -136,16 +135,6 @@ def table(rows: Sequence[Row], specs: Sequence[str]) -> str:
 def _pairs(specs: Sequence[str]) -> list[tuple[str, str]]:
     """Every attack against the ones before it."""
     return [(b, a) for i, b in enumerate(specs) for a in specs[:i]]
-
-
-def _interval(values: Iterable[object]) -> str:
-    numbers = np.array([_number(value) for value in values])
-    mean = numbers.mean()
-    digits = 1 if abs(mean) >= 100 else 2 if abs(mean) >= 2 else 4 if abs(mean) < 0.1 else 3
-    if len(numbers) < 2:
-        return f"{mean:.{digits}f}"
-    half = stats.t.ppf(0.975, len(numbers) - 1) * stats.sem(numbers)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def _number(value: object) -> float:

@@ -1,4 +1,4 @@
-"""`gifd prior`: list, fetch, inspect, convert and sample image priors; `train` is next door."""
+"""`gifd prior`: list, fetch, inspect, convert and sample; `train` and `score` are next door."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from gifd import catalog, terminal
+from gifd.cli.score import score
 from gifd.cli.train import train
 from gifd.errors import InputError
 from gifd.images import grid, write_image
@@ -19,9 +20,10 @@ from gifd.terminal import one_line_errors
 from gifd.weights import cached_path
 
 prior_app = typer.Typer(
-    help="Image priors: list, fetch, inspect, convert, sample, train.", no_args_is_help=True
+    help="Image priors: list, fetch, inspect, convert, sample, train, score.", no_args_is_help=True
 )
 prior_app.command("train")(train)
+prior_app.command("score")(score)
 
 
 @prior_app.command("list")

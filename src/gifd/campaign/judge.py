@@ -1,0 +1,98 @@
+"""Judging a prior by what it is for: how well it can express images that it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gifd.attacks import Extensions, gifd, gifd_latent
+from gifd.attacks.ceiling import ceiling, exposed
+from gifd.errors import InputError
+from gifd.inversion import Callback
+from gifd.metrics import PSNR, STLPIPS, kernel_distance
+from gifd.priors import Generator
+
+LIMITS = Extensions(scouting=1.0, share=0.3)
+"""Random draws first, and balls that are a share of a feature's norm: alike for all priors."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judgement:
+    """What a prior can express of each image, by squared error, and how far its samples are.
+
+    Args:
+        prior: its name.
+        psnr, stlpips: by domain ('latent', 'features'), a value an image.
+        shift: `kernel_distance` between the images and the prior's samples.
+        fits: by domain, the images found, (N, C, H, W) in [0, 1].
+    """
+
+    prior: str
+    psnr: dict[str, list[float]]
+    stlpips: dict[str, list[float]]
+    shift: float
+    fits: dict[str, Float[Tensor, "N C H W"]] = field(repr=False)
+
+
+def judge(
+    prior: Generator,
+    images: Float[Tensor, "N C H W"],
+    *,
+    steps: int = 400,
+    labels: Sequence[int] | None = None,
+    samples: int = 500,
+    seed: int = 0,
+    offline: bool = False,
+    callback: Callable[[int], Callback] | None = None,
+) -> Judgement:
+    """Search each image in the prior's latent alone, and in its feature domains as GIFD does.
+
+    Args:
+        prior: any generator.
+        images: held out, in [0, 1], at least two.
+        steps: of each search, all phases together.
+        labels: the class of each image, for a conditional prior; drawn with the seed by default.
+        samples: of the prior, for the shift.
+        seed: of all randomness.
+        offline: use cached weights and download nothing.
+        callback: called with an image's number, gives what is told of every step.
+
+    Raises:
+        InputError: the prior makes images of another shape, or does not know a label.
+        WeightsError: the metrics' weights cannot be had.
+    """
+    if tuple(images.shape[1:]) != prior.image_shape:
+        raise InputError(
+            f"expected images of {' x '.join(map(str, prior.image_shape))} for {prior}, got "
+            f"{' x '.join(map(str, images.shape[1:]))}"
+        )
+    rng = torch.Generator().manual_seed(seed)
+    known = torch.randint(prior.classes or 1, (len(images),), generator=rng)
+    if labels is not None and prior.classes is not None:
+        known = torch.tensor(labels)
+    searches = {
+        "latent": gifd_latent(prior, restarts=1, extensions=LIMITS),
+        "features": gifd(prior, restarts=1, extensions=LIMITS),
+    }
+    fits: dict[str, list[Tensor]] = {domain: [] for domain in searches}
+    for index, image in enumerate(images):
+        observation = exposed(image[None], known[index : index + 1])
+        for domain, search in searches.items():
+            found = ceiling(search).with_steps(steps)(
+                observation, seed=seed, callback=callback(index) if callback else None
+            )
+            fits[domain].append(found.images)
+    found_images = {domain: torch.cat(each) for domain, each in fits.items()}
+    psnr, stlpips = PSNR(), STLPIPS(offline=offline)
+    drawn = prior.sample(samples, seed)
+    return Judgement(
+        prior=prior.name,
+        psnr={domain: psnr(fit, images).tolist() for domain, fit in found_images.items()},
+        stlpips={domain: stlpips(fit, images).tolist() for domain, fit in found_images.items()},
+        shift=kernel_distance(images, drawn, offline=offline),
+        fits=found_images,
+    )

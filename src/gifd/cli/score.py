@@ -1,0 +1,121 @@
+"""`gifd prior score`: which prior can express these images best."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_
+import re
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from gifd import catalog, terminal
+from gifd.campaign.judge import Judgement, judge
+from gifd.cli.options import Offline
+from gifd.errors import InputError
+from gifd.images import read_images, write_image
+from gifd.inversion import Callback
+from gifd.metrics.interval import written
+from gifd.terminal import one_line_errors
+
+
+@one_line_errors
+def score(
+    priors: Annotated[list[str], typer.Argument(help="Names or checkpoint files to compare.")],
+    images: Annotated[Path, typer.Option(help="Folder or zip of images that none has seen.")],
+    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
+    limit: Annotated[int, typer.Option(help="How many, evenly spaced.", min=2)] = 12,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="For conditional priors: a regular expression whose group is the class's "
+            "number, as in 'class([0-9]+)'. Default: drawn."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of each search, all phases together.", min=8)] = 400,
+    samples: Annotated[int, typer.Option(help="Of each prior, for the shift.", min=2)] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for sheets of what was found.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Every value, on stdout.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Judge priors: how well each expresses IMAGES, found by their pixels and no gradient.
+
+    PSNR and ST-LPIPS with 95 % intervals, in the latent alone and with feature domains; the
+    shift is the kernel distance between the images and the prior's samples.
+    """
+    generators = [catalog.prior(name, offline=offline) for name in priors]
+    size = generators[0].image_shape[1]
+    for generator in generators:
+        if generator.image_shape != generators[0].image_shape:
+            raise InputError(f"expected priors of one size, got {generators[0]} and {generator}")
+    found = list(read_images(images, match=match, limit=limit, size=size))
+    if len(found) < 2:
+        raise InputError(f"expected at least two images in '{images}', got {len(found)}")
+    pictures = torch.stack([picture for _, picture in found])
+    numbers = None if labels is None else [_number(labels, name) for name, _ in found]
+    judgements = []
+    for generator in generators:
+        with terminal.progress(generator.name) as bar:
+
+            def told(index: int, bar: Callback = bar) -> Callback:
+                return lambda now: bar(
+                    dataclasses.replace(now, phase=f"image {index + 1}/{len(found)}, {now.phase}")
+                )
+
+            judgement = judge(
+                generator,
+                pictures,
+                steps=steps,
+                labels=numbers,
+                samples=samples,
+                seed=seed,
+                offline=offline,
+                callback=told,
+            )
+        judgements.append(judgement)
+        if out is not None:
+            rows = [pictures, *judgement.fits.values()]
+            sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+            write_image(sheet, out / f"{judgement.prior}.png")
+    _show(judgements, len(found))
+    if json:
+        plain = [
+            {f.name: getattr(j, f.name) for f in dataclasses.fields(j) if f.name != "fits"}
+            for j in judgements
+        ]
+        report = {"images": [name for name, _ in found], "steps": steps, "seed": seed}
+        Console().print_json(json_.dumps(report | {"priors": plain}))
+
+
+def _show(judgements: list[Judgement], count: int) -> None:
+    heads = ("prior", "latent PSNR", "ST-LPIPS", "features PSNR", "ST-LPIPS", "shift")
+    rows = [(j.prior, *_cells(j.psnr, j.stlpips), f"{j.shift:.1f}") for j in judgements]
+    first, *others = judgements
+    for other in others:
+        psnr, stlpips = (
+            {
+                domain: [a - b for a, b in zip(values[domain], base[domain], strict=True)]
+                for domain in base
+            }
+            for values, base in ((other.psnr, first.psnr), (other.stlpips, first.stlpips))
+        )
+        rows.append((f"{other.prior} - {first.prior}", *_cells(psnr, stlpips), ""))
+    terminal.table(f"{count} images", heads, rows, console=terminal.say)
+
+
+def _cells(psnr: dict[str, list[float]], stlpips: dict[str, list[float]]) -> list[str]:
+    return [written(metric[domain]) for domain in psnr for metric in (psnr, stlpips)]
+
+
+def _number(pattern: str, name: str) -> int:
+    try:
+        found = re.search(pattern, name)
+        return int(found[1]) if found else int("")
+    except (re.error, IndexError, ValueError):
+        raise InputError(
+            f"expected a class's number in every path by '{pattern}', got none in '{name}'"
+        ) from None
