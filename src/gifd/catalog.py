@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from gifd.attacks import Attack, gifd, gifd_last, gifd_latent, ig
+from gifd.attacks import Attack, LabelMapping, gifd, gifd_last, gifd_latent, ig
 from gifd.attacks.extensions import Extensions, choose
 from gifd.attacks.gifd import STRONGEST as GIFD_STRONGEST
 from gifd.attacks.gifd import STRONGEST_LATENT
@@ -20,9 +21,16 @@ from gifd.attacks.ig import STRONGEST as IG_STRONGEST
 from gifd.errors import GifdError, InputError
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.model import Model
-from gifd.priors import Generator, digiface_dcgan, read_checkpoint
+from gifd.priors import (
+    Generator,
+    digiface_dcgan,
+    read_checkpoint,
+    read_remapper,
+    write_remapper,
+)
+from gifd.training import train_remapper
 from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
-from gifd.weights import DIGIFACE_DCGAN, WheelFile
+from gifd.weights import DIGIFACE_DCGAN, WheelFile, cache_dir
 
 T = TypeVar("T")
 
@@ -161,6 +169,7 @@ def attack(
     steps: int | None = None,
     evaluations: int | None = None,
     restarts: int | None = None,
+    label_mapping: LabelMapping | None = None,
 ) -> Attack:
     """Build an attack by name.
 
@@ -172,6 +181,7 @@ def attack(
         steps: the total over its phases; the preset's own by default.
         evaluations: in place of steps, the victim gradients to spend, restarts included.
         restarts: the preset's own by default.
+        label_mapping: for attacks whose prior is conditional.
 
     Raises:
         InputError: an unknown name, a prior missing, or a number out of range.
@@ -188,7 +198,7 @@ def attack(
     elif prior is None:
         raise InputError(f"expected a prior for '{name}', got none: choose {_names(PRIORS)}")
     else:
-        built = entry.build(prior, **options)
+        built = replace(entry.build(prior, **options), label_mapping=label_mapping)
     if steps is not None and evaluations is not None:
         raise InputError("expected steps or evaluations, got both: choose one")
     if evaluations is not None:
@@ -233,6 +243,62 @@ def prior(
     if decided or size is None or built.image_shape[1] <= size:
         return built
     return built.averaged(size)
+
+
+def label_mapping(
+    how: str,
+    prior: Generator,
+    *,
+    classes: int,
+    callback: Callable[[int, float], None] | None = None,
+) -> LabelMapping | None:
+    """The label mapping by what a user asks for.
+
+    Args:
+        how: 'auto' maps where the prior knows another number of classes than the victim, 'on'
+            maps, 'off' does not; or the file of a remapper. For 'auto' and 'on' a remapper is
+            trained on samples of the prior and cached.
+        prior: any; an unconditional one needs no mapping.
+        classes: of the victim.
+        callback: told of every step, where one is trained.
+
+    Raises:
+        InputError: a remapper for another prior, or mapping asked for where there is nothing to
+            map to.
+        WeightsError: a file that is no remapper.
+    """
+    if prior.classes is None:
+        if how in ("auto", "off"):
+            return None
+        raise InputError(f"expected a conditional prior to map labels to, got {prior}")
+    if how == "off" or (how == "auto" and classes == prior.classes):
+        return None
+    if how in ("auto", "on"):
+        path = _remapper_path(prior)
+        if path.exists():
+            remapper = read_remapper(path)
+        else:
+            remapper = train_remapper(prior, name=path.stem, callback=callback)
+            write_remapper(remapper, path)
+    else:
+        remapper = read_remapper(Path(how))
+    if remapper.classes != prior.classes:
+        raise InputError(
+            f"expected a remapper to the {prior.classes} classes of {prior}, got one to "
+            f"{remapper.classes}"
+        )
+    return LabelMapping(
+        classify=remapper, name=f"{remapper.name}, accuracy {remapper.accuracy:.2f}"
+    )
+
+
+def _remapper_path(prior: Generator) -> Path:
+    """Where the remapper of exactly these weights is cached."""
+    digest = hashlib.sha256()
+    for stage in prior.stages:
+        for tensor in stage.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return cache_dir() / "remappers" / f"{prior.name}-{digest.hexdigest()[:16]}.safetensors"
 
 
 def victim(

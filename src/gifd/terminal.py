@@ -74,6 +74,22 @@ def training(title: str) -> Iterator[Callable[[Stand], None]]:
         yield callback
 
 
+@contextmanager
+def steps(title: str, total: int, note: str = "") -> Iterator[Callable[[int, float], None]]:
+    """A bar on stderr, and a note, that are not there before the first step: loss, time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn())
+    with Bar(*columns, console=say, transient=True, disable=not say.is_terminal) as bar:
+        task = bar.add_task(title, total=total, visible=False)
+
+        def callback(step: int, loss: float) -> None:
+            if note and step == 0:
+                say.print(f"note: {note}", soft_wrap=True)
+            text = f"{title} · {step + 1}/{total} · loss {loss:.3f}"
+            bar.update(task, description=text, completed=step + 1, visible=True)
+
+        yield callback
+
+
 def results(records: Sequence[Record]) -> None:
     """A row a trial, on stderr."""
     rows = [

@@ -13,9 +13,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gifd.attacks.extensions import Preset
+from gifd.attacks.label_mapping import LabelMapping
 from gifd.errors import InputError
 from gifd.inversion.distances import Cosine, Distance
-from gifd.inversion.engine import Callback, Phase, PhaseResult, planned_evaluations, search
+from gifd.inversion.engine import (
+    Callback,
+    Phase,
+    PhaseResult,
+    Search,
+    planned_evaluations,
+    search,
+)
 from gifd.inversion.spaces import Pixels, Setting
 from gifd.labels import granted_or_inferred
 from gifd.observation import Observation
@@ -30,6 +38,7 @@ class Reconstruction:
     Args:
         images: (B, C, H, W) in [0, 1]: the answer.
         labels: (B,) the labels it replayed with, and whether they were granted or inferred.
+        prior_labels: (B,) the classes a conditional prior was asked for; None without one.
         distance: the answer's matching distance.
         phase: the name of the phase that gave the answer.
         phases: what every phase found.
@@ -41,6 +50,7 @@ class Reconstruction:
     images: Float[Tensor, "B C H W"]
     labels: Int[Tensor, "B"]
     label_source: str
+    prior_labels: Int[Tensor, "B"] | None
     distance: float
     phase: str
     phases: tuple[PhaseResult, ...]
@@ -70,6 +80,7 @@ class Attack:
         matching: by which phases and restarts are compared.
         answer: 'least-distance' over the phases, or the 'last' phase.
         extensions: what is ours in it, by name: for the record.
+        label_mapping: for a conditional prior whose classes are not the private ones.
 
     Raises:
         InputError: no restart, or a prior missing.
@@ -84,6 +95,7 @@ class Attack:
     matching: Distance = Cosine()
     answer: Literal["least-distance", "last"] = "least-distance"
     extensions: Mapping[str, object] = field(default_factory=dict)
+    label_mapping: LabelMapping | None = None
 
     def __post_init__(self) -> None:
         if self.restarts < 1 or not self.phases:
@@ -93,6 +105,10 @@ class Attack:
             )
         if self.prior is None and any(not isinstance(p.space, Pixels) for p in self.phases):
             raise InputError(f"expected a prior for '{self.name}', got none: name one")
+        if self.label_mapping is not None and (self.prior is None or self.prior.classes is None):
+            raise InputError(
+                f"expected a conditional prior to map labels to, got {self.prior} in '{self.name}'"
+            )
         stages = 0 if self.prior is None else len(self.prior)
         depths = [phase.space.position(stages) for phase in self.phases]
         if depths != sorted(depths):
@@ -130,42 +146,81 @@ class Attack:
                 f"{self.prior}: choose another prior or image size"
             )
         labels, source = granted_or_inferred(observation)
-        setting = Setting(
-            model=model,
-            generator=None if self.prior is None else self.prior.to(model.device),
-            image_shape=ledger.image_shape,
-            batch=ledger.batch_size,
-            restarts=self.restarts,
-            rng=torch.Generator().manual_seed(seed),
-            labels=labels,
-        )
-        found = search(
-            observation,
-            labels,
-            self.phases,
-            setting,
-            matching=self.matching,
-            callback=callback,
-            batched=batched,
-        )
-        chosen = found.phases[-1]
-        if self.answer == "least-distance":
-            chosen = min(found.phases, key=lambda phase: phase.distance)
+        generator = None if self.prior is None else self.prior.to(model.device)
+
+        def run(phases: tuple[Phase, ...], prior_labels: Tensor, told: Callback | None) -> Search:
+            setting = Setting(
+                model=model,
+                generator=generator,
+                image_shape=ledger.image_shape,
+                batch=ledger.batch_size,
+                restarts=self.restarts,
+                rng=torch.Generator().manual_seed(seed),
+                labels=prior_labels,
+            )
+            return search(
+                observation,
+                labels,
+                phases,
+                setting,
+                matching=self.matching,
+                callback=told,
+                batched=batched,
+            )
+
+        asked, coarse = labels, Search(phases=(), interrupted=False, dropped=())
+        if self.label_mapping is not None and generator is not None:
+            rng = torch.Generator().manual_seed(seed)
+            asked = self.label_mapping.begin(labels, generator.classes or 1, rng)
+            phases = self.label_mapping.phases(self.phases)
+            coarse = run(phases, asked, self._told(callback, 0))
+            if not coarse.interrupted:
+                asked = self.label_mapping.classify(self._answer(coarse).images)
+        found = coarse
+        if not coarse.interrupted:
+            spent = sum(phase.evaluations for phase in coarse.phases)
+            try:
+                found = run(self.phases, asked, self._told(callback, spent))
+            except KeyboardInterrupt:  # nothing fine was found yet
+                if not coarse.phases:
+                    raise
+                found = dataclasses.replace(coarse, interrupted=True)
+        chosen = self._answer(found)
         return Reconstruction(
             images=chosen.images,
             labels=labels,
             label_source=source,
+            prior_labels=asked if generator is not None and generator.classes else None,
             distance=chosen.distance,
             phase=chosen.name,
-            phases=found.phases,
+            phases=tuple(dict.fromkeys((*coarse.phases, *found.phases))),
             interrupted=found.interrupted,
             dropped=found.dropped,
             seed=seed,
             seconds=time.perf_counter() - began,
         )
 
+    def _answer(self, found: Search) -> PhaseResult:
+        if self.answer == "least-distance":
+            return min(found.phases, key=lambda phase: phase.distance)
+        return found.phases[-1]
+
+    def _told(self, callback: Callback | None, spent: int) -> Callback | None:
+        """The callback, told of the whole: `spent` evaluations went before."""
+        if callback is None or self.label_mapping is None:
+            return callback
+        return lambda now: callback(
+            dataclasses.replace(
+                now,
+                evaluations=now.evaluations + spent,
+                evaluations_planned=self.planned_evaluations,
+            )
+        )
+
     def with_steps(self, total: int) -> Attack:
         """The same attack with `total` steps dealt over its phases in their proportions.
+
+        A coarse pass (see `LabelMapping`) comes on top.
 
         Raises:
             InputError: fewer steps than phases.
@@ -188,7 +243,10 @@ class Attack:
     @property
     def planned_evaluations(self) -> int:
         """Victim gradients of a whole run, if no restart is dropped."""
-        return planned_evaluations(self.phases, self.restarts, self.matching)
+        passes = [self.phases]
+        if self.label_mapping is not None:
+            passes.append(self.label_mapping.phases(self.phases))
+        return sum(planned_evaluations(each, self.restarts, self.matching) for each in passes)
 
     def with_evaluations(self, total: int) -> Attack:
         """The same attack with as many steps as `total` victim gradients pay for.
@@ -221,6 +279,7 @@ class Attack:
             "matching": repr(self.matching),
             "answer": self.answer,
             "extensions": dict(self.extensions),
+            "label_mapping": _plain(self.label_mapping),
             "phases": [
                 {f.name: _plain(getattr(phase, f.name)) for f in dataclasses.fields(phase)}
                 for phase in self.phases

@@ -60,6 +60,7 @@ class Record(BaseModel):
     label: int
     label_used: int
     label_source: str
+    prior_label: int | None = None
     ledger: dict[str, object]
     victim: dict[str, object]
     settings: dict[str, object]

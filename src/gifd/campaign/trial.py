@@ -113,6 +113,7 @@ def _record(
         label=trial.label,
         label_used=int(found.labels[0]),
         label_source=found.label_source,
+        prior_label=None if found.prior_labels is None else int(found.prior_labels[0]),
         ledger=dict(observation.grants()),
         victim=dict(trial.victim) | {"mean": list(trial.model.mean), "std": list(trial.model.std)},
         settings=trial.attack.describe(),

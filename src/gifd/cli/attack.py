@@ -12,7 +12,7 @@ import torch
 import typer
 
 from gifd import catalog, terminal
-from gifd.attacks import Attack
+from gifd.attacks import Attack, LabelMapping
 from gifd.campaign.demo import demo_face
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store
@@ -24,6 +24,7 @@ from gifd.metrics import Metric
 from gifd.priors import Generator
 from gifd.report import write_report
 from gifd.terminal import one_line_errors
+from gifd.training import REMAPPER_STEPS
 
 Seed = Annotated[int, typer.Option(help="Seed of the attack's randomness.", min=0)]
 Steps = Annotated[
@@ -64,6 +65,12 @@ def attack(
     restarts: Restarts = None,
     label: Annotated[int, typer.Option(help="The images' class, known to the client.")] = 0,
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
+    label_mapping: Annotated[
+        str,
+        typer.Option(
+            help="For a conditional prior of other classes: auto, on, off, or a remapper's file."
+        ),
+    ] = "auto",
     size: Annotated[int, typer.Option(help="Images are cropped to size x size.", min=16)] = 64,
     victim_seed: Annotated[int, typer.Option(help="Seed of the victim's weights.")] = 0,
     seed: Seed = 0,
@@ -89,6 +96,7 @@ def attack(
         steps=steps,
         evaluations=evaluations,
         restarts=restarts,
+        mapped=lambda prior: _mapping(label_mapping, prior, classes),
     )
     metrics = _metrics(lpips=lpips, offline=offline)
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
@@ -210,10 +218,12 @@ def _attacks(
     steps: int | None,
     evaluations: int | None,
     restarts: int | None,
+    mapped: Callable[[Generator], LabelMapping | None] = lambda prior: None,
 ) -> list[Attack]:
     """The attacks by name; the prior is loaded only if one of them has one."""
     needed = any(name in catalog.ATTACKS and catalog.ATTACKS[name].needs_prior for name in names)
     generator = load() if needed else None
+    label_mapping = None if generator is None else mapped(generator)
     return [
         catalog.attack(
             name,
@@ -223,9 +233,20 @@ def _attacks(
             steps=steps,
             evaluations=evaluations,
             restarts=restarts,
+            label_mapping=label_mapping,
         )
         for name in names
     ]
+
+
+def _mapping(how: str, prior: Generator, classes: int) -> LabelMapping | None:
+    """The label mapping, its remapper trained under a bar where none is cached."""
+    note = (
+        f"the classes of {prior} are not the victim's: a classifier is trained on its samples, "
+        "once (--label-mapping off goes without)"
+    )
+    with terminal.steps(f"remapper of {prior.name}", REMAPPER_STEPS, note) as callback:
+        return catalog.label_mapping(how, prior, classes=classes, callback=callback)
 
 
 def _metrics(*, lpips: bool, offline: bool) -> list[Metric]:

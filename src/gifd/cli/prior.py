@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from gifd import catalog, terminal
+from gifd.cli.remapper import remapper
 from gifd.cli.score import score
 from gifd.cli.train import train
 from gifd.errors import InputError
@@ -24,6 +25,7 @@ prior_app = typer.Typer(
 )
 prior_app.command("train")(train)
 prior_app.command("score")(score)
+prior_app.command("remapper")(remapper)
 
 
 @prior_app.command("list")

@@ -4,6 +4,7 @@ from gifd.priors.biggan import biggan
 from gifd.priors.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from gifd.priors.dcgan import dcgan, digiface_dcgan
 from gifd.priors.generator import Gaussian, Generator, Layers, Stage, State
+from gifd.priors.remapper import Remapper, read_remapper, write_remapper
 from gifd.priors.stylegan2 import stylegan2
 
 __all__ = [
@@ -11,12 +12,15 @@ __all__ = [
     "Gaussian",
     "Generator",
     "Layers",
+    "Remapper",
     "Stage",
     "State",
     "biggan",
     "dcgan",
     "digiface_dcgan",
     "read_checkpoint",
+    "read_remapper",
     "stylegan2",
     "write_checkpoint",
+    "write_remapper",
 ]

@@ -3,10 +3,12 @@
 from gifd.training.card import card_path, score, write_card
 from gifd.training.data import ImageSet, image_set, read_image_set
 from gifd.training.recipe import Recipe
+from gifd.training.remap import REMAPPER_STEPS, train_remapper
 from gifd.training.run import Stand, state_path, train
 from gifd.training.trainer import Losses, Trainer
 
 __all__ = [
+    "REMAPPER_STEPS",
     "ImageSet",
     "Losses",
     "Recipe",
@@ -18,5 +20,6 @@ __all__ = [
     "score",
     "state_path",
     "train",
+    "train_remapper",
     "write_card",
 ]

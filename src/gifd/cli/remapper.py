@@ -1,0 +1,60 @@
+"""`gifd prior remapper`: the classifier that label mapping asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gifd import catalog, terminal
+from gifd.cli.options import Device, Offline, device_of
+from gifd.errors import InputError
+from gifd.priors import Generator, write_remapper
+from gifd.terminal import one_line_errors
+from gifd.training import REMAPPER_STEPS, ImageSet, read_image_set, train_remapper
+
+
+@one_line_errors
+def remapper(
+    prior: Annotated[str, typer.Argument(help="A conditional prior: its name or file.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder or zip the prior was trained on. Default: its samples."),
+    ] = None,
+    labels: Annotated[
+        str, typer.Option(help="Of the data: a regular expression, as for 'gifd prior train'.")
+    ] = "/",
+    match: Annotated[str, typer.Option(help="Which file names of the data.")] = "*",
+    steps: Annotated[int, typer.Option(help="Of 64 images each.", min=1)] = REMAPPER_STEPS,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
+    device: Device = "auto",
+    offline: Offline = False,
+) -> None:
+    """Train a classifier of images into a prior's classes, for 'gifd attack --label-mapping'."""
+    generator = catalog.prior(prior, offline=offline)
+    if generator.classes is None:
+        raise InputError(f"expected a conditional prior to map labels to, got {generator}")
+    source: Generator | ImageSet = generator
+    if data is not None:
+        own = source = read_image_set(
+            data, size=generator.image_shape[1], match=match, labels=labels
+        )
+        if len(own.classes) != generator.classes:
+            raise InputError(
+                f"expected data of the {generator.classes} classes of {generator}, got "
+                f"{len(own.classes)}"
+            )
+    with terminal.steps(f"remapper of {generator.name}", steps) as callback:
+        found = train_remapper(
+            source,
+            steps=steps,
+            seed=seed,
+            name=out.stem,
+            device=device_of(device),
+            callback=callback,
+        )
+    write_remapper(found, out)
+    Console().print(f"{out}: right on {found.accuracy:.0%} of images kept out", soft_wrap=True)

@@ -1,0 +1,119 @@
+"""Remapper: which of a conditional prior's classes an image looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gifd.errors import InputError, WeightsError
+from gifd.weights import read_tensors
+
+SIDE = 64
+"""Larger images are averaged down to this before they are classified."""
+
+
+class RemapperNet(nn.Module):
+    """Four strided convolutions, group-normalised so that a single image will do.
+
+    Args:
+        classes: of the prior.
+        colours: of its images.
+        width: channels of the first convolution; they double three times.
+    """
+
+    def __init__(self, classes: int, *, colours: int = 3, width: int = 24) -> None:
+        super().__init__()
+        widths = [colours, *(width * 2**i for i in range(4))]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(width // 4 or 1, after) for after in widths[1:])
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
+        """Images in [0, 1] -> logits of the prior's classes."""
+        if max(x.shape[2:]) > SIDE:
+            x = F.adaptive_avg_pool2d(x, SIDE)
+        x = 2 * x - 1
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.gelu(norm(conv(x)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Remapper:
+    """A classifier over a prior's classes, and how often it is right.
+
+    Args:
+        net: maps images in [0, 1] to logits.
+        classes: how many.
+        accuracy: on images that it was not trained on, in [0, 1].
+        name: for records.
+    """
+
+    net: nn.Module = field(repr=False)
+    classes: int
+    accuracy: float
+    name: str
+
+    @torch.no_grad()
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B"]:
+        """The likeliest class of each image in [0, 1], on the CPU."""
+        logits: Tensor = self.net.cpu().eval()(images.detach().cpu())
+        return logits.argmax(1)
+
+
+def write_remapper(remapper: Remapper, path: Path) -> None:
+    """One safetensors file.
+
+    Raises:
+        InputError: another ending than .safetensors, or it cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"expected a file that ends in .safetensors, got '{path}'")
+    metadata = {"format": "gifd remapper", "accuracy": repr(remapper.accuracy)}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in remapper.net.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        save_file(tensors, part, metadata)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"expected to write '{path}', got: {error}") from None
+
+
+def read_remapper(path: Path) -> Remapper:
+    """A remapper that `write_remapper` wrote.
+
+    Raises:
+        WeightsError: missing, damaged, or something else.
+    """
+    tensors = read_tensors(path)
+    metadata: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    if metadata.get("format") != "gifd remapper":
+        raise WeightsError(
+            f"{path}: expected a remapper written by 'gifd prior remapper', got another file"
+        )
+    try:
+        width, colours = tensors["convs.0.weight"].shape[:2]
+        net = RemapperNet(len(tensors["head.bias"]), colours=colours, width=width)
+        net.load_state_dict(tensors)
+        accuracy = float(metadata["accuracy"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(f"{path} is no whole remapper: {reason}") from None
+    return Remapper(net=net, classes=len(tensors["head.bias"]), accuracy=accuracy, name=path.stem)
