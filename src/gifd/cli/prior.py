@@ -18,7 +18,7 @@ from gifd.errors import InputError
 from gifd.images import grid, write_image
 from gifd.priors import Generator, read_checkpoint, write_checkpoint
 from gifd.terminal import one_line_errors
-from gifd.weights import cached_path
+from gifd.weights import ShippedFile, local_path
 
 prior_app = typer.Typer(
     help="Image priors: list, fetch, inspect, convert, sample, train, score.", no_args_is_help=True
@@ -34,12 +34,14 @@ def prior_list() -> None:
     """The priors by name, their licence, and whether they are cached."""
     rows = []
     for name, entry in catalog.PRIORS.items():
-        here = "yes" if cached_path(entry.file).exists() else "no"
+        here = "yes" if local_path(entry.file).exists() else "no"
+        if isinstance(entry.file, ShippedFile):
+            here = "shipped"
         size = f"{entry.file.size_bytes / 1e6:.0f} MB"
         rows.append((name, entry.summary, size, entry.file.licence, here))
     for name, other in catalog.BY_HAND.items():
         rows.append((name, other.summary, other.size, other.licence, "by hand"))
-    terminal.table("Priors", ("name", "what it is", "size", "licence", "cached"), rows)
+    terminal.table("Priors", ("name", "what it is", "size", "licence", "here"), rows)
 
 
 PriorName = Annotated[str, typer.Argument(help="From 'gifd prior list', or a checkpoint file.")]
@@ -56,7 +58,7 @@ def prior_fetch(name: PriorName) -> None:
     catalog.prior(name)
     if name not in catalog.PRIORS:
         raise InputError(f"expected a name from 'gifd prior list' to fetch, got the file '{name}'")
-    Console().print(str(cached_path(catalog.PRIORS[name].file)), soft_wrap=True)
+    Console().print(str(local_path(catalog.PRIORS[name].file)), soft_wrap=True)
 
 
 @prior_app.command("info")
@@ -67,7 +69,10 @@ def prior_info(name: PriorName, options: Options = None) -> None:
     title = repr(generator)
     if name in catalog.PRIORS:
         file = catalog.PRIORS[name].file
-        title = f"{name}: {file.note} ({file.package} {file.version}, {file.licence})"
+        origin = "shipped"
+        if not isinstance(file, ShippedFile):
+            origin = f"{file.package} {file.version}"
+        title = f"{name}: {file.note} ({origin}, {file.licence})"
     state = generator.draw(1, torch.Generator().manual_seed(0))
     rows = [("0", "latent", _shapes(state), "", _searched(generator, 0))]
     for depth, stage in enumerate(generator.stages, start=1):
