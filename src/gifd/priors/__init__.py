@@ -5,9 +5,11 @@ from gifd.priors.checkpoints import Checkpoint, read_checkpoint, write_checkpoin
 from gifd.priors.dcgan import dcgan, digiface_dcgan
 from gifd.priors.generator import Gaussian, Generator, Layers, Stage, State
 from gifd.priors.remapper import Remapper, read_remapper, write_remapper
+from gifd.priors.shipped import FACES64, faces64
 from gifd.priors.stylegan2 import stylegan2
 
 __all__ = [
+    "FACES64",
     "Checkpoint",
     "Gaussian",
     "Generator",
@@ -18,6 +20,7 @@ __all__ = [
     "biggan",
     "dcgan",
     "digiface_dcgan",
+    "faces64",
     "read_checkpoint",
     "read_remapper",
     "stylegan2",
