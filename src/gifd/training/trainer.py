@@ -55,7 +55,9 @@ class Trainer:
     discriminator sees; reduced precision is bfloat16 in every layer, without a clamp.
     """
 
-    def __init__(self, data: ImageSet, recipe: Recipe, *, device: torch.device | str = "cpu"):
+    def __init__(
+        self, data: ImageSet, recipe: Recipe, *, device: torch.device | str = "cpu"
+    ) -> None:
         self.data, self.recipe, self.device = data, recipe, torch.device(device)
         self.channels = recipe.channels(data.size)
         classes = len(data.classes)
