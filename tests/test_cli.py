@@ -107,7 +107,7 @@ def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: P
         (["--without", "magic"], "an extension"),
         (["--classes", "1"], "at least 2 classes"),
         (["--device", "abacus"], "a usable device"),
-        (["--size", "32", "--attack", "gifd"], "3 x 32 x 32"),
+        (["--size", "128", "--attack", "gifd"], "3 x 128 x 128"),
         (["--attack", "gifd", "--steps", "2"], "steps"),
     ],
 )
@@ -217,7 +217,10 @@ def test_attack_and_prior_commands_take_checkpoint_files(picture: Path, tmp_path
         (["attack", "x.png", "--prior", "{file}", "--prior-option", "area=x"], "area=a number"),
         (["attack", "x.png", "--prior", "{file}", "--prior-option", "size=8"], "an option of"),
         (["attack", "x.png", "--prior", "{file}", "--prior-option", "latent=q"], "z or w or w+"),
-        (["attack", "x.png", "--prior-option", "area=8"], "expected no options"),
+        (
+            ["attack", "x.png", "--prior", "digiface-dcgan", "--prior-option", "area=8"],
+            "expected no options",
+        ),
         (["prior", "info", "{file}", "--option", "optimise=x"], "w, noise with commas"),
         (["prior", "info", "{file}", "--option", "resolution=5"], "resolution of"),
         (["prior", "fetch", "{file}"], "to fetch"),
