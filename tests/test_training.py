@@ -1,5 +1,6 @@
 """Training: the reference's networks, the losses' closed forms, and runs that can be killed."""
 
+import os
 import re
 import signal
 import subprocess
@@ -217,14 +218,19 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert max(strengths) > 0  # images were augmented too
 
 
-def test_minutes_and_interruptions_save_what_is_there(tmp_path: Path) -> None:
+def test_minutes_and_interruptions_save_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "a.safetensors"
     assert train(pictures(), TINY, out, images=80, minutes=0.0).seen == 4
 
-    def interrupt(now: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(*logits: Tensor) -> Tensor:
+        os.kill(os.getpid(), signal.SIGINT)  # the generator has moved, the discriminator not yet
+        return discriminator_loss(*logits)
 
-    assert train(pictures(), TINY, out, images=80, resume=True, callback=interrupt).seen == 8
+    with monkeypatch.context() as patch:
+        patch.setattr("gifd.training.trainer.discriminator_loss", interrupt)
+        assert train(pictures(), TINY, out, images=80, resume=True).seen == 8
     resumed = train(pictures(), TINY, out, images=12, resume=True)
     straight = train(pictures(), TINY, tmp_path / "b.safetensors", images=12)
     assert equal(resumed.state(), straight.state())

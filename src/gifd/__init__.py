@@ -10,7 +10,7 @@ from gifd.images import read_image
 from gifd.metrics import score
 from gifd.model import Model
 from gifd.observation import Ledger, Observation, Secret
-from gifd.priors import Generator, Stage, digiface_dcgan, faces64
+from gifd.priors import Generator, Stage, digiface_dcgan, faces64, photos64
 from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.updates import Update
 from gifd.victims import Client, ConvNet, LeNet, ResNet18, check_replay
@@ -40,6 +40,7 @@ __all__ = [
     "gifd_last",
     "gifd_latent",
     "ig",
+    "photos64",
     "read_image",
     "score",
 ]

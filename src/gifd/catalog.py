@@ -23,16 +23,18 @@ from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.model import Model
 from gifd.priors import (
     FACES64,
+    PHOTOS64,
+    Checkpoint,
     Generator,
     digiface_dcgan,
-    faces64,
     read_checkpoint,
     read_remapper,
+    shipped_checkpoint,
     write_remapper,
 )
 from gifd.training import train_remapper
 from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
-from gifd.weights import DIGIFACE_DCGAN, ShippedFile, WheelFile, cache_dir, fetch
+from gifd.weights import DIGIFACE_DCGAN, ShippedFile, WheelFile, cache_dir
 
 T = TypeVar("T")
 
@@ -50,9 +52,9 @@ class AttackEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorEntry:
-    """A prior by name: how it is loaded and which file it is."""
+    """A prior by name: how it is loaded (`load(offline)`) and which file it is."""
 
-    load: Callable[..., Generator]
+    load: Callable[[bool], Generator | Checkpoint]
     file: WheelFile | ShippedFile
     summary: str
 
@@ -110,12 +112,17 @@ ATTACKS: Mapping[str, AttackEntry] = {
 
 PRIORS: Mapping[str, PriorEntry] = {
     "faces64": PriorEntry(
-        load=faces64,
+        load=lambda offline: shipped_checkpoint(FACES64),
         file=FACES64,
         summary="64 px StyleGAN2 of faces (UTKFace), trained by us",
     ),
+    "photos64": PriorEntry(
+        load=lambda offline: shipped_checkpoint(PHOTOS64),
+        file=PHOTOS64,
+        summary="64 px StyleGAN2 of photographs in 10 classes (Imagenette), trained by us",
+    ),
     "digiface-dcgan": PriorEntry(
-        load=digiface_dcgan,
+        load=lambda offline: digiface_dcgan(offline=offline),
         file=DIGIFACE_DCGAN,
         summary="64 px DCGAN of synthetic faces (DigiFace-1M)",
     ),
@@ -230,28 +237,25 @@ def prior(
         WeightsError: weights that cannot be fetched or read, or are not the named ones.
     """
     if name in BY_HAND:
-        entry = BY_HAND[name]
+        public = BY_HAND[name]
         raise InputError(
-            f"'{name}' is not fetched for you ({entry.licence}): download it from "
-            f"{entry.source} and give the file's path in place of the name"
+            f"'{name}' is not fetched for you ({public.licence}): download it from "
+            f"{public.source} and give the file's path in place of the name"
         )
     if name not in PRIORS and not Path(name).exists():
         raise InputError(
             f"expected a known prior ({_names(PRIORS)}) or a checkpoint file, got '{name}'"
         )
-    file = PRIORS[name].file if name in PRIORS else None
+    entry = PRIORS.get(name)
+    if options and entry is not None and isinstance(entry.file, WheelFile):
+        raise InputError(f"expected no options for the prior '{name}', got {options[0]}")
+    loaded = read_checkpoint(Path(name)) if entry is None else entry.load(offline)
     chosen: dict[str, object] = {}
-    if isinstance(file, WheelFile):
-        if options:
-            raise InputError(f"expected no options for the prior '{name}', got {options[0]}")
-        built = PRIORS[name].load(offline=offline)
+    if isinstance(loaded, Generator):
+        built = loaded
     else:
-        checkpoint = read_checkpoint(Path(name) if file is None else fetch(file))
-        chosen = checkpoint.parse(options)
-        if file is None:
-            built = checkpoint.generator(name=Path(name).stem, **chosen)
-        else:
-            built = PRIORS[name].load(**chosen)
+        chosen = loaded.parse(options)
+        built = loaded.generator(name=Path(name).stem, **chosen)
     decided = {"area", "resolution"} & set(chosen)
     if decided or size is None or built.image_shape[1] <= size:
         return built

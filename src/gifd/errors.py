@@ -1,5 +1,11 @@
 """The errors a user can meet. Each carries one line: what was expected, what came, what to do."""
 
+import zipfile
+import zlib
+
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What `zipfile` raises for an archive that is damaged, encrypted or packed in an unknown way."""
+
 
 class GifdError(Exception):
     """Something outside the toolkit is wrong; the message is one line meant for its user."""

@@ -7,7 +7,6 @@ import io
 import math
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from gifd.errors import InputError
+from gifd.errors import BROKEN_ZIP, InputError
 
 SMALLEST = 16
 """Images with a shorter side below this many pixels are refused: there is nothing to invert."""
@@ -77,7 +76,7 @@ def read_images(
             for name in _chosen(archive.namelist(), source, match, limit):
                 content = io.BytesIO(archive.read(name))
                 yield name, _decode(content, f"{source}:{name}", size)
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (OSError, *BROKEN_ZIP) as error:
         raise InputError(f"expected a folder or a zip of images, got '{source}': {error}") from None
 
 

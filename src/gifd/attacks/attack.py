@@ -168,7 +168,7 @@ class Attack:
                 batched=batched,
             )
 
-        asked, coarse = labels, Search(phases=(), interrupted=False, dropped=())
+        asked, coarse, fine = labels, None, None
         if self.label_mapping is not None and generator is not None:
             rng = torch.Generator().manual_seed(seed)
             asked = self.label_mapping.begin(labels, generator.classes or 1, rng)
@@ -176,15 +176,17 @@ class Attack:
             coarse = run(phases, asked, self._told(callback, 0))
             if not coarse.interrupted:
                 asked = self.label_mapping.classify(self._answer(coarse).images)
-        found = coarse
-        if not coarse.interrupted:
-            spent = sum(phase.evaluations for phase in coarse.phases)
-            try:
-                found = run(self.phases, asked, self._told(callback, spent))
-            except KeyboardInterrupt:  # nothing fine was found yet
-                if not coarse.phases:
-                    raise
-                found = dataclasses.replace(coarse, interrupted=True)
+        before = () if coarse is None else coarse.phases
+        try:
+            if coarse is None or not coarse.interrupted:
+                spent = sum(phase.evaluations for phase in before)
+                fine = run(self.phases, asked, self._told(callback, spent))
+        except KeyboardInterrupt:  # before anything fine was found
+            if coarse is None:
+                raise
+            coarse = dataclasses.replace(coarse, interrupted=True)
+        found = fine or coarse
+        assert found is not None
         chosen = self._answer(found)
         return Reconstruction(
             images=chosen.images,
@@ -193,7 +195,7 @@ class Attack:
             prior_labels=asked if generator is not None and generator.classes else None,
             distance=chosen.distance,
             phase=chosen.name,
-            phases=tuple(dict.fromkeys((*coarse.phases, *found.phases))),
+            phases=before if fine is None else (*before, *fine.phases),
             interrupted=found.interrupted,
             dropped=found.dropped,
             seed=seed,

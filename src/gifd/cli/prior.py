@@ -34,9 +34,8 @@ def prior_list() -> None:
     """The priors by name, their licence, and whether they are cached."""
     rows = []
     for name, entry in catalog.PRIORS.items():
-        here = "yes" if local_path(entry.file).exists() else "no"
-        if isinstance(entry.file, ShippedFile):
-            here = "shipped"
+        shipped = isinstance(entry.file, ShippedFile)
+        here = "shipped" if shipped else "yes" if local_path(entry.file).exists() else "no"
         size = f"{entry.file.size_bytes / 1e6:.0f} MB"
         rows.append((name, entry.summary, size, entry.file.licence, here))
     for name, other in catalog.BY_HAND.items():

@@ -39,13 +39,11 @@ def remapper(
         raise InputError(f"expected a conditional prior to map labels to, got {generator}")
     source: Generator | ImageSet = generator
     if data is not None:
-        own = source = read_image_set(
-            data, size=generator.image_shape[1], match=match, labels=labels
-        )
-        if len(own.classes) != generator.classes:
+        source = read_image_set(data, size=generator.image_shape[1], match=match, labels=labels)
+        if len(source.classes) != generator.classes:
             raise InputError(
                 f"expected data of the {generator.classes} classes of {generator}, got "
-                f"{len(own.classes)}"
+                f"{len(source.classes)}"
             )
     with terminal.steps(f"remapper of {generator.name}", steps) as callback:
         found = train_remapper(

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gifd.errors import InputError, WeightsError
@@ -30,7 +28,7 @@ from gifd.priors.dcgan import dcgan
 from gifd.priors.generator import Generator
 from gifd.priors.pickles import Network, read_networks
 from gifd.priors.stylegan2 import stylegan2
-from gifd.weights import read_tensors
+from gifd.weights import read_metadata, read_tensors, write_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +142,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix == ".pkl":
         return _nvidia(path)
     tensors = read_tensors(path)
-    if path.suffix == ".safetensors":
-        known = _ours(path, tensors)
-        if known is not None:
-            return known
+    known = _ours(path, tensors)
+    if known is not None:
+        return known
     if "g_ema.input.input" in tensors or "input.input" in tensors:
         return _rosinality(path, tensors)
     if "embeddings.weight" in tensors and "generator.gen_z.bias" in tensors:
@@ -168,24 +165,16 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         InputError: another ending than .safetensors, or it cannot be written.
     """
-    if path.suffix != ".safetensors":
-        raise InputError(f"expected a file that ends in .safetensors, got '{path}'")
     metadata = {
         "format": "gifd prior",
         "architecture": checkpoint.architecture,
         "options": json.dumps(dict(checkpoint.options)),
     }
-    own = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(own, path, metadata)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected to write '{path}', got: {error}") from None
+    write_tensors(checkpoint.tensors, metadata, path)
 
 
 def _ours(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint | None:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
+    metadata = read_metadata(path)
     if metadata.get("format") != "gifd prior":
         return None
     architecture = metadata.get("architecture", "none")

@@ -10,12 +10,10 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gifd.errors import InputError, WeightsError
-from gifd.weights import read_tensors
+from gifd.errors import WeightsError
+from gifd.weights import read_metadata, read_tensors, write_tensors
 
 SIDE = 64
 """Larger images are averaged down to this before they are classified."""
@@ -80,17 +78,8 @@ def write_remapper(remapper: Remapper, path: Path) -> None:
     Raises:
         InputError: another ending than .safetensors, or it cannot be written.
     """
-    if path.suffix != ".safetensors":
-        raise InputError(f"expected a file that ends in .safetensors, got '{path}'")
     metadata = {"format": "gifd remapper", "accuracy": repr(remapper.accuracy)}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in remapper.net.state_dict().items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        save_file(tensors, part, metadata)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected to write '{path}', got: {error}") from None
+    write_tensors(remapper.net.state_dict(), metadata, path)
 
 
 def read_remapper(path: Path) -> Remapper:
@@ -100,10 +89,7 @@ def read_remapper(path: Path) -> Remapper:
         WeightsError: missing, damaged, or something else.
     """
     tensors = read_tensors(path)
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+    metadata = read_metadata(path)
     if metadata.get("format") != "gifd remapper":
         raise WeightsError(
             f"{path}: expected a remapper written by 'gifd prior remapper', got another file"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from gifd.priors.checkpoints import read_checkpoint
+from gifd.priors.checkpoints import Checkpoint, read_checkpoint
 from gifd.priors.generator import Generator
 from gifd.weights import ShippedFile, fetch
 
@@ -18,10 +19,29 @@ FACES64 = ShippedFile(
 )
 
 
+PHOTOS64 = ShippedFile(
+    name="photos64",
+    member="photos64.safetensors",
+    sha256="08247a3f32c72e037e801d09c42a91094493bb9e527bb7ae4eb9d548a45fda07",
+    licence="research use (ImageNet)",
+    size_bytes=1_661_744,
+    note="StyleGAN2 of 64x64 photographs in 10 classes, trained with 'gifd prior train'.",
+)
+
+
+def shipped_checkpoint(file: ShippedFile) -> Checkpoint:
+    """The weights of one of ours. Their noise maps hardly matter: neither drawn nor searched.
+
+    Raises:
+        WeightsError: the installed file is damaged.
+    """
+    checkpoint = read_checkpoint(fetch(file))
+    chosen = {**checkpoint.options, "noise": "const", "optimise": ("w",)}
+    return replace(checkpoint, options=chosen)
+
+
 def faces64(**options: Any) -> Generator:
     """The 64 px StyleGAN2 of faces, see its card `priors/weights/faces64.md`.
-
-    Its noise maps hardly matter, so they are neither drawn nor searched by default.
 
     Args:
         options: of `gifd.priors.stylegan2`, as `latent="z"`.
@@ -29,5 +49,16 @@ def faces64(**options: Any) -> Generator:
     Raises:
         WeightsError: the installed file is damaged.
     """
-    chosen = {"noise": "const", "optimise": ("w",)} | options
-    return read_checkpoint(fetch(FACES64)).generator(name=FACES64.name, **chosen)
+    return shipped_checkpoint(FACES64).generator(name=FACES64.name, **options)
+
+
+def photos64(**options: Any) -> Generator:
+    """The 64 px StyleGAN2 of photographs in 10 classes, see `priors/weights/photos64.md`.
+
+    Args:
+        options: of `gifd.priors.stylegan2`, as `latent="z"`.
+
+    Raises:
+        WeightsError: the installed file is damaged.
+    """
+    return shipped_checkpoint(PHOTOS64).generator(name=PHOTOS64.name, **options)

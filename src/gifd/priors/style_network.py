@@ -17,6 +17,22 @@ from gifd.priors.generator import IMAGE, Stage, State
 SLOPE, GAIN, EPS = 0.2, math.sqrt(2.0), 1e-8
 
 
+def activate(x: Tensor) -> Tensor:
+    """Leaky ReLU, scaled so that a normal input keeps its size."""
+    return F.leaky_relu(x, SLOPE) * GAIN
+
+
+def binomial() -> Float[Tensor, "4 4"]:
+    """The filter (1, 3, 3, 1) along both axes, of sum 1, for resampling."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    return torch.outer(taps, taps) / taps.sum() ** 2
+
+
+def each_channel(taps: Float[Tensor, "4 4"], x: Tensor) -> Float[Tensor, "C 1 4 4"]:
+    """The same filter for each channel of x."""
+    return taps.expand(x.shape[1], 1, 4, 4)
+
+
 class EqualLinear(nn.Module):
     """A linear layer with equalised learning rate: `x W^T lr / sqrt(inputs) + b lr`."""
 
@@ -74,7 +90,7 @@ class MappingNetwork(nn.Module):
             y = embed.weight.T[_given(labels)] * embed.gain + embed.bias * embed.lr
             x = torch.cat([x, _normalize(y)], dim=1)
         for index in range(self.depth):
-            x = F.leaky_relu(self.get_submodule(f"fc{index}")(x), SLOPE) * GAIN
+            x = activate(self.get_submodule(f"fc{index}")(x))
         return x
 
 
@@ -129,11 +145,13 @@ class SynthesisLayer(ModulatedConv):
         x = x * style[..., None, None]
         if self.up:
             x = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)  # (B, O, 2H+1, 2W+1)
-            x = F.conv2d(x, _each(taps * 4, x), padding=1, groups=x.shape[1])  # (B, O, 2H, 2W)
+            x = F.conv2d(
+                x, each_channel(taps * 4, x), padding=1, groups=x.shape[1]
+            )  # (B, O, 2H, 2W)
         else:
             x = F.conv2d(x, self.weight, padding=1)
         x = x * self.demodulation(style) + noise * self.noise_strength
-        x = F.leaky_relu(x + self.bias[:, None, None], SLOPE) * GAIN
+        x = activate(x + self.bias[:, None, None])
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
@@ -180,8 +198,7 @@ class SynthesisBlock(Stage):
             self.conv0 = SynthesisLayer(inputs, outputs, w, resolution, up=True, clamp=clamp)
         self.conv1 = SynthesisLayer(outputs, outputs, w, resolution, up=False, clamp=clamp)
         self.torgb = ToRGB(outputs, channels, w, clamp=clamp)
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        self.register_buffer("resample_filter", torch.outer(taps, taps) / taps.sum() ** 2)
+        self.register_buffer("resample_filter", binomial())
         self.resample_filter: Tensor
 
     def forward(self, state: State) -> State:
@@ -196,7 +213,7 @@ class SynthesisBlock(Stage):
         if "rgb" in state:
             skip = state["rgb"]
             rgb = rgb + F.conv_transpose2d(
-                skip, _each(taps * 4, skip), stride=2, padding=1, groups=skip.shape[1]
+                skip, each_channel(taps * 4, skip), stride=2, padding=1, groups=skip.shape[1]
             )
         if self.last:
             return {IMAGE: rgb}
@@ -276,11 +293,6 @@ class StyleNetwork(nn.Module):
 def _normalize(x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
     """To a mean square of 1."""
     return x * (x.square().mean(1, keepdim=True) + EPS).rsqrt()
-
-
-def _each(taps: Float[Tensor, "4 4"], x: Tensor) -> Float[Tensor, "C 1 4 4"]:
-    """The same filter for each channel of x."""
-    return taps.expand(x.shape[1], 1, 4, 4)
 
 
 def _given(labels: Tensor | None) -> Tensor:

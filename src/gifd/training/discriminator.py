@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gifd.priors.style_network import GAIN, SLOPE, EqualLinear, MappingNetwork
+from gifd.priors.style_network import (
+    EqualLinear,
+    MappingNetwork,
+    activate,
+    binomial,
+    each_channel,
+)
 
 
 class EqualConv(nn.Module):
@@ -32,8 +38,7 @@ class EqualConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.gain, self.padding, self.down = 1 / math.sqrt(inputs * size**2), size // 2, down
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        self.register_buffer("filter", torch.outer(taps, taps) / taps.sum() ** 2)
+        self.register_buffer("filter", binomial())
         self.filter: Tensor
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
@@ -41,7 +46,7 @@ class EqualConv(nn.Module):
         weight = self.weight * self.gain
         if not self.down:
             return F.conv2d(x, weight, self.bias, padding=self.padding)
-        taps = self.filter.expand(x.shape[1], 1, 4, 4)
+        taps = each_channel(self.filter, x)
         if self.padding == 0:  # 1x1: blurring and halving at once
             x = F.conv2d(x, taps, stride=2, padding=1, groups=x.shape[1])
             return F.conv2d(x, weight, self.bias)
@@ -61,7 +66,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
         """(B, inputs, H, W) -> (B, outputs, H / 2, W / 2)."""
-        y: Tensor = _active(self.conv1(_active(self.conv0(x)))) + self.skip(x)
+        y: Tensor = activate(self.conv1(activate(self.conv0(x)))) + self.skip(x)
         return y * math.sqrt(0.5)
 
 
@@ -99,11 +104,11 @@ class Discriminator(nn.Module):
         self, x: Float[Tensor, "B C H W"], labels: Tensor | None = None
     ) -> Float[Tensor, "B"]:
         """Logits of images, about [-1, 1], with (B,) class indices where it is conditional."""
-        x = _active(self.from_rgb(x))
+        x = activate(self.from_rgb(x))
         for block in self.blocks:
             x = block(x)  # at last (B, width, 4, 4)
-        x = _active(self.conv(torch.cat([x, self._spread(x)], dim=1)))
-        x = self.out(_active(self.fc(x.flatten(1))))  # (B, width) or (B, 1)
+        x = activate(self.conv(torch.cat([x, self._spread(x)], dim=1)))
+        x = self.out(activate(self.fc(x.flatten(1))))  # (B, width) or (B, 1)
         if not self.classes:
             return x[:, 0]
         w: Tensor = self.mapping(x.new_zeros(len(x), 0), labels)  # (B, width)
@@ -116,7 +121,3 @@ class Discriminator(nn.Module):
         y = x.reshape(size, -1, *x.shape[1:])  # (G, B / G, C, H, W)
         y = (y.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # (B / G,)
         return y.repeat(size)[:, None, None, None].expand(count, 1, height, width)
-
-
-def _active(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, SLOPE) * GAIN

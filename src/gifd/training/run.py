@@ -6,14 +6,16 @@ import dataclasses
 import hashlib
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from gifd.errors import InputError, WeightsError
 from gifd.images import grid, write_image
@@ -21,7 +23,7 @@ from gifd.priors import write_checkpoint
 from gifd.training.data import ImageSet
 from gifd.training.recipe import Recipe
 from gifd.training.trainer import Losses, Trainer
-from gifd.weights import read_tensors
+from gifd.weights import check_ending, read_metadata, read_tensors, write_tensors
 
 SAMPLES = 36
 
@@ -67,7 +69,7 @@ def train(
 
     Writes the averaged generator to `out` (half precision), a sheet of its samples beside it
     (`.png`) and all that it takes to go on (`.state.safetensors`), each time whole or not at
-    all. Ctrl-C saves and ends the run.
+    all. Ctrl-C ends the run after the step it is in, and saves.
 
     Args:
         data: what it learns from.
@@ -85,8 +87,7 @@ def train(
             data; a folder that cannot be written to; fewer images than a batch.
         WeightsError: the state is damaged.
     """
-    if out.suffix != ".safetensors":
-        raise InputError(f"expected a file that ends in .safetensors, got '{out}'")
+    check_ending(out)
     if len(data) < recipe.batch:
         raise InputError(f"expected at least a batch of {recipe.batch} images, got {len(data)}")
     trainer = Trainer(data, recipe, device=device)
@@ -100,13 +101,13 @@ def train(
     else:
         _save(trainer, out, identity)  # what cannot be written is known before hours of work
     began, first, saved = time.perf_counter(), trainer.seen, trainer.seen
-    try:
-        while trainer.seen < images:
+    with _patient() as interrupted:
+        while trainer.seen < images and not interrupted():
             losses = trainer.step()
             if not math.isfinite(losses.generator + losses.discriminator):
                 raise InputError(
                     f"training became non-finite at {trainer.seen} images; '{out}' holds what was "
-                    f"saved at {saved}: resume with a lower learning rate or more gamma"
+                    f"saved at {saved}: begin again with a lower learning rate or more gamma"
                 )
             spent = time.perf_counter() - began
             rate = (trainer.seen - first) / spent
@@ -129,11 +130,33 @@ def train(
                 saved = trainer.seen
             if minutes is not None and spent >= minutes * 60:
                 break
-    except KeyboardInterrupt:
-        pass
-    if trainer.seen > saved:
-        _save(trainer, out, identity)
+        if trainer.seen > saved:
+            _save(trainer, out, identity)
     return trainer
+
+
+@contextmanager
+def _patient() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C is only noted, so that no step is left half done; asked, it tells.
+
+    A second one interrupts at once. Outside the main thread nothing changes.
+    """
+    noted = False
+    usual = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = True
+        signal.signal(signal.SIGINT, usual)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _identity(data: ImageSet, recipe: Recipe) -> dict[str, str]:
@@ -149,21 +172,14 @@ def _save(trainer: Trainer, out: Path, identity: dict[str, str]) -> None:
     write_checkpoint(checkpoint, out)
     samples = checkpoint.generator(name=out.stem, latent="z").sample(SAMPLES, seed=0)
     write_image(grid(samples), out.with_suffix(".png"))
-    path = state_path(out)
-    part = path.with_suffix(".part")
-    try:
-        save_file(trainer.state(), part, {"format": "gifd training", **identity})
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected to write '{path}', got: {error}") from None
+    write_tensors(trainer.state(), {"format": "gifd training", **identity}, state_path(out))
 
 
 def _restore(trainer: Trainer, path: Path, identity: dict[str, str]) -> None:
     if not path.exists():
         raise InputError(f"expected a state to resume at '{path}', found none: start without it")
     state = read_tensors(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
+    metadata = read_metadata(path)
     for what, expected in identity.items():
         if metadata.get(what) != expected:
             other = _difference(metadata.get(what), expected)

@@ -126,8 +126,7 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """The averaged generator as `gifd.priors` reads it, in half precision."""
         tensors = {
-            name: tensor.detach().cpu().half().contiguous()
-            for name, tensor in self.average.state_dict().items()
+            name: tensor.detach().cpu().half() for name, tensor in self.average.state_dict().items()
         }
         return Checkpoint(architecture="stylegan2", tensors=tensors, options={})
 
@@ -141,7 +140,7 @@ class Trainer:
         for part, optimizer in self.optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
                 state |= {f"adam.{part}.{index}.{name}": t for name, t in moments.items()}
-        return {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
+        return {name: t.detach().cpu().clone() for name, t in state.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on where `state()` was taken.
