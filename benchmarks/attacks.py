@@ -35,7 +35,11 @@ def main(
     match: Annotated[str, typer.Option(help="Which file names.")] = "*",
     limit: Annotated[int, typer.Option(help="How many images, evenly spaced.")] = 8,
     attacks: Annotated[
-        str, typer.Option(help="name:preset, comma-separated; name:preset-extension drops one.")
+        str,
+        typer.Option(
+            help="name:preset, comma-separated; name:preset-extension drops one, name:preset+map "
+            "maps labels."
+        ),
     ] = "ig:paper,gifd:paper,ig:strongest,gifd:strongest",
     evaluations: Annotated[int, typer.Option(help="Victim gradients of each attack.")] = 400,
     restarts: Annotated[int, typer.Option(help="Restarts of every attack; 0: its own number.")] = 1,
@@ -58,13 +62,20 @@ def main(
     built = {}
     for spec in attacks.split(","):
         name, _, rest = spec.partition(":")
+        rest, _, mapping = rest.partition("+")
         preset, *without = rest.split("-")
+        mapped = None
+        if mapping:
+            if mapping != "map":
+                raise InputError(f"expected '+map' or nothing, got '+{mapping}' in '{spec}'")
+            mapped = catalog.label_mapping("on", generator, classes=classes)
         attack = catalog.attack(
             name,
             prior=generator,
             preset=preset,
             without=without,
             restarts=restarts or None,
+            label_mapping=mapped,
         )
         built[spec] = attack.with_evaluations(evaluations)
     which, of = (int(part) for part in shard.split("/"))

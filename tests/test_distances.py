@@ -24,7 +24,7 @@ from gifd.inversion import (
     TotalVariation,
     WarmupCosine,
 )
-from gifd.inversion.optimizers import Evaluate
+from gifd.inversion.optimizers import Evaluate, Task
 from gifd.updates import Update
 
 seeds = st.integers(0, 10**6)
@@ -182,6 +182,13 @@ def by_torch(start: Tensor, gradient: Callable[[Tensor], Tensor], rates: Sequenc
     return x
 
 
+def refuse(*asked: object) -> Tensor:
+    raise AssertionError("Adam asks for gradients alone")
+
+
+ASKS_NOTHING = Task(draw=dict, images=refuse, represent=refuse, observed=refuse)
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("schedule", [Constant(), WarmupCosine(), StepDecay()], ids=repr)
 def test_adam_is_that_of_pytorch(schedule: Schedule, signed: bool) -> None:
@@ -193,7 +200,9 @@ def test_adam_is_that_of_pytorch(schedule: Schedule, signed: bool) -> None:
 
     steps = 8
     x, y = start.clone(), -start.clone()
-    move = Adam(lr=0.2, schedule=schedule, signed=signed).start({"x": x, "y": y}, steps, dict)
+    move = Adam(lr=0.2, schedule=schedule, signed=signed).start(
+        {"x": x, "y": y}, steps, ASKS_NOTHING
+    )
     for _ in range(steps):
         move(lambda at: {name: at[name] ** 3 - 0.3 for name in at})
     rates = [0.2 * schedule((step + 1) / steps) for step in range(steps)]
@@ -210,7 +219,9 @@ def uphill(factor: float) -> Evaluate:
 def test_signed_adam_hears_no_size() -> None:
     small, large = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
     for variable, factor in ((small, 1e-3), (large, 1e3)):
-        move = Adam(lr=0.1, schedule=Constant(), signed=True).start({"x": variable}, 3, dict)
+        move = Adam(lr=0.1, schedule=Constant(), signed=True).start(
+            {"x": variable}, 3, ASKS_NOTHING
+        )
         for _ in range(3):
             move(uphill(factor))
     assert torch.equal(small, large)

@@ -34,7 +34,7 @@ from gifd.inversion import (
     Squared,
     TotalVariation,
 )
-from gifd.inversion.optimizers import Draw, Evaluate, Variables
+from gifd.inversion.optimizers import Evaluate, Task, Variables
 from gifd.model import Model
 from gifd.observation import Observation
 from gifd.priors import Generator, Stage, State
@@ -200,8 +200,8 @@ class Strays(Optimizer):
     after: int
     to: float
 
-    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
-        move, done = Adam().start(variables, steps, draw), 0
+    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
+        move, done = Adam().start(variables, steps, task), 0
 
         def step(evaluate: Evaluate) -> None:
             nonlocal done
@@ -387,8 +387,8 @@ class Watch(Optimizer):
     seen: list[dict[str, Tensor]]
     lr: float
 
-    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
-        move = Adam(lr=self.lr, schedule=Constant()).start(variables, steps, draw)
+    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
+        move = Adam(lr=self.lr, schedule=Constant()).start(variables, steps, task)
 
         def step(evaluate: Evaluate) -> None:
             self.seen.append({name: tensor.clone() for name, tensor in variables.items()})
@@ -619,7 +619,7 @@ class Probe(Optimizer):
     step: float
     kept: dict[str, Tensor]
 
-    def start(self, variables: Variables, steps: int, draw: Draw) -> Callable[[Evaluate], None]:
+    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
         x = variables["x"]
         centre = x.clone()
         places = [centre]

@@ -108,14 +108,7 @@ class Model:
         like = next(iter(self.parameters.values()))
         images = like.new_zeros(2, *image_shape)  # batch norm that trains refuses a single one
         names = {id(tensor): name for name, tensor in self.parameters.items()}
-        with torch.no_grad(), _LinearTrace() as trace:
-            output = self.logits(self.parameters, self.buffers, images)
-        if trace.last is None or trace.last[0] is not output:
-            raise ModelError(
-                "expected a model whose last layer is linear (its output the logits), got "
-                f"{type(self.module).__name__}: grant the labels, they cannot be inferred"
-            )
-        _, weight, bias = trace.last
+        output, _, weight, bias = self._head_call(images, "grant the labels")
         if id(weight) not in names:
             raise ModelError(
                 "expected a trained linear head, got one whose weight is frozen or computed: "
@@ -126,6 +119,31 @@ class Model:
             bias=None if bias is None else names.get(id(bias)),
             classes=output.shape[-1],
         )
+
+    def representations(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
+        """What the head is fed for these images: one forward pass, no gradients.
+
+        Raises:
+            ModelError: the logits are not written by a linear layer fed a vector an image.
+        """
+        remedy = "switch the extension 'regression' off"
+        fed = self._head_call(images, remedy)[1]
+        if fed.ndim != 2:
+            raise ModelError(
+                f"expected a head that is fed a vector an image, got {tuple(fed.shape)}: {remedy}"
+            )
+        return fed
+
+    def _head_call(self, images: Tensor, remedy: str) -> _Call:
+        with torch.no_grad(), _LinearTrace() as trace:
+            output = self.logits(self.parameters, self.buffers, images)
+        if trace.last is None or trace.last[0] is not output:
+            raise ModelError(
+                "expected a model whose last layer is linear (its output the logits), got "
+                f"{type(self.module).__name__}: {remedy}"
+            )
+        call: _Call = trace.last
+        return call
 
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.shape[-3] != len(self.mean):
@@ -138,12 +156,16 @@ class Model:
         return mean, std
 
 
+_Call = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Of a linear layer: its output, what it was fed, its weight and its bias."""
+
+
 class _LinearTrace(TorchFunctionMode):
-    """Remembers the last linear layer that was called: (output, weight, bias)."""
+    """Remembers the last linear layer that was called."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.last: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self.last: _Call | None = None
 
     def __torch_function__(
         self,
@@ -155,5 +177,5 @@ class _LinearTrace(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func is F.linear:
             given = dict(zip(("input", "weight", "bias"), args, strict=False)) | dict(kwargs or {})
-            self.last = (result, given["weight"], given.get("bias"))
+            self.last = (result, given["input"], given["weight"], given.get("bias"))
         return result

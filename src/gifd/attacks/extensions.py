@@ -19,6 +19,9 @@ class Extensions:
     Args:
         scouting: random draws of the latent before anything is optimised, as a share of a
             phase's steps; the best draw begins (`gifd.inversion.RandomSearch`).
+        regression: samples of the prior that teach a line from what enters the victim's head to
+            the image, as a share of a phase's steps; its guess begins
+            (`gifd.inversion.Regression`).
         curvature: width of the smoothed curvature of the replay (`gifd.inversion.curvature`).
         length: weight of the term by which the cosine hears the update's length too, and with
             it the image's contrast and brightness (`gifd.inversion.Cosine`).
@@ -28,6 +31,7 @@ class Extensions:
     """
 
     scouting: float = 0.0
+    regression: float = 0.0
     curvature: float = 0.0
     length: float = 0.0
     share: float = 0.0

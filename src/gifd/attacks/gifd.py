@@ -19,6 +19,7 @@ from gifd.inversion import (
     Pixels,
     Projection,
     RandomSearch,
+    Regression,
     Space,
     Sphere,
     TotalVariation,
@@ -27,8 +28,8 @@ from gifd.priors.generator import IMAGE, Generator
 
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
-STRONGEST = Extensions(scouting=1.0, curvature=1.0, length=0.2, share=0.3, variation=3e-3)
-_OF_THE_LATENT = ("scouting", "curvature", "length")
+STRONGEST = Extensions(regression=1.0)
+_OF_THE_LATENT = ("scouting", "regression", "curvature", "length")
 STRONGEST_LATENT = STRONGEST.only(*_OF_THE_LATENT)
 
 
@@ -56,12 +57,13 @@ DOMAINS = {
     "biggan-deep": Domains(features=9, growth=500.0),
     "digiface-dcgan": Domains(radius=150.0, growth=200.0),
     "faces64": Domains(features=4, radius=50.0, growth=55.0, beside=900.0),
+    "photos64": Domains(features=4, radius=50.0, growth=110.0, beside=550.0),
 }
 """The paper's choices by a generator's name or family; any other takes the defaults.
 
-The last two are not in the paper. The DCGAN's features have mean L1 norms of 921, 1226 and 3886,
-those of faces64 341, 567, 891 and 1459, so that the paper's radii would hold nothing; their own
-are about 15 % of those. The `beside` of faces64 is as long as one of its w+.
+The last three are not in the paper. The DCGAN's features have mean L1 norms of 921, 1226 and 3886,
+those of faces64 341, 567, 891 and 1459, those of photos64 350, 748, 1506 and 3378, so that the
+paper's radii would hold nothing; their own are about 15 % of those. `beside` is as long as a w+.
 """
 
 
@@ -113,7 +115,20 @@ def gifd(
         growth=paper.growth if radius_step is None else radius_step,
     )
     dropped = ("rgb",) if drop_skip else ()
-    phases = [_scouting(chosen)] if chosen.scouting > 0 else []
+    phases = [
+        Phase(
+            name=name,
+            space=Latent(),
+            steps=max(1, round(STEPS * share)),
+            optimizer=optimizer,
+            distance=chosen.matching,
+        )
+        for name, share, optimizer in (
+            ("scouting", chosen.scouting, RandomSearch()),
+            ("regression", chosen.regression, Regression()),
+        )
+        if share > 0
+    ]
     phases.append(_phase("latent", Latent(), chosen, _limits(prior, 0, paper, chosen)))
     for k in range(1, depth + 1):
         limits = _limits(prior, k, paper, chosen)
@@ -142,9 +157,9 @@ def gifd_latent(
     """The ablation that searches the latent alone, with the steps that GIFD spends on all."""
     chosen = choose(preset, STRONGEST_LATENT, extensions).only(*_OF_THE_LATENT)
     full = gifd(prior, preset=preset, restarts=restarts, extensions=chosen)
-    *scouting, latent = (phase for phase in full.phases if isinstance(phase.space, Latent))
-    steps = sum(phase.steps for phase in full.phases if phase not in scouting)
-    phases = (*scouting, replace(latent, steps=steps))
+    *before, latent = (phase for phase in full.phases if isinstance(phase.space, Latent))
+    steps = sum(phase.steps for phase in full.phases if phase not in before)
+    phases = (*before, replace(latent, steps=steps))
     return replace(full, name="gifd-latent", phases=phases)
 
 
@@ -187,16 +202,6 @@ def _phase(name: str, space: Space, chosen: Extensions, limits: Mapping[str, Pro
         regularizers=(TotalVariation(weight=variation), ImageNorm(weight=1e-6)),
         constraints=limits,
         curvature=chosen.curvature,
-    )
-
-
-def _scouting(chosen: Extensions) -> Phase:
-    return Phase(
-        name="scouting",
-        space=Latent(),
-        steps=max(1, round(STEPS * chosen.scouting)),
-        optimizer=RandomSearch(),
-        distance=chosen.matching,
     )
 
 

@@ -14,12 +14,13 @@ from torch.func import grad_and_value, vmap
 from gifd.errors import InputError, ModelError
 from gifd.inversion.curvature import smoothed_curvature
 from gifd.inversion.distances import Cosine, Distance
-from gifd.inversion.optimizers import Adam, Optimizer, Variables
+from gifd.inversion.optimizers import Adam, Optimizer, Task, Variables
 from gifd.inversion.projections import Projection
 from gifd.inversion.regularizers import Regularizer
 from gifd.inversion.spaces import Setting, Space
 from gifd.observation import Observation
 from gifd.priors.generator import State
+from gifd.representation import observed_representations, representations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,10 +247,14 @@ class _PhaseRun:
         return float(self.best_distance.min())
 
     def __iter__(self) -> _PhaseRun:
-        start = self.phase.space.start
-        self._move = self.phase.optimizer.start(
-            self.variables, self.phase.steps, lambda: start(self.setting)
+        space, setting, model = self.phase.space, self.setting, self.setting.model
+        task = Task(
+            draw=lambda: space.start(setting),
+            images=lambda r, state: space.images(setting, {**_row(self.carried, r), **state}),
+            represent=lambda images: representations(model, images),
+            observed=lambda: observed_representations(self.observation, self.labels),
         )
+        self._move = self.phase.optimizer.start(self.variables, self.phase.steps, task)
         self._step = -1
         return self
 
@@ -257,7 +262,9 @@ class _PhaseRun:
         self._step += 1
         if self._step >= self.phase.steps or not self.alive:
             raise StopIteration
+        charged = self.evaluations + len(self.alive)
         self._move(self._evaluate)
+        self.evaluations = max(self.evaluations, charged)
         with torch.no_grad():
             for name, projection in self.phase.constraints.items():
                 self.variables[name].copy_(projection(self.variables[name], self.entry[name]))
@@ -319,13 +326,14 @@ class _PhaseRun:
         row[alive] = distances
         self.curve.append(tuple(row.tolist()))
         full = {name: torch.zeros_like(variable) for name, variable in variables.items()}
+        keeps_last = self.phase.optimizer.keeps == "last"
         for position, r in enumerate(alive):
             if not finite[position]:
                 self.dropped.append(self.numbers[r])
                 continue
             for name, gradient in gradients.items():
                 full[name][r] = gradient[position]
-            if distances[position] < self.best_distance[r]:
+            if distances[position] < self.best_distance[r] or keeps_last:
                 self.best_distance[r] = distances[position]
                 for name, variable in variables.items():
                     self.best[name][r] = variable[r]

@@ -1,0 +1,77 @@
+"""What a straight line from the head's input to the image tells, by the samples that taught it.
+
+    python benchmarks/regression.py faces.zip --match 'face_*' --samples 60,240,960
+
+No gradient is searched. Samples of the prior go through the victim, forwards only; a ridge line
+from what enters the head to the image (averaged down to 32 px) is fitted to them and read at
+what the update of each private image shows. PSNR is that of the estimate, enlarged again. The
+last row is the mean of the samples, which needs no update at all.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+
+from gifd import catalog
+from gifd.images import read_images
+from gifd.inversion.ridge import Ridge
+from gifd.metrics import PSNR
+from gifd.metrics.interval import written
+from gifd.representation import observed_representations, representations
+from gifd.victims import Client
+
+CHUNK, SIDE = 20, 32
+
+
+def main(
+    source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
+    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
+    limit: Annotated[int | None, typer.Option(help="How many images, evenly spaced.")] = None,
+    samples: Annotated[str, typer.Option(help="Numbers of samples.")] = "60,240,960",
+    prior: str = "faces64",
+    victim: str = "resnet18",
+    classes: int = 10,
+    size: int = 64,
+) -> None:
+    """Print a row a number of samples: PSNR with its 95 % interval over the images."""
+    model = catalog.victim(victim, classes=classes, size=size, seed=0)
+    generator = catalog.prior(prior, size=size)
+    images, shown = [], []
+    for index, (_, image) in enumerate(read_images(source, match=match, limit=limit, size=size)):
+        label = torch.tensor([index % classes])
+        observation, _ = Client(model=model).step(image[None], label)
+        images.append(image)
+        shown.append(observed_representations(observation, label))
+    private, observed = torch.stack(images), torch.cat(shown)
+    counts = [int(count) for count in samples.split(",")]
+    inputs, outputs = [], []
+    began = time.perf_counter()
+    for start in range(0, max(counts), CHUNK):
+        drawn = generator.sample(CHUNK, seed=start)
+        inputs.append(representations(model, drawn))
+        outputs.append(F.adaptive_avg_pool2d(drawn, SIDE).flatten(1))
+    seconds = (time.perf_counter() - began) / max(counts)
+    x, y = torch.cat(inputs), torch.cat(outputs)
+    typer.echo(f"{len(private)} images; {seconds:.3f} s a sample\n")
+    typer.echo("| samples | PSNR, dB |\n|---|---|")
+    for count in counts:
+        guess = Ridge.fit(x[:count], y[:count])(observed)
+        typer.echo(f"| {count} | {_psnr(guess, private)} |")
+    typer.echo(f"| their mean | {_psnr(y.mean(0).expand(len(private), -1), private)} |")
+
+
+def _psnr(flat: torch.Tensor, private: torch.Tensor) -> str:
+    small = flat.view(len(private), -1, SIDE, SIDE).clamp(0, 1)
+    large = F.interpolate(small, size=private.shape[-2:], mode="bilinear")
+    metric = PSNR()
+    return written([float(metric(a[None], b[None])) for a, b in zip(large, private, strict=True)])
+
+
+if __name__ == "__main__":
+    typer.run(main)
