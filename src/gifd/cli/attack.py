@@ -141,7 +141,7 @@ def demo(
     built = _attacks(
         ["ig", "gifd"],
         load=lambda: catalog.prior("faces64"),
-        preset="paper",
+        preset="strongest",
         without=(),
         steps=None,
         evaluations=evaluations,
