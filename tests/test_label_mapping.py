@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from gifd import catalog
 from gifd.attacks import Attack, LabelMapping, gifd, ig
+from gifd.catalog import builders
 from gifd.cli import app
 from gifd.errors import InputError, WeightsError
 from gifd.images import write_image
@@ -192,7 +193,7 @@ def test_a_remapper_is_kept_in_a_file(tmp_path: Path) -> None:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GIFD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(catalog, "train_remapper", quick)
+    monkeypatch.setattr(builders, "train_remapper", quick)
     return tmp_path / "cache"
 
 

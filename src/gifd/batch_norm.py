@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from gifd.errors import ModelError
 from gifd.model import Model
+from gifd.trace import Calls
 
 
 @final
@@ -32,7 +32,8 @@ def batch_statistics(model: Model, images: Float[Tensor, "B C H W"]) -> tuple[St
             mean=given.transpose(0, 1).flatten(1).mean(1),
             variance=given.transpose(0, 1).flatten(1).var(1, correction=0),
         )
-        for given, _, _ in _calls(model, images)
+        for call in _calls(model, images)
+        if (given := call["input"]) is not None
     )
 
 
@@ -45,48 +46,21 @@ def running_statistics(model: Model, image_shape: Sequence[int]) -> tuple[Statis
     blank = next(iter(model.parameters.values())).new_zeros(2, *image_shape)
     kept = []
     with torch.no_grad():
-        for _, mean, variance in _calls(model, blank):
+        for call in _calls(model, blank):
+            mean, variance = call.get("running_mean"), call.get("running_var")
             if mean is None or variance is None:
                 raise ModelError(
                     "expected batch norms that keep running statistics, got one that does not: "
                     "do not grant them"
                 )
-            kept.append(Statistics(mean=mean.clone(), variance=variance.clone()))
+            kept.append(Statistics(mean=mean, variance=variance))
     return tuple(kept)
 
 
-_Call = tuple[Tensor, Tensor | None, Tensor | None]
-"""Of a batch norm: what it was fed, and its running mean and variance."""
-
-
-def _calls(model: Model, images: Tensor) -> list[_Call]:
-    with _BatchNormTrace() as trace:
+def _calls(model: Model, images: Tensor) -> list[Mapping[str, Tensor | None]]:
+    """What every batch norm was called with, the running statistics as they were before."""
+    running = ("running_mean", "running_var")
+    calls = Calls(F.batch_norm, ("input", *running), copied=running)
+    with calls:
         model.logits(model.parameters, model.buffers, images)
-    calls: list[_Call] = trace.calls
-    return calls
-
-
-class _BatchNormTrace(TorchFunctionMode):
-    """Remembers what every batch norm was called with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[_Call] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is F.batch_norm:
-            names = ("input", "running_mean", "running_var")
-            given = dict(zip(names, args, strict=False)) | kwargs
-            self.calls.append((given["input"], *(_copy(given.get(name)) for name in names[1:])))
-        return func(*args, **kwargs)
-
-
-def _copy(statistic: Tensor | None) -> Tensor | None:
-    return None if statistic is None else statistic.detach().clone()  # training writes to them
+    return [call.arguments for call in calls.made]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from gifd.errors import ModelError
+from gifd.trace import Call, Calls
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -116,9 +115,8 @@ class Model:
         like = next(iter(self.parameters.values()))
         images = like.new_zeros(2, *image_shape)  # batch norm that trains refuses a single one
         names = {id(tensor): name for name, tensor in self.parameters.items()}
-        output, _, weight, bias = self._head_call(
-            images, "grant the labels, they cannot be inferred"
-        )
+        call = self._head_call(images, "grant the labels, they cannot be inferred")
+        weight, bias = call.arguments["weight"], call.arguments.get("bias")
         if id(weight) not in names:
             raise ModelError(
                 "expected a trained linear head, got one whose weight is frozen or computed: "
@@ -127,7 +125,7 @@ class Model:
         return Head(
             weight=names[id(weight)],
             bias=None if bias is None else names.get(id(bias)),
-            classes=output.shape[-1],
+            classes=call.result.shape[-1],
         )
 
     def representations(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
@@ -137,23 +135,23 @@ class Model:
             ModelError: the logits are not written by a linear layer fed a vector an image.
         """
         remedy = "switch the extension 'regression' off"
-        fed = self._head_call(images, remedy)[1]
+        fed: Tensor = self._head_call(images, remedy).arguments["input"]
         if fed.ndim != 2:
             raise ModelError(
                 f"expected a head that is fed a vector an image, got {tuple(fed.shape)}: {remedy}"
             )
         return fed
 
-    def _head_call(self, images: Tensor, remedy: str) -> _Call:
-        with torch.no_grad(), _LinearTrace() as trace:
+    def _head_call(self, images: Tensor, remedy: str) -> Call:
+        calls = Calls(F.linear, ("input", "weight", "bias"))
+        with torch.no_grad(), calls:
             output = self.logits(self.parameters, self.buffers, images)
-        if trace.last is None or trace.last[0] is not output:
+        if not calls.made or calls.made[-1].result is not output:
             raise ModelError(
                 "expected a model whose last layer is linear (its output the logits), got "
                 f"{type(self.module).__name__}: {remedy}"
             )
-        call: _Call = trace.last
-        return call
+        return calls.made[-1]
 
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.shape[-3] != len(self.mean):
@@ -164,28 +162,3 @@ class Model:
         mean = images.new_tensor(self.mean).view(-1, 1, 1)
         std = images.new_tensor(self.std).view(-1, 1, 1)
         return mean, std
-
-
-_Call = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""Of a linear layer: its output, what it was fed, its weight and its bias."""
-
-
-class _LinearTrace(TorchFunctionMode):
-    """Remembers the last linear layer that was called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last: _Call | None = None
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is F.linear:
-            given = dict(zip(("input", "weight", "bias"), args, strict=False)) | dict(kwargs or {})
-            self.last = (result, given["input"], given["weight"], given.get("bias"))
-        return result

@@ -1,12 +1,13 @@
 """The papers, each as a value on the one engine."""
 
+from gifd.attacks.ablations import gifd_last, gifd_latent, gifd_noball
 from gifd.attacks.attack import Attack, Reconstruction
 from gifd.attacks.dlg import dlg, idlg
 from gifd.attacks.extensions import Extensions, Preset
 from gifd.attacks.fedleak import fedleak
 from gifd.attacks.ggl import ggl
 from gifd.attacks.gias import gias
-from gifd.attacks.gifd import gifd, gifd_last, gifd_latent, gifd_noball
+from gifd.attacks.gifd import gifd
 from gifd.attacks.gradinversion import gradinversion
 from gifd.attacks.ig import ig
 from gifd.attacks.label_mapping import LabelMapping

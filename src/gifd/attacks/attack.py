@@ -15,11 +15,10 @@ from torch import Tensor
 from gifd.attacks.extensions import Preset
 from gifd.attacks.label_mapping import LabelMapping
 from gifd.errors import InputError
-from gifd.inversion.deep_prior import DeepPrior
 from gifd.inversion.distances import Cosine, Distance
 from gifd.inversion.engine import Callback, Search, planned_evaluations, search
 from gifd.inversion.phase import Phase, PhaseResult
-from gifd.inversion.spaces import Pixels, Setting
+from gifd.inversion.spaces import Setting
 from gifd.labels import granted_or_inferred
 from gifd.observation import Observation
 from gifd.priors.generator import Generator
@@ -101,8 +100,7 @@ class Attack:
                 f"expected at least one phase and one restart in '{self.name}', got "
                 f"{len(self.phases)} and {self.restarts}"
             )
-        without_prior = (Pixels, DeepPrior)
-        if self.prior is None and any(not isinstance(p.space, without_prior) for p in self.phases):
+        if self.prior is None and any(phase.space.needs_prior for phase in self.phases):
             raise InputError(f"expected a prior for '{self.name}', got none: name one")
         if self.label_mapping is not None and (self.prior is None or self.prior.classes is None):
             raise InputError(
@@ -144,8 +142,7 @@ class Attack:
                 f"expected a prior for images of {_times(ledger.image_shape)}, got "
                 f"{self.prior}: choose another prior or image size"
             )
-        searched = any(isinstance(p.space, Pixels) and p.space.soft_labels for p in self.phases)
-        if searched:
+        if any(phase.space.searches_labels for phase in self.phases):
             labels = torch.zeros(ledger.batch_size, dtype=torch.long, device=model.device)
             source = "searched"
         else:

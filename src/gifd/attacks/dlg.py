@@ -44,7 +44,7 @@ def dlg(
         preset=preset,
         reference=REFERENCE,
         phases=(pixels,),
-        restarts=restarts or 1,
+        restarts=1 if restarts is None else restarts,
         matching=Squared(),
         extensions=chosen.switched_on(),
     )

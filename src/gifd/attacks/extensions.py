@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from gifd.errors import InputError
-from gifd.inversion import Cosine
+from gifd.inversion import Cosine, Distance, Latent, Phase, RandomSearch, Regression
 
 Preset = Literal["paper", "gifd-paper", "strongest"]
 """As its own paper has an attack, as GIFD's paper compares it, or with our extensions."""
@@ -44,6 +44,23 @@ class Extensions:
     def matching(self) -> Cosine:
         """The matching distance: the papers' cosine, or the one that hears lengths."""
         return Cosine(norm=self.length)
+
+    def opening(self, steps: int, distance: Distance | None = None) -> tuple[Phase, ...]:
+        """The phases that come before a paper's own, as shares of `steps`: they find its start."""
+        return tuple(
+            Phase(
+                name=name,
+                space=Latent(),
+                steps=max(1, round(steps * share)),
+                optimizer=optimizer,
+                distance=distance or self.matching,
+            )
+            for name, share, optimizer in (
+                ("scouting", self.scouting, RandomSearch()),
+                ("regression", self.regression, Regression()),
+            )
+            if share > 0
+        )
 
     def without(self, names: Iterable[str]) -> Extensions:
         """These extensions with the named ones switched off.

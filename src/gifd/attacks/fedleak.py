@@ -49,7 +49,7 @@ def fedleak(
         preset=preset,
         reference=REFERENCE,
         phases=(phase,),
-        restarts=restarts or 1,
+        restarts=1 if restarts is None else restarts,
         matching=PartialMatching(),
         extensions=chosen.switched_on(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gifd.attacks.attack import Attack
 from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import CMAES, Latent, LatentDivergence, Phase, Regression, Squared
+from gifd.inversion import CMAES, Latent, LatentDivergence, Phase, Squared
 from gifd.priors.generator import IMAGE, Generator
 
 REFERENCE = "Li et al., Generative Gradient Leakage (GGL), CVPR 2022, arXiv:2203.15696"
@@ -36,14 +36,8 @@ def ggl(
     compared = preset == "gifd-paper"
     normal = prior.family != "stylegan2"
     distance = Squared(mean=True)
-    phases = [
-        Phase(
-            name="regression",
-            space=Latent(),
-            steps=max(1, round(1000 * chosen.regression)),
-            optimizer=Regression(),
-            distance=distance,
-        ),
+    phases = (
+        *chosen.opening(1000, distance),
         Phase(
             name="latent",
             space=Latent(only=(IMAGE,)),
@@ -54,13 +48,13 @@ def ggl(
             distance=distance,
             regularizers=(LatentDivergence(weight=0.1),) if normal else (),
         ),
-    ]
+    )
     return Attack(
         name="ggl",
         preset=preset,
         reference=REFERENCE,
-        phases=tuple(phases[0 if chosen.regression else 1 :]),
-        restarts=restarts or (4 if compared else 1),
+        phases=phases,
+        restarts=(4 if compared else 1) if restarts is None else restarts,
         prior=prior,
         matching=distance,
         extensions=chosen.switched_on(),

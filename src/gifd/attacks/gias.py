@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gifd.attacks.attack import Attack
 from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import Adam, Latent, Phase, Regression, StepDecay, TotalVariation, Weights
+from gifd.inversion import Adam, Latent, Phase, StepDecay, TotalVariation, Weights
 from gifd.priors.generator import Generator
 
 REFERENCE = "Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021"
@@ -35,13 +35,8 @@ def gias(
     compared = preset == "gifd-paper"
     weight_lr = 1e-5 if compared and prior.family == "biggan-deep" else 1e-3
     variation = (TotalVariation(weight=1e-4 if compared else 1e-6),)
-    phases = [
-        Phase(
-            name="regression",
-            space=Latent(),
-            steps=max(1, round(1000 * chosen.regression)),
-            optimizer=Regression(),
-        ),
+    phases = (
+        *chosen.opening(1000),
         Phase(
             name="latent",
             space=Latent(),
@@ -57,13 +52,13 @@ def gias(
             optimizer=Adam(lr=weight_lr, schedule=StepDecay()),
             regularizers=variation,
         ),
-    ]
+    )
     return Attack(
         name="gias",
         preset=preset,
         reference=REFERENCE,
-        phases=tuple(phases[0 if chosen.regression else 1 :]),
-        restarts=restarts or (4 if compared else 3),
+        phases=phases,
+        restarts=(4 if compared else 3) if restarts is None else restarts,
         prior=prior,
         extensions=chosen.switched_on(),
     )

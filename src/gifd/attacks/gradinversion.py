@@ -74,7 +74,7 @@ def gradinversion(
         preset=preset,
         reference=REFERENCE,
         phases=(pixels,),
-        restarts=restarts or (4 if compared else 8),
+        restarts=(4 if compared else 8) if restarts is None else restarts,
         matching=distance,
         extensions=chosen.switched_on(),
     )

@@ -43,6 +43,6 @@ def ig(
         preset=preset,
         reference=REFERENCE,
         phases=(pixels,),
-        restarts=restarts or (4 if compared else 1),
+        restarts=(4 if compared else 1) if restarts is None else restarts,
         extensions=chosen.switched_on(),
     )

@@ -44,6 +44,11 @@ class DeepPrior(Space):
                 f"expected width >= 4 and noise >= 1, got width={self.width}, noise={self.noise}"
             )
 
+    @property
+    def needs_prior(self) -> bool:
+        """It is its own."""
+        return False
+
     def start(self, setting: Setting) -> State:
         """Weights as PyTorch draws them and standard normal noise, each restart its own."""
         drawn = []
@@ -63,21 +68,23 @@ class DeepPrior(Space):
         return state
 
     def position(self, stages: int) -> int:
-        """At the front: only the pixels can follow."""
+        """As a whole generator: only the pixels can follow."""
         return stages
 
     def searched(self, setting: Setting) -> tuple[str, ...]:
         """Every weight."""
-        with torch.device("meta"):
-            return tuple(name for name, _ in self._network(setting).named_parameters())
+        return tuple(name for name, _ in self._outline(setting).named_parameters())
 
     def images(self, setting: Setting, state: State) -> Float[Tensor, "B C H W"]:
         """What the network draws with these weights from the noise."""
         weights = {name: tensor[0] for name, tensor in state.items() if name != IMAGE}
-        with torch.device("meta"):  # its shape alone; the weights are given
-            network = self._network(setting)
-        drawn: Tensor = functional_call(network, weights, (state[IMAGE],))
+        drawn: Tensor = functional_call(self._outline(setting), weights, (state[IMAGE],))
         return drawn
+
+    def _outline(self, setting: Setting) -> nn.Module:
+        """The network's shape alone, without weights."""
+        with torch.device("meta"):
+            return self._network(setting)
 
     def _network(self, setting: Setting) -> nn.Module:
         channels, height, width = setting.image_shape

@@ -53,6 +53,16 @@ class Setting:
 class Space(ABC):
     """A place to search in. Its states carry the axes (R, B) in front of everything."""
 
+    @property
+    def needs_prior(self) -> bool:
+        """Whether it lies in a generator."""
+        return True
+
+    @property
+    def searches_labels(self) -> bool:
+        """Whether the labels are found with the images."""
+        return False
+
     @abstractmethod
     def start(self, setting: Setting) -> State:
         """A random state to begin an attack with."""
@@ -234,6 +244,16 @@ class Pixels(Space):
     bounded: bool = True
     soft_labels: bool = False
 
+    @property
+    def needs_prior(self) -> bool:
+        """It needs none."""
+        return False
+
+    @property
+    def searches_labels(self) -> bool:
+        """Where they are soft."""
+        return self.soft_labels
+
     def start(self, setting: Setting) -> State:
         """Standard normal noise, for the labels' logits too."""
         shape = (setting.restarts, setting.batch)
@@ -247,7 +267,7 @@ class Pixels(Space):
 
     def enter(self, setting: Setting, origin: Space, state: State) -> State:
         """The images that `state` shows."""
-        if self.soft_labels and not (isinstance(origin, Pixels) and origin.soft_labels):
+        if self.soft_labels and not origin.searches_labels:
             raise InputError(f"expected soft labels from the first phase on, got {origin} before")
         if isinstance(origin, Pixels):
             return state

@@ -1,0 +1,91 @@
+"""Domains: how many features GIFD searches in a generator, and how far from where it entered."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from gifd.errors import InputError
+from gifd.inversion import L1Ball, Projection, Sphere
+from gifd.priors.generator import IMAGE, Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domains:
+    """What the paper chooses for a generator.
+
+    Args:
+        features: K, how many feature domains; 0 takes half of the stages, rounded up.
+        radius: r_1 of the features' L1 balls.
+        growth: of the radii, a phase.
+        beside: the L1 radius, in the latent phase, of all that is searched there, and later of
+            what is searched beside a feature (w, the noise maps); it grows a phase like the
+            other. None keeps the latent at its initial norm instead.
+    """
+
+    features: int = 0
+    radius: float = 2000.0
+    growth: float = 1000.0
+    beside: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        prior: Generator,
+        *,
+        features: int | None = None,
+        radius: float | None = None,
+        growth: float | None = None,
+    ) -> Domains:
+        """The generator's in `DOMAINS`, with what else is chosen.
+
+        Raises:
+            InputError: more features than the generator has stages, or none.
+        """
+        paper = DOMAINS.get(prior.name, DOMAINS.get(prior.family, cls()))
+        half = math.ceil(len(prior) / 2)
+        most = max(1, len(prior) - 1)  # behind the last stage stands the image itself
+        depth = min(paper.features or half, most) if features is None else features
+        if not 1 <= depth <= len(prior):
+            raise InputError(f"expected 1 to {len(prior)} feature domains, got {depth}")
+        return replace(
+            paper,
+            features=depth,
+            radius=paper.radius if radius is None else radius,
+            growth=paper.growth if growth is None else growth,
+        )
+
+    def limits(self, prior: Generator, k: int, share: float = 0.0) -> dict[str, Projection]:
+        """The constraint on each variable of phase k; 0 is the latent's.
+
+        Args:
+            prior: says what phase k searches.
+            k: the phase.
+            share: above 0, of a feature's L1 norm, in place of the absolute radii.
+        """
+        if k == 0 and self.beside is None:
+            return {IMAGE: Sphere()}
+        limits: dict[str, Projection] = {}
+        for name in prior.searchable(k):
+            if k > 0 and share > 0:
+                limits[name] = L1Ball(share=share)
+            elif k > 0 and (name == IMAGE or self.beside is None):
+                limits[name] = L1Ball(radius=self.radius + (k - 1) * self.growth)
+            elif self.beside is not None:
+                limits[name] = L1Ball(radius=self.beside + k * self.growth)
+        return limits
+
+
+DOMAINS = {
+    "stylegan2": Domains(features=4, beside=1000.0),
+    "biggan-deep": Domains(features=9, growth=500.0),
+    "digiface-dcgan": Domains(radius=150.0, growth=200.0),
+    "faces64": Domains(features=4, radius=50.0, growth=55.0, beside=900.0),
+    "photos64": Domains(features=4, radius=50.0, growth=110.0, beside=550.0),
+}
+"""The paper's choices by a generator's name or family; any other takes the defaults.
+
+The last three are not in the paper. The DCGAN's features have mean L1 norms of 921, 1226 and 3886,
+those of faces64 341, 567, 891 and 1459, those of photos64 350, 748, 1506 and 3378, so that the
+paper's radii would hold nothing; their own are about 15 % of those. `beside` is as long as a w+.
+"""
