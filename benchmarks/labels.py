@@ -28,6 +28,7 @@ from gifd.label_counts import (
 )
 from gifd.metrics.interval import written
 from gifd.model import Model
+from gifd.protocols import FedAvg, FedSGD
 from gifd.training import read_image_set
 from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, Client, ConvNet
 
@@ -38,6 +39,10 @@ def main(
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,32",
     steps: Annotated[str, typer.Option(help="Steps of training, ascending.")] = "0,30,400",
     draws: Annotated[int, typer.Option(help="Batches of each size.")] = 30,
+    local_steps: Annotated[
+        int, typer.Option(help="Of FedAvg at LR; 0: the client sends a gradient (FedSGD).")
+    ] = 0,
+    lr: float = 0.1,
     size: int = 64,
 ) -> None:
     """Print a table a victim."""
@@ -50,12 +55,14 @@ def main(
     own = (own[0][:500], own[1][:500])
     torch.manual_seed(0)
     module = ConvNet(classes)
+    protocol = FedAvg(steps=local_steps, lr=lr) if local_steps else FedSGD()
     sizes = [int(b) for b in batches.split(",")]
     done = 0
     for upto in (int(s) for s in steps.split(",")):
         fit(module, *train, upto - done, rng)
         done = upto
         model = Model(module=module.eval(), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        client = Client(model=model, protocol=protocol)
         with torch.no_grad():
             logits = model.logits(model.parameters, model.buffers, held[0][:512])
         accuracy = float((logits.argmax(1) == held[1][:512]).float().mean())
@@ -71,13 +78,13 @@ def main(
             "own images, least squares": AuxiliaryLeastSquares(images=own[0], labels=own[1]),
         }
         for name, estimator in estimators.items():
-            cells = [cell(estimator, model, held, batch, draws, classes) for batch in sizes]
+            cells = [cell(estimator, client, held, batch, draws, classes) for batch in sizes]
             typer.echo(f"| {name} | {' | '.join(cells)} |")
 
 
 def cell(
     estimator: LabelEstimator,
-    model: Model,
+    client: Client,
     held: tuple[Tensor, Tensor],
     batch: int,
     draws: int,
@@ -88,7 +95,7 @@ def cell(
     for seed in range(draws):
         rng = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(held[1]), (batch,), generator=rng)
-        observation, secret = Client(model=model).step(held[0][chosen], held[1][chosen])
+        observation, secret = client.step(held[0][chosen], held[1][chosen])
         true = torch.bincount(secret.labels, minlength=classes)
         guesses = torch.randint(classes, (500, batch), generator=rng)
         chance = float(

@@ -36,10 +36,12 @@ from gifd.inversion import (
     TotalVariation,
 )
 from gifd.inversion.optimizers import Evaluate, Task, Variables
+from gifd.labels import label_hypotheses
 from gifd.model import Model
 from gifd.observation import Observation
 from gifd.priors import Generator, Stage, State
 from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.updates import Update
 from gifd.victims import Client, ConvNet
 
 Pictures = Callable[..., Tensor]
@@ -540,6 +542,27 @@ def test_a_batch_of_two_with_granted_and_with_estimated_labels(
     ungranted, _ = Client(model=smooth).step(pictures(3, 2).double(), torch.tensor([2, 0]))
     estimated = attack(*ALL)(ungranted)
     assert (estimated.labels.tolist(), estimated.label_source) == ([0, 2], "estimated")
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_uncertain_labels_travel_over_the_restarts(
+    smooth: Model, pictures: Pictures, batched: bool
+) -> None:
+    """A bias gradient off by so much that the estimate is wrong, and the truth second."""
+    clear, _ = Client(model=smooth).step(pictures(3, 2).double(), torch.tensor([0, 2]))
+    bias = smooth.head((3, 8, 8)).bias
+    assert bias is not None
+    tilt = torch.tensor([0.0, -0.27, 0.27, 0.0]).double()
+    update = Update({n: t + tilt if n == bias else t for n, t in clear.update.items()})
+    observation = dataclasses.replace(clear, update=update)
+    known, source = label_hypotheses(observation, most=3)
+    assert (known.tolist(), source) == ([[0, 1], [0, 2], [0, 3]], "estimated")
+    found = attack(*ALL, restarts=3)(observation, batched=batched)
+    assert (found.labels.tolist(), found.hypotheses) == ([0, 2], 3)
+    assert found.phases[-1].best_restart == 1
+    alone = attack(*ALL, restarts=1)(observation, batched=batched)
+    assert (alone.labels.tolist(), alone.hypotheses) == ([0, 1], 1)
+    assert alone.distance > found.distance
 
 
 def test_a_prior_of_another_size_is_refused(observed: Observation) -> None:

@@ -130,6 +130,38 @@ def test_rounding_is_the_nearest_that_sums_to_the_batch(shares: list[float], bat
                 assert float((found.shares - moved).square().sum()) >= float(cost.sum()) - 1e-6
 
 
+@given(
+    st.lists(st.floats(-1, 5), min_size=2, max_size=6),
+    st.integers(1, 8),
+    st.integers(1, 6),
+    st.integers(0, 100),
+)
+def test_hypotheses_are_the_likeliest_labellings(
+    shares: list[float], batch: int, most: int, seed: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    present = torch.rand(len(shares), generator=rng) < 0.3
+    found = LabelEstimate.of(torch.tensor(shares), batch, present)
+    several = found.hypotheses(most)
+    assert several.shape[1] == batch
+    assert 1 <= len(several) <= most
+    assert several[0].tolist() == found.labels.tolist()
+    totals = torch.stack([torch.bincount(h, minlength=len(shares)) for h in several])
+    assert len({tuple(t) for t in totals.tolist()}) == len(several), "no counts twice"
+    deviations = (found.shares - totals).square().sum(1)
+    assert torch.equal(deviations, deviations.sort().values) or deviations.diff().min() > -1e-9
+    if int(present.sum()) <= batch:
+        assert bool((totals[:, present] >= 1).all())
+
+
+def test_whole_shares_leave_no_doubt_and_halves_do() -> None:
+    sure = LabelEstimate.of(torch.tensor([2.0, 0.1, 0.9]), 3)
+    assert sure.hypotheses(9).tolist() == [[0, 0, 2]]
+    torn = LabelEstimate.of(torch.tensor([1.6, 0.5, 0.9]), 3)
+    assert torn.hypotheses(9).tolist() == [[0, 0, 2], [0, 1, 2], [0, 0, 1]]
+    assert torn.hypotheses(1).tolist() == [[0, 0, 2]]
+
+
 def test_what_does_not_apply_is_named(seeded: Seeded) -> None:
     observation = observe(blind(bias=False), [1] * 7)
     with pytest.raises(InputError, match="at most 6 images"):
@@ -164,3 +196,23 @@ def test_a_negative_bias_gradient_means_the_class_is_there(
         found = estimator(observation)
         assert bool((found.counts[present] >= 1).all())
         assert int(found.counts.sum()) == batch
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_own_images_see_what_local_steps_change(
+    momentum: float, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that learns so fast that its last local gradients hardly show its labels."""
+    labels = [0] * 5 + [2] * 2 + [3]
+    protocol = FedAvg(steps=8, lr=0.3, momentum=momentum)
+    module = seeded(0, lambda: ConvNet(CLASSES, width=8))
+    observation = observe(module, labels, protocol)
+
+    def wrong(estimator: LabelEstimator) -> float:
+        found = estimator(observation).shares
+        return float((found - torch.tensor(counts(labels))).abs().sum())
+
+    near = wrong(auxiliary())
+    assert auxiliary()(observation).counts.tolist() == counts(labels)
+    monkeypatch.setattr(FedAvg, "visited", Protocol.visited)  # as though all were at the start
+    assert near < 0.7 * wrong(auxiliary())

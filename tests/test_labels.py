@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gifd.errors import InputError, ModelError
-from gifd.labels import granted_or_inferred, infer_label
+from gifd.labels import infer_label, label_hypotheses
 from gifd.model import Model
 from gifd.observation import Observation
 from gifd.protocols import FedAvg, FedSGD, Protocol
@@ -52,8 +52,8 @@ def test_the_label_of_one_image_is_read_exactly(
     observation = observe(module, [label % classes], protocol, seed=seed)
     assert observation.ledger.labels is None
     assert infer_label(observation).tolist() == [label % classes]
-    labels, source = granted_or_inferred(observation)
-    assert (labels.tolist(), source) == ([label % classes], "inferred")
+    labels, source = label_hypotheses(observation)
+    assert (labels.tolist(), source) == ([[label % classes]], "inferred")
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -64,14 +64,14 @@ def test_a_frozen_bias_leaves_the_rows_to_be_read(label: int) -> None:
 
 
 def test_granted_labels_are_taken_as_they_are() -> None:
-    labels, source = granted_or_inferred(observe(network(5), [4, 4, 1], grant=True))
-    assert (labels.tolist(), source) == ([4, 4, 1], "granted")
+    labels, source = label_hypotheses(observe(network(5), [4, 4, 1], grant=True))
+    assert (labels.tolist(), source) == ([[4, 4, 1]], "granted")
 
 
 def test_the_labels_of_a_batch_are_estimated() -> None:
     observation = observe(network(5), [4, 1])
-    labels, source = granted_or_inferred(observation)
-    assert (labels.tolist(), source) == ([1, 4], "estimated")
+    labels, source = label_hypotheses(observation)
+    assert (labels.tolist(), source) == ([[1, 4]], "estimated")
     with pytest.raises(InputError, match=r"one image .* got 2: estimate the counts") as error:
         infer_label(observation)
     assert "\n" not in str(error.value)
@@ -82,7 +82,7 @@ def test_a_model_without_a_linear_head_needs_granted_labels() -> None:
     with pytest.raises(ModelError, match=r"last layer is linear .* grant the labels") as error:
         infer_label(observe(module, [4]))
     assert "\n" not in str(error.value)
-    assert granted_or_inferred(observe(module, [4], grant=True))[1] == "granted"
+    assert label_hypotheses(observe(module, [4], grant=True))[1] == "granted"
 
 
 def test_a_client_that_is_certain_shows_no_label() -> None:

@@ -102,7 +102,14 @@ def test_fedavg_is_local_sgd(
     expected = by_sgd(smooth.module, images, LABELS, protocol)
     assert same(update, expected)
     gradient = protocol.as_gradient(update)
-    assert same(gradient, {n: -t / (0.05 * steps) for n, t in expected.items()})
+    lengths = sum(momentum**k for t in range(steps) for k in range(t + 1))
+    assert same(gradient, {n: -t / (0.05 * lengths) for n, t in expected.items()})
+    visited = protocol.visited(smooth.parameters, update)
+    assert len(visited) == steps
+    for name, p in smooth.parameters.items():
+        assert torch.equal(visited[0][name], p)
+        step = (steps - 1) / steps * update[name]
+        assert torch.allclose(visited[-1][name] - p, step, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ Every estimator below solves one of the two for c; they differ in what they take
 
 from __future__ import annotations
 
+import heapq
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -21,6 +22,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from gifd.errors import InputError, ModelError
+from gifd.model import Model
 from gifd.observation import Observation
 
 
@@ -34,16 +36,45 @@ class LabelEstimate:
         counts: (N,) whole numbers that sum to the batch size.
         confidence: (N,) in [0, 1]: 1 where the share is a whole number and the count is that
             number, 0 where another count is as near.
+        certain: (N,) how often a class is there whatever the shares say.
     """
 
     shares: Float[Tensor, "N"]
     counts: Int[Tensor, "N"]
     confidence: Float[Tensor, "N"]
+    certain: Int[Tensor, "N"]
 
     @property
     def labels(self) -> Int[Tensor, "B"]:
         """(B,) the labels in ascending order, repeated as often as counted."""
         return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+
+    def hypotheses(self, most: int) -> Int[Tensor, "M B"]:
+        """`labels` and up to `most - 1` others that the shares support nearly as well.
+
+        Giving one of class i's labels to class j adds `2 (1 + d_i - d_j)`, `d = shares - counts`,
+        to the squared deviation of the counts from the shares: 0 for a draw, 2 where both are
+        whole numbers. What adds less than 1 is a hypothesis, alone or after another; the
+        likeliest come first. A label that changes keeps its place.
+        """
+        first = tuple(self.labels.tolist())
+        heap, seen = [(0.0, first)], {tuple(sorted(first))}
+        found: list[tuple[int, ...]] = []
+        while heap and len(found) < most:
+            cost, labels = heapq.heappop(heap)
+            found.append(labels)
+            counts = torch.bincount(torch.tensor(labels), minlength=len(self.counts))
+            lacks = self.shares - counts
+            added = 2 * (1 + lacks[:, None] - lacks[None, :])  # (N, N): from i to j
+            added[counts <= self.certain] = torch.inf
+            added.fill_diagonal_(torch.inf)
+            for i, j in (added < 1).nonzero().tolist():
+                place = len(labels) - 1 - labels[::-1].index(i)
+                moved = (*labels[:place], j, *labels[place + 1 :])
+                if tuple(sorted(moved)) not in seen:
+                    seen.add(tuple(sorted(moved)))
+                    heapq.heappush(heap, (cost + float(added[i, j]), moved))
+        return torch.tensor(found)
 
     @classmethod
     def of(cls, shares: Tensor, batch: int, present: Tensor | None = None) -> LabelEstimate:
@@ -55,13 +86,14 @@ class LabelEstimate:
             present: (N,) whether a class is in the batch for certain; it then counts at least once.
         """
         shares = shares.detach().cpu().double().nan_to_num(0.0)
-        counts = torch.zeros(len(shares), dtype=torch.long)
+        certain = torch.zeros(len(shares), dtype=torch.long)
         if present is not None and int(present.sum()) <= batch:
-            counts += present
+            certain += present
+        counts = certain.clone()
         for _ in range(batch - int(counts.sum())):
             counts[int((shares - counts).argmax())] += 1
         confidence = (1 - 2 * (shares - counts).abs()).clamp(0, 1)
-        return cls(shares=shares, counts=counts, confidence=confidence)
+        return cls(shares=shares, counts=counts, confidence=confidence, certain=certain)
 
 
 @final
@@ -220,7 +252,7 @@ class DummyMean(LabelEstimator):
         seen, model = HeadGradient.of(observation), observation.model
         rng, like = torch.Generator().manual_seed(self.seed), next(iter(model.parameters.values()))
         inputs = torch.randn(self.images, *observation.ledger.image_shape, generator=rng)
-        fed = _fed(observation, model.denormalize(inputs.to(like)))
+        fed = _fed(model, model.denormalize(inputs.to(like)))
         expected = seen.softmax(fed).mean(0)
         if seen.bias is not None:
             shares = seen.batch * (expected - seen.bias)
@@ -266,14 +298,16 @@ class AuxiliaryLeastSquares(LabelEstimator):
     """What each class of the attacker's own images would add to the gradient, solved for.
 
     With `q_j` the mean over own images of class j of `p - [j]` (times S, where the head has no
-    bias), `min |sum_j c_j q_j - B b|^2` over `c >= 0`, `sum_j c_j = B`.
+    bias), at the parameters that the client's local steps visited, the counts are
+    `argmin |sum_j c_j q_j - B b|^2` over `c >= 0`, `sum_j c_j = B`.
 
     Args:
         images: the attacker's own, in [0, 1].
         labels: theirs; every class must be among them.
 
     Source: in the spirit of Chen and Vikalo, Recovering Labels from Local Updates in Federated
-    Learning (RLU), ICML 2024, for one local step.
+    Learning (RLU), ICML 2024. Between the model sent and the model returned, both of which a
+    server has, the local steps are taken to lie on a line (`Protocol.visited`).
     """
 
     images: Float[Tensor, "M C H W"]
@@ -281,19 +315,17 @@ class AuxiliaryLeastSquares(LabelEstimator):
 
     def __call__(self, observation: Observation) -> LabelEstimate:
         """Non-negative shares."""
-        seen = HeadGradient.of(observation)
+        seen, model = HeadGradient.of(observation), observation.model
         classes = len(seen.weight)
         missing = sorted(set(range(classes)) - set(self.labels.tolist()))
         if missing:
             raise InputError(
                 f"expected own images of each of the {classes} classes, got none of {missing}"
             )
-        fed = _fed(observation, self.images.to(observation.model.device))
-        residual = seen.softmax(fed) - torch.eye(classes).double()[self.labels]
-        if seen.bias is None:
-            residual = residual * fed.sum(1, keepdim=True)
+        own = self.images.to(model.device)
+        path = observation.protocol.visited(model.parameters, observation.update)
+        columns = torch.stack([self._columns(observation, model.at(p), own) for p in path]).mean(0)
         observed = seen.sums if seen.bias is None else seen.bias
-        columns = torch.stack([residual[self.labels == j].mean(0) for j in range(classes)], 1)
         scale = float(columns.abs().max())
         total = 1e3 * scale * torch.ones(1, classes, dtype=torch.float64)
         system = torch.cat([columns, total]) / scale
@@ -301,8 +333,18 @@ class AuxiliaryLeastSquares(LabelEstimator):
         shares = torch.from_numpy(nnls(system.numpy(), right.numpy())[0])
         return LabelEstimate.of(shares, seen.batch, seen.present)
 
+    def _columns(self, observation: Observation, model: Model, own: Tensor) -> Tensor:
+        """(N, N): column j is q_j at these parameters."""
+        there = HeadGradient.of(replace(observation, model=model))
+        fed = _fed(model, own)
+        residual = there.softmax(fed) - torch.eye(len(there.weight)).double()[self.labels]
+        if there.bias is None:
+            residual = residual * fed.sum(1, keepdim=True)
+        classes = range(len(there.weight))
+        return torch.stack([residual[self.labels == j].mean(0) for j in classes], 1)
 
-def _fed(observation: Observation, images: Tensor, chunk: int = 64) -> Tensor:
+
+def _fed(model: Model, images: Tensor, chunk: int = 64) -> Tensor:
     """(M, F): what enters the head for these images, in float64 on the CPU."""
     chunks = [images[first : first + chunk] for first in range(0, len(images), chunk)]
-    return torch.cat([observation.model.representations(own) for own in chunks]).cpu().double()
+    return torch.cat([model.representations(own) for own in chunks]).cpu().double()

@@ -11,18 +11,19 @@ from gifd.label_counts import DummyMean
 from gifd.observation import Observation
 
 
-def granted_or_inferred(observation: Observation) -> tuple[Int[Tensor, "B"], str]:
-    """The labels an attack works with, and where they come from.
+def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tensor, "M B"], str]:
+    """The labels an attack works with, the likeliest first, and where they come from.
 
     They are 'granted' by the ledger, or 'inferred' exactly from the update of one image, or
-    'estimated' from that of more (`DummyMean`), in ascending order.
+    'estimated' from that of more (`DummyMean`). Only the last can be uncertain: then there are
+    up to `most` hypotheses, otherwise one.
     """
     granted, device = observation.ledger.labels, observation.model.device
     if granted is not None:
-        return granted.to(device), "granted"
+        return granted.to(device)[None], "granted"
     if observation.ledger.batch_size > 1:
-        return DummyMean()(observation).labels.to(device), "estimated"
-    return infer_label(observation), "inferred"
+        return DummyMean()(observation).hypotheses(most).to(device), "estimated"
+    return infer_label(observation)[None], "inferred"
 
 
 def infer_label(observation: Observation) -> Int[Tensor, "B"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -70,6 +71,12 @@ class Model:
     def device(self) -> torch.device:
         """Where the parameters live."""
         return next(iter(self.parameters.values())).device
+
+    def at(self, parameters: Mapping[str, Tensor]) -> Model:
+        """The same model with other values of its trained parameters."""
+        other = copy.copy(self)
+        object.__setattr__(other, "parameters", dict(parameters))
+        return other
 
     def normalize(self, images: Float[Tensor, "*R B C H W"]) -> Float[Tensor, "*R B C H W"]:
         """`(images - mean) / std`: what the module is fed."""

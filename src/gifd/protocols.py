@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -33,6 +33,12 @@ class Protocol(ABC):
     @abstractmethod
     def as_gradient(self, update: Update) -> Update:
         """The update brought to the sign and scale of a gradient (label inference reads it)."""
+
+    def visited(
+        self, parameters: Mapping[str, Tensor], update: Update
+    ) -> Sequence[Mapping[str, Tensor]]:
+        """Where the client computed gradients, as far as its update shows: at `parameters`."""
+        return [parameters]
 
 
 @final
@@ -122,5 +128,19 @@ class FedAvg(Protocol):
         return theta - start
 
     def as_gradient(self, update: Update) -> Update:
-        """`-update / (lr * steps)`: the mean gradient of the local steps, momentum left out."""
-        return update * (-1.0 / (self.lr * self.steps))
+        """The local steps' gradient, were it the same in all: `-update / (lr sum_t w_t)`.
+
+        `w_t = 1 + m + ... + m^t`, what momentum makes of t + 1 equal gradients.
+        """
+        momentum, lengths = 0.0, 0.0
+        for _ in range(self.steps):
+            momentum = 1.0 + self.momentum * momentum
+            lengths += momentum
+        return update * (-1.0 / (self.lr * lengths))
+
+    def visited(
+        self, parameters: Mapping[str, Tensor], update: Update
+    ) -> Sequence[Mapping[str, Tensor]]:
+        """The local steps' parameters, as though they lay evenly on the line to the last."""
+        start = Update(dict(parameters))
+        return [start.add_scaled(update, t / self.steps) for t in range(self.steps)]

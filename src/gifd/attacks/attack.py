@@ -19,7 +19,7 @@ from gifd.inversion.distances import Cosine, Distance
 from gifd.inversion.engine import Callback, Search, planned_evaluations, search
 from gifd.inversion.phase import Phase, PhaseResult
 from gifd.inversion.spaces import Setting
-from gifd.labels import granted_or_inferred
+from gifd.labels import label_hypotheses
 from gifd.observation import Observation
 from gifd.priors.generator import Generator
 
@@ -34,6 +34,7 @@ class Reconstruction:
         labels: (B,) the labels it replayed with.
         label_source: whether they were 'granted', 'inferred' (exact), 'estimated' or 'searched'
             with the images.
+        hypotheses: how many labellings the restarts tried, in turn.
         prior_labels: (B,) the classes a conditional prior was asked for; None without one.
         distance: the answer's matching distance.
         phase: the name of the phase that gave the answer.
@@ -46,6 +47,7 @@ class Reconstruction:
     images: Float[Tensor, "B C H W"]
     labels: Int[Tensor, "B"]
     label_source: str
+    hypotheses: int
     prior_labels: Int[Tensor, "B"] | None
     distance: float
     phase: str
@@ -143,10 +145,11 @@ class Attack:
                 f"{self.prior}: choose another prior or image size"
             )
         if any(phase.space.searches_labels for phase in self.phases):
-            labels = torch.zeros(ledger.batch_size, dtype=torch.long, device=model.device)
+            known = torch.zeros(1, ledger.batch_size, dtype=torch.long, device=model.device)
             source = "searched"
         else:
-            labels, source = granted_or_inferred(observation)
+            known, source = label_hypotheses(observation, most=self.restarts)
+        labels = known[torch.arange(self.restarts) % len(known)]  # (R, B)
         generator = None if self.prior is None else self.prior.to(model.device)
 
         def run(phases: tuple[Phase, ...], prior_labels: Tensor, told: Callback | None) -> Search:
@@ -176,7 +179,7 @@ class Attack:
             phases = self.label_mapping.phases(self.phases)
             coarse = run(phases, asked, self._told(callback, 0))
             if not coarse.interrupted:
-                asked = self.label_mapping.classify(self._answer(coarse).images)
+                asked = self.label_mapping.classify(self._answer(coarse).images).expand_as(labels)
         before = () if coarse is None else coarse.phases
         try:
             if coarse is None or not coarse.interrupted:
@@ -193,7 +196,10 @@ class Attack:
             images=chosen.images,
             labels=chosen.labels,
             label_source=source,
-            prior_labels=asked if generator is not None and generator.classes else None,
+            prior_labels=(
+                asked[chosen.best_restart] if generator is not None and generator.classes else None
+            ),
+            hypotheses=len(known),
             distance=chosen.distance,
             phase=chosen.name,
             phases=before if fine is None else (*before, *fine.phases),

@@ -55,7 +55,9 @@ class LabelMapping:
             for phase in fine
         )
 
-    def begin(self, labels: Tensor, classes: int, rng: torch.Generator) -> Int[Tensor, "B"]:
+    def begin(
+        self, labels: Int[Tensor, "R B"], classes: int, rng: torch.Generator
+    ) -> Int[Tensor, "R B"]:
         """The prior's labels of the coarse pass: the private ones where it has such, else drawn."""
         drawn = torch.randint(classes, labels.shape, generator=rng)
         known = labels.cpu()

@@ -57,7 +57,7 @@ def search(
 
     A step evaluates, for each restart r with variables h_r,
 
-        d_r = distance(replay(images(h_r), labels), observed),  both in a gradient's units,
+        d_r = distance(replay(images(h_r), labels_r), observed),  both in a gradient's units,
         objective_r = d_r + sum of regularisers,
 
     and moves h_r along the objective's gradient. The iterate kept is the one with the least
@@ -66,7 +66,7 @@ def search(
 
     Args:
         observation: what the server has.
-        labels: (B,) class indices the replay uses.
+        labels: (R, B) class indices that each restart's replay uses.
         phases: at least one.
         setting: prior, sizes and randomness.
         matching: the measure by which phases are compared.
@@ -91,7 +91,7 @@ def search(
     origin = phases[0].space
     for index, phase in enumerate(phases):
         state, origin = phase.space.enter(setting, origin, state), phase.space
-        run = PhaseRun(phase, observation, labels, setting, state, numbers, batched)
+        run = PhaseRun(phase, observation, labels[numbers], setting, state, numbers, batched)
         spent = sum(result.evaluations for result in results)
         interrupted = False
         try:

@@ -42,14 +42,15 @@ class Task:
         draw: a fresh start in the phase's space: its whole state, variables included.
         images: (B, C, H, W) that one restart's variables or whole state show; differentiable.
         represent: what the victim's head is fed for images, (N, F); `gifd.representation`.
-        observed: what it was fed for the private ones, (B, F), read off the update.
+        observed: what it was fed for the private ones, (B, F), read off the update with one
+            restart's labels.
         rng: where all randomness comes from.
     """
 
     draw: Callable[[], Variables]
     images: Callable[[int, Variables], Tensor]
     represent: Callable[[Tensor], Tensor]
-    observed: Callable[[], Tensor]
+    observed: Callable[[int], Tensor]
     rng: torch.Generator
 
 

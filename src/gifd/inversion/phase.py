@@ -91,7 +91,8 @@ class PhaseRun:
 
     Args:
         phase: what to do.
-        observation, labels, setting, batched: as `search` has them.
+        observation, setting, batched: as `search` has them.
+        labels: (R, B) that each restart is replayed with.
         state: where each restart begins.
         numbers: of the restarts.
     """
@@ -139,7 +140,7 @@ class PhaseRun:
             draw=lambda: space.start(setting),
             images=lambda r, state: space.images(setting, {**_row(self.carried, r), **state}),
             represent=lambda images: representations(model, images),
-            observed=lambda: observed_representations(self.observation, self.labels),
+            observed=lambda r: observed_representations(self.observation, self.labels[r]),
             rng=setting.rng,
         )
         self._move = self.phase.optimizer.start(self.variables, self.phase.steps, task)
@@ -179,11 +180,13 @@ class PhaseRun:
                     ]
                     self.consensus = group.consensus(torch.stack(shown))
 
-    def _objective(self, variables: Variables, carried: State) -> tuple[Tensor, Tensor]:
+    def _objective(
+        self, variables: Variables, carried: State, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The objective and the distance of one restart: a pure function of tensors."""
         state = {**carried, **variables}
         images = self.phase.space.images(self.setting, state)
-        labels = self.phase.space.labels(state, self.labels)
+        labels = self.phase.space.labels(state, known)
         with smoothed_curvature(self.phase.curvature):
             replayed = self.observation.replay(images, labels)
         distance = self.phase.distance(self._as_gradient(replayed), self.observed)
@@ -199,18 +202,20 @@ class PhaseRun:
                 objective = objective + regularizer(candidate)
         return objective, distance
 
-    def _slope(self, variables: Variables, carried: State) -> tuple[Variables, Tensor, Tensor]:
+    def _slope(
+        self, variables: Variables, carried: State, known: Tensor
+    ) -> tuple[Variables, Tensor, Tensor]:
         """One restart's gradients, where the optimiser asks for them, objective and distance."""
         if not self.phase.optimizer.gradients:
             with torch.no_grad():
-                return {}, *self._objective(variables, carried)
+                return {}, *self._objective(variables, carried, known)
         if self.batched:
             slope = grad_and_value(self._objective, has_aux=True)
-            gradients, (objective, distance) = slope(variables, carried)
+            gradients, (objective, distance) = slope(variables, carried, known)
             return gradients, objective, distance
         # outside vmap plain autograd does the same, a tenth to a quarter faster
         leaves = {name: variable.detach().requires_grad_() for name, variable in variables.items()}
-        objective, distance = self._objective(leaves, carried)
+        objective, distance = self._objective(leaves, carried, known)
         if not objective.requires_grad:
             flat = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
             return flat, objective, distance
@@ -222,10 +227,13 @@ class PhaseRun:
         alive = self.alive
         ready = {name: variable[alive] for name, variable in variables.items()}
         carried = {name: tensor[alive] for name, tensor in self.carried.items()}
+        known = self.labels[alive]
         if self.batched:
-            gradients, objectives, distances = vmap(self._slope)(ready, carried)
+            gradients, objectives, distances = vmap(self._slope)(ready, carried, known)
         else:
-            rows = [self._slope(_row(ready, r), _row(carried, r)) for r in range(len(alive))]
+            rows = [
+                self._slope(_row(ready, r), _row(carried, r), known[r]) for r in range(len(alive))
+            ]
             gradients = {name: torch.stack([row[0][name] for row in rows]) for name in rows[0][0]}
             objectives = torch.stack([row[1] for row in rows])
             distances = torch.stack([row[2] for row in rows])
@@ -263,12 +271,12 @@ class PhaseRun:
         states = {r: self._state(r) for r in going}
         if matching != self.phase.distance:
             for r in going:
-                measured[r] = self._measure(states[r], matching)
+                measured[r] = self._measure(r, states[r], matching)
         going.sort(key=lambda r: measured[r])
         winner = going[0]
         with torch.no_grad():
             images = self.phase.space.images(self.setting, states[winner]).clamp(0, 1)
-            labels = self.phase.space.labels(states[winner], self.labels)
+            labels = self.phase.space.labels(states[winner], self.labels[winner])
         result = PhaseResult(
             name=self.phase.name,
             images=images,
@@ -289,12 +297,12 @@ class PhaseRun:
     def _state(self, r: int) -> State:
         return {**_row(self.carried, r), **_row(self.best, r)}
 
-    def _measure(self, state: State, matching: Distance) -> float:
+    def _measure(self, r: int, state: State, matching: Distance) -> float:
         """The common distance of one iterate: one more gradient of the victim, no search."""
         self.evaluations += 1
         with torch.no_grad():
             images = self.phase.space.images(self.setting, state)
-            labels = self.phase.space.labels(state, self.labels)
+            labels = self.phase.space.labels(state, self.labels[r])
         replayed = self.observation.replay(images, labels).detach()
         return float(matching(self._as_gradient(replayed), self.observed))
 

@@ -27,7 +27,7 @@ class Setting:
         batch: B, the private images in the update.
         restarts: R, how many searches run beside each other.
         rng: where all randomness comes from.
-        labels: (B,) class indices of the private images, for a conditional prior.
+        labels: (R, B) the class that each image is drawn from, for a conditional prior.
     """
 
     model: Model
@@ -99,10 +99,8 @@ class _Cut(Space):
 
     def start(self, setting: Setting) -> State:
         """Latents drawn from the prior, run to the cut."""
-        count, labels = setting.restarts * setting.batch, setting.labels
-        if labels is not None:
-            labels = labels.repeat(setting.restarts)
-        drawn = setting.prior.draw(count, setting.rng, labels)
+        labels = None if setting.labels is None else setting.labels.flatten()
+        drawn = setting.prior.draw(setting.restarts * setting.batch, setting.rng, labels)
         flat = {name: tensor.to(setting.model.device) for name, tensor in drawn.items()}
         return _unflatten(self._run(setting, 0, self.depth, flat), setting.batch)
 
