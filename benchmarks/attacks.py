@@ -22,9 +22,10 @@ import typer
 from gifd import catalog
 from gifd.campaign.trial import Trial
 from gifd.errors import InputError
-from gifd.images import read_images
+from gifd.images import class_in, read_images
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
 from gifd.metrics.interval import written
+from gifd.victims import Client
 
 METRICS = ("psnr", "ssim", "stlpips", "mse", "seconds")
 Row = dict[str, object]
@@ -33,7 +34,7 @@ Row = dict[str, object]
 def main(
     source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
     match: Annotated[str, typer.Option(help="Which file names.")] = "*",
-    limit: Annotated[int, typer.Option(help="How many images, evenly spaced.")] = 8,
+    limit: Annotated[int, typer.Option(help="How many clients, their images evenly spaced.")] = 8,
     attacks: Annotated[
         str,
         typer.Option(
@@ -51,7 +52,12 @@ def main(
     seed: int = 0,
     device: str = "cpu",
     threads: Annotated[int, typer.Option(help="PyTorch's threads; 0: its own choice.")] = 0,
-    shard: Annotated[str, typer.Option(help="k/n: only every n-th image, from the k-th.")] = "0/1",
+    batch_size: Annotated[int, typer.Option(help="Images a client; LIMIT counts clients.")] = 1,
+    labels: Annotated[
+        str | None, typer.Option(help="Pattern of the class in a name; by default they are dealt.")
+    ] = None,
+    grant_labels: Annotated[bool, typer.Option("--grant-labels")] = False,
+    shard: Annotated[str, typer.Option(help="k/n: only every n-th client, from the k-th.")] = "0/1",
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/benchmark.jsonl"),
 ) -> None:
     """Run what is missing in OUT, then print the table of all that is there."""
@@ -78,24 +84,29 @@ def main(
         built[spec] = attack.with_evaluations(evaluations)
     which, of = (int(part) for part in shard.split("/"))
     out.parent.mkdir(parents=True, exist_ok=True)
+    client = Client(model=model, grant_labels=grant_labels)
+    pictures = list(read_images(source, match=match, limit=limit * batch_size, size=size))
+    batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
     done = {(row["image"], row["spec"], row["seed"]) for row in _rows(out)}
-    pictures = read_images(source, match=match, limit=limit, size=size)
-    for index, (name, image) in enumerate(pictures):
+    for index, batch in enumerate(batches):
         if index % of != which:
             continue
+        names = [name for name, _ in batch]
+        dealt = [(index * batch_size + i) % classes for i in range(len(batch))]
+        known = dealt if labels is None else [class_in(name, labels) for name in names]
         for spec, attack in built.items():
-            if (name, spec, seed) in done:
-                continue
             trial = Trial(
-                name=name,
-                image=image,
-                label=index % classes,
-                model=model,
+                names=names,
+                images=torch.stack([image for _, image in batch]),
+                labels=torch.tensor(known),
+                client=client,
                 victim={"name": victim, "classes": classes, "seed": victim_seed},
                 attack=attack,
                 metrics=(PSNR(), SSIM(), MSE(), STLPIPS()),
                 seed=seed,
             )
+            if (trial.name, spec, seed) in done:
+                continue
             record = trial.run().record
             row = {"spec": spec, "planned": evaluations}
             row |= record.model_dump(include={"image", "seed", "distance", "phase", "evaluations"})
@@ -104,7 +115,7 @@ def main(
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             typer.echo(
-                f"{name} {spec}: {record.psnr:.2f} dB, distance {record.distance:.4f}, "
+                f"{trial.name} {spec}: {record.psnr:.2f} dB, distance {record.distance:.4f}, "
                 f"{record.seconds:.0f} s",
                 err=True,
             )

@@ -17,15 +17,16 @@ from gifd.campaign.trial import Trial
 from gifd.errors import InputError
 from gifd.metrics import MSE, PSNR, SSIM
 from gifd.report import write_report
+from gifd.victims import Client
 
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
     trial = Trial(
-        name="bars.png",
-        image=torch.linspace(0, 1, 32).repeat(3, 32, 1),
-        label=2,
-        model=catalog.victim("convnet", classes=5, size=32, seed=1),
+        names=["bars.png"],
+        images=torch.linspace(0, 1, 32).repeat(1, 3, 32, 1),
+        labels=torch.tensor([2]),
+        client=Client(model=catalog.victim("convnet", classes=5, size=32, seed=1)),
         victim={"name": "convnet"},
         attack=ig(restarts=2).with_steps(4),
         metrics=(PSNR(), SSIM(), MSE()),
@@ -50,6 +51,29 @@ def test_a_record_agrees_with_the_pictures(outcome: Outcome) -> None:
     assert len(outcome.record.phases[0].curve) == 4
     best = min(v for row in outcome.record.phases[0].curve for v in row if v is not None)
     assert outcome.record.distance == pytest.approx(best, abs=1e-9)
+
+
+def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
+    """An update says nothing of the order; labels and scores follow the matched images."""
+    pictures = torch.stack([torch.full((3, 32, 32), level) for level in (0.9, 0.1, 0.5)])
+    trial = Trial(
+        names=["white", "black", "grey"],
+        images=pictures,
+        labels=torch.tensor([4, 0, 2]),
+        client=Client(model=catalog.victim("convnet", classes=5, size=32, seed=1)),
+        victim={"name": "convnet"},
+        attack=ig(restarts=1).with_steps(30),
+        metrics=(PSNR(), MSE()),
+    )
+    outcome = trial.run()
+    assert outcome.record.image == "white and 2 more"
+    assert [image.name for image in outcome.record.images] == ["white", "black", "grey"]
+    assert sorted(image.label_used for image in outcome.record.images) == [0, 2, 4]
+    each = (outcome.answer.double() - outcome.private.double()).square().mean((1, 2, 3))
+    assert [image.mse for image in outcome.record.images] == pytest.approx(each.tolist())
+    assert outcome.record.mse == pytest.approx(float(each.mean()))
+    brightness = outcome.answer.mean((1, 2, 3))
+    assert brightness.argsort().tolist() == [1, 2, 0]
 
 
 def test_nothing_is_overwritten(outcome: Outcome, tmp_path: Path) -> None:
@@ -95,7 +119,9 @@ def test_the_report_is_self_contained_and_tells_the_ledger(
 ) -> None:
     store = Store(tmp_path)
     store.add(outcome)
-    renamed = outcome.record.model_copy(update={"image": "<script>alert(1)</script>.png"})
+    name = "<script>alert(1)</script>.png"
+    images = [outcome.record.images[0].model_copy(update={"name": name})]
+    renamed = outcome.record.model_copy(update={"image": name, "images": images})
     store.add(dataclasses.replace(outcome, record=renamed))
     page = _Page()
     page.feed(write_report(store).read_text(encoding="utf-8"))

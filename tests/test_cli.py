@@ -52,7 +52,9 @@ def test_json_is_one_object_on_stdout_with_all_a_program_needs(
     assert set(wanted.split()) <= set(record)
     assert record["evaluations"] == sum(phase["evaluations"] for phase in record["phases"])
     assert record["label_source"] == "inferred"
-    assert record["label_used"] == record["label"] == 0
+    (image,) = record["images"]
+    assert image["label_used"] == image["label"] == 0
+    assert image["psnr"] == record["psnr"]
     assert record["ledger"]["labels"] is None
     assert record["distance"] == min(phase["distance"] for phase in record["phases"])
     assert len(record["phases"][0]["curve"]) > 0
@@ -86,6 +88,42 @@ def test_several_images_and_attacks_are_an_object_a_line(picture: Path, tmp_path
     ]
 
 
+def test_images_are_dealt_to_clients_in_batches(picture: Path, tmp_path: Path) -> None:
+    paths = [picture]
+    for turns in (1, 2, 3):
+        paths.append(tmp_path / f"turned-class{turns}.png")
+        with Image.open(picture) as image:
+            image.rotate(90 * turns).save(paths[-1])
+    out = tmp_path / "out"
+    shared = ["--batch-size", "2", "--attack", "ig", *QUICK, "--json", "--out", out]
+    result = run("attack", *paths, "--label", 3, "--label", 3, "--label", 1, "--label", 2, *shared)
+    assert result.exit_code == 0, result.output
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first["image"] == "disc.png and 1 more"
+    assert [image["name"] for image in second["images"]] == [p.name for p in paths[2:]]
+    assert [image["label"] for image in second["images"]] == [1, 2]
+    for record in (first, second):
+        assert record["ledger"]["batch_size"] == 2
+        assert record["label_source"] == "estimated"
+        means = [image["psnr"] for image in record["images"]]
+        assert record["psnr"] == pytest.approx(sum(means) / 2)
+    assert sorted(image["label_used"] for image in first["images"]) == [3, 3]
+    folder = out / "trials" / "0001-disc-ig-strongest"
+    with Image.open(folder / "private.png") as sheet:
+        assert sheet.size == (128, 64)
+    with Image.open(folder / "private-02.png") as alone:
+        assert alone.size == (64, 64)
+    assert "Image by image" in (out / "report.html").read_text(encoding="utf-8")
+    more = ["--grant-labels", "--grant-batch-norm", "running", "--lr", "0.1", "--local-steps", "2"]
+    named = run("attack", *paths[1:3], "--labels", "class([0-9])", *shared, *more)
+    told = json.loads(named.stdout)
+    assert told["label_source"] == "granted"
+    assert [image["label"] for image in told["images"]] == [1, 2]
+    assert told["ledger"]["labels"] == [1, 2]
+    assert told["ledger"]["batch_norm"] == "running"
+    assert "FedAvg(steps=2, lr=0.1" in told["ledger"]["protocol"]
+
+
 def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"this is no picture")
@@ -100,6 +138,12 @@ def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: P
     ("arguments", "says"),
     [
         (["--label", "10"], "labels from 0 to 9"),
+        (["--label", "1", "--label", "2"], "one --label for all images"),
+        (["--labels", "class([0-9])"], "a class number"),
+        (["--labels", "class[0-9"], "a regular expression"),
+        (["--batch-size", "2"], "a number of images that 2 divides"),
+        (["--local-steps", "2"], "--lr with --local-steps"),
+        (["--grant-batch-norm", "some"], "'running' or 'batch'"),
         (["--attack", "gifff"], "a known attack"),
         (["--prior", "nobody"], "a known prior"),
         (["--victim", "nobody"], "a known victim"),
@@ -149,7 +193,7 @@ def test_your_own_victim_is_attacked(
     arguments = ["--victim", "own_victim:make", "--attack", "ig", "--steps", "3", "--label", "6"]
     result = run("attack", picture, *arguments, "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["label_used"] == 6
+    assert json.loads(result.stdout)["images"][0]["label_used"] == 6
 
 
 def test_offline_without_cached_weights_is_one_line(

@@ -251,8 +251,9 @@ def test_the_command_line_maps_and_records(tmp_path: Path, cache: Path) -> None:
     found = CliRunner().invoke(app, [*arguments, str(remapper), "--out", str(tmp_path / "out")])
     assert found.exit_code == 0, found.output
     record = json.loads(found.stdout)
-    assert record["prior_label"] in (0, 1, 2)
-    assert record["label_used"] == 7
+    (image,) = record["images"]
+    assert image["prior_label"] in (0, 1, 2)
+    assert image["label_used"] == 7
     assert "map, accuracy" in record["settings"]["label_mapping"]
     wrong = CliRunner().invoke(app, [*arguments, str(prior)])
     assert wrong.exit_code == 2

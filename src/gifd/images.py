@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import io
 import math
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -103,6 +104,23 @@ def grid(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "C H2 W2"]:
         top, left = index // columns * height, index % columns * width
         sheet[:, top : top + height, left : left + width] = image
     return sheet
+
+
+def class_in(name: str, pattern: str) -> int:
+    """The class that a file's name tells: the first group of a regular expression, a number.
+
+    Raises:
+        InputError: no such expression, or a name that it does not find a number in.
+    """
+    try:
+        found = re.search(pattern, name)
+        return int(found.group(1)) if found else int("")
+    except (re.error, IndexError) as error:
+        raise InputError(
+            f"expected a regular expression with a group for the class, got '{pattern}': {error}"
+        ) from None
+    except ValueError:
+        raise InputError(f"expected a class number by '{pattern}' in '{name}', got none") from None
 
 
 def _chosen(names: list[str], source: Path, match: str, limit: int | None) -> list[str]:

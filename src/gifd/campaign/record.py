@@ -12,17 +12,27 @@ Number = float | None
 """JSON has no infinity and no NaN: they are null."""
 
 
-class PhaseRecord(BaseModel):
-    """One phase: its best image's distance and metrics, and how the search went."""
+class Scores(BaseModel):
+    """Each metric; null where it was not computed, or is infinite.
+
+    PSNR is in dB, higher is better, as is SSIM; MSE (on [0, 1]), ST-LPIPS and LPIPS are better
+    lower. Of a batch they are means over its images, each matched with its reconstruction.
+    """
 
     model_config = ConfigDict(frozen=True)
 
+    psnr: Number = None
+    ssim: Number = None
+    mse: Number = None
+    stlpips: Number = None
+    lpips: Number = None
+
+
+class PhaseRecord(Scores):
+    """One phase: its best images' distance and scores, and how the search went."""
+
     name: str
     distance: Number
-    psnr: Number
-    ssim: Number
-    mse: Number
-    stlpips: Number
     curve: list[list[Number]]
     restarts: list[int]
     best_restart: int
@@ -31,25 +41,31 @@ class PhaseRecord(BaseModel):
     seconds: float
 
 
-class Record(BaseModel):
-    """One trial. Distances and metrics are of the answer; the phases have their own.
+class ImageRecord(Scores):
+    """One private image of the batch, and the reconstruction that was matched with it.
 
-    PSNR is in dB, higher is better, as is SSIM; MSE (on [0, 1]) and ST-LPIPS are better
-    lower. `ledger` lists all that the attacker was granted; None is: not granted.
+    `label` is the true one, `label_used` what the attack replayed with, `prior_label` what a
+    conditional prior was asked for.
     """
 
-    model_config = ConfigDict(frozen=True)
+    name: str
+    sha256: str
+    label: int
+    label_used: int
+    prior_label: int | None
 
-    schema_version: int = 1
+
+class Record(Scores):
+    """One trial. Its distance and scores are of the answer; phases and images have their own.
+
+    `ledger` lists all that the attacker was granted; None is: not granted.
+    """
+
+    schema_version: int = 2
     image: str
-    image_sha256: str
+    images: list[ImageRecord]
     attack: str
     preset: str
-    psnr: Number
-    ssim: Number
-    mse: Number
-    stlpips: Number
-    lpips: Number = None
     distance: Number
     phase: str
     seconds: float
@@ -57,10 +73,8 @@ class Record(BaseModel):
     seed: int
     interrupted: bool
     dropped: list[int]
-    label: int
-    label_used: int
     label_source: str
-    prior_label: int | None = None
+    label_hypotheses: int
     ledger: dict[str, object]
     victim: dict[str, object]
     settings: dict[str, object]
@@ -74,9 +88,9 @@ class Record(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What came of a trial: its record and its pictures, (C, H, W) in [0, 1]."""
+    """What came of a trial: its record and its pictures, (B, C, H, W) in [0, 1], in one order."""
 
     record: Record
-    private: Float[Tensor, "C H W"]
-    answer: Float[Tensor, "C H W"]
-    phases: tuple[Float[Tensor, "C H W"], ...]
+    private: Float[Tensor, "B C H W"]
+    answer: Float[Tensor, "B C H W"]
+    phases: tuple[Float[Tensor, "B C H W"], ...]

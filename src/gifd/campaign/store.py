@@ -1,4 +1,7 @@
-"""Store: a folder of finished trials, one folder each: record.json and its pictures."""
+"""Store: a folder of finished trials, one folder each: record.json and its pictures.
+
+A batch's pictures are sheets of its images; each image is there alone too, numbered.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pydantic import ValidationError
 
 from gifd.campaign.record import Outcome, Record
 from gifd.errors import InputError
-from gifd.images import write_image
+from gifd.images import grid, write_image
 
 RECORD, PRIVATE, ANSWER = "record.json", "private.png", "reconstruction.png"
 
@@ -56,12 +59,15 @@ class Store:
         name = f"{stem}-{record.attack}-{record.preset}"
         try:
             folder = self._fresh(name)
-            write_image(outcome.private, folder / PRIVATE)
-            write_image(outcome.answer, folder / ANSWER)
-            for index, (phase, image) in enumerate(
+            for file, images in ((PRIVATE, outcome.private), (ANSWER, outcome.answer)):
+                write_image(grid(images), folder / file)
+                for number, image in enumerate(images if len(images) > 1 else (), start=1):
+                    write_image(image, folder / file.replace(".", f"-{number:02d}."))
+            for number, (phase, images) in enumerate(
                 zip(record.phases, outcome.phases, strict=True), start=1
             ):
-                write_image(image, folder / f"phase-{index:02d}-{phase.name.replace(' ', '-')}.png")
+                name = phase.name.replace(" ", "-")
+                write_image(grid(images), folder / f"phase-{number:02d}-{name}.png")
             text = record.model_dump_json(indent=2)
             (folder / RECORD).write_text(text + "\n", encoding="utf-8")
         except OSError as error:

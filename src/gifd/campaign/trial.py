@@ -1,4 +1,4 @@
-"""Trial: one private image, one victim, one attack, run and scored."""
+"""Trial: one client's private images, one attack, run and scored."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gifd.attacks import Attack, Reconstruction
-from gifd.campaign.record import Number, Outcome, PhaseRecord, Record
+from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record
 from gifd.inversion import Callback
-from gifd.metrics import Metric, score
-from gifd.model import Model
+from gifd.metrics import Metric, match
 from gifd.observation import Observation, Secret
-from gifd.protocols import FedSGD, Protocol
 from gifd.victims import Client
 
 
@@ -30,26 +29,30 @@ class Trial:
     """What is to be done.
 
     Args:
-        name: the private image's name, for the record.
-        image: (C, H, W) in [0, 1].
-        label: its class index.
-        model: the victim.
-        victim: how the victim came about, for the record.
+        names: of the private images, for the record.
+        images: (B, C, H, W) in [0, 1].
+        labels: (B,) their class indices.
+        client: who holds them: its model, its protocol and what it grants.
+        victim: how the model came about, for the record.
         attack: the attack.
         metrics: computed for the answer and for every phase.
         seed: of the attack.
-        protocol: what the client computes.
     """
 
-    name: str
-    image: Float[Tensor, "C H W"]
-    label: int
-    model: Model
+    names: Sequence[str]
+    images: Float[Tensor, "B C H W"]
+    labels: Int[Tensor, "B"]
+    client: Client
     victim: Mapping[str, object]
     attack: Attack
     metrics: Sequence[Metric]
     seed: int = 0
-    protocol: Protocol = FedSGD()
+
+    @property
+    def name(self) -> str:
+        """The first image's, and how many more there are."""
+        more = len(self.names) - 1
+        return self.names[0] + (f" and {more} more" if more else "")
 
     def run(self, callback: Callback | None = None) -> Outcome:
         """The client computes its update, the attack inverts it, the metrics compare.
@@ -57,82 +60,96 @@ class Trial:
         Raises:
             GifdError: whatever the client or the attack refuses.
         """
-        client = Client(model=self.model, protocol=self.protocol)
-        observation, secret = client.step(self.image[None], torch.tensor([self.label]))
+        observation, secret = self.client.step(self.images, self.labels)
         found = self.attack(observation, seed=self.seed, callback=callback)
-        record = _record(self, observation, secret, found)
+        truth = secret.images
+        order = match(found.images, truth).to(truth.device)
+        phases = tuple(p.images[match(p.images, truth).to(truth.device)] for p in found.phases)
+        answer = found.images[order]
         return Outcome(
-            record=record,
-            private=secret.images[0].cpu(),
-            answer=found.images[0].cpu(),
-            phases=tuple(phase.images[0].cpu() for phase in found.phases),
+            record=self._record(observation, secret, found, answer, phases, order.tolist()),
+            private=truth.cpu(),
+            answer=answer.cpu(),
+            phases=tuple(images.cpu() for images in phases),
         )
 
-
-def _record(
-    trial: Trial, observation: Observation, secret: Secret, found: Reconstruction
-) -> Record:
-    phases = []
-    for phase in found.phases:
-        values = _score(phase.images, secret, trial.metrics)
-        phases.append(
-            PhaseRecord(
-                name=phase.name,
-                distance=phase.distance,
-                psnr=values.get("psnr"),
-                ssim=values.get("ssim"),
-                mse=values.get("mse"),
-                stlpips=values.get("stlpips"),
-                curve=[[_finite(value) for value in row] for row in phase.curve],
-                restarts=list(phase.restarts),
-                best_restart=phase.best_restart,
-                dropped=list(phase.dropped),
-                evaluations=phase.evaluations,
-                seconds=phase.seconds,
+    def _record(
+        self,
+        observation: Observation,
+        secret: Secret,
+        found: Reconstruction,
+        answer: Tensor,
+        phases: Sequence[Tensor],
+        order: Sequence[int],
+    ) -> Record:
+        used, asked = found.labels.tolist(), found.prior_labels
+        values = {m.name: m(answer, secret.images).tolist() for m in self.metrics}
+        images = [
+            ImageRecord(
+                name=name,
+                sha256=_sha256(image),
+                label=label,
+                label_used=used[place],
+                prior_label=None if asked is None else int(asked[place]),
+                **{metric: _finite(values[metric][i]) for metric in values},
             )
+            for i, (name, image, label, place) in enumerate(
+                zip(self.names, self.images, self.labels.tolist(), order, strict=True)
+            )
+        ]
+        return Record(
+            image=self.name,
+            images=images,
+            attack=self.attack.name,
+            preset=self.attack.preset,
+            **self._means(answer, secret.images),
+            distance=_finite(found.distance),
+            phase=found.phase,
+            seconds=found.seconds,
+            evaluations=found.evaluations,
+            seed=found.seed,
+            interrupted=found.interrupted,
+            dropped=list(found.dropped),
+            label_source=found.label_source,
+            label_hypotheses=found.hypotheses,
+            ledger=dict(observation.grants()),
+            victim=dict(self.victim)
+            | {"mean": list(self.client.model.mean), "std": list(self.client.model.std)},
+            settings=self.attack.describe(),
+            phases=[
+                PhaseRecord(
+                    name=phase.name,
+                    distance=_finite(phase.distance),
+                    **self._means(images, secret.images),
+                    curve=[[_finite(value) for value in row] for row in phase.curve],
+                    restarts=list(phase.restarts),
+                    best_restart=phase.best_restart,
+                    dropped=list(phase.dropped),
+                    evaluations=phase.evaluations,
+                    seconds=phase.seconds,
+                )
+                for phase, images in zip(found.phases, phases, strict=True)
+            ],
+            device=str(self.client.model.device),
+            threads=torch.get_num_threads(),
+            peak_memory_bytes=_peak_memory(self.client.model.device),
+            versions={
+                "gifd": version("gifd"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-    values = _score(found.images, secret, trial.metrics)
-    pixels = (trial.image * 255).round().to(torch.uint8).numpy().tobytes()
-    return Record(
-        image=trial.name,
-        image_sha256=hashlib.sha256(pixels).hexdigest(),
-        attack=trial.attack.name,
-        preset=trial.attack.preset,
-        psnr=values.get("psnr"),
-        ssim=values.get("ssim"),
-        mse=values.get("mse"),
-        stlpips=values.get("stlpips"),
-        lpips=values.get("lpips"),
-        distance=_finite(found.distance),
-        phase=found.phase,
-        seconds=found.seconds,
-        evaluations=found.evaluations,
-        seed=found.seed,
-        interrupted=found.interrupted,
-        dropped=list(found.dropped),
-        label=trial.label,
-        label_used=int(found.labels[0]),
-        label_source=found.label_source,
-        prior_label=None if found.prior_labels is None else int(found.prior_labels[0]),
-        ledger=dict(observation.grants()),
-        victim=dict(trial.victim) | {"mean": list(trial.model.mean), "std": list(trial.model.std)},
-        settings=trial.attack.describe(),
-        phases=phases,
-        device=str(trial.model.device),
-        threads=torch.get_num_threads(),
-        peak_memory_bytes=_peak_memory(trial.model.device),
-        versions={
-            "gifd": version("gifd"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+
+    def _means(self, images: Tensor, truth: Tensor) -> dict[str, Any]:
+        """Each metric's mean over the batch, the images in the truth's order."""
+        return {m.name: _finite(float(m(images, truth).mean())) for m in self.metrics}
 
 
-def _score(images: Tensor, secret: Secret, metrics: Sequence[Metric]) -> dict[str, Number]:
-    values = score(images, secret.images, metrics)
-    return {name: _finite(sum(each) / len(each)) for name, each in values.items()}
+def _sha256(image: Tensor) -> str:
+    """Of the image's pixels in 8 bits."""
+    pixels = (image.cpu() * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
+    return hashlib.sha256(pixels).hexdigest()
 
 
 def _finite(value: float) -> Number:

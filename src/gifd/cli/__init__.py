@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from gifd import catalog, terminal
-from gifd.cli.attack import attack, demo
+from gifd.cli.attack import attack
+from gifd.cli.demo import demo
 from gifd.cli.labels import labels
 from gifd.cli.prior import prior_app
 
@@ -30,7 +31,7 @@ def main() -> None:
 @app.command("list")
 @terminal.one_line_errors
 def list_() -> None:
-    """What can be named: attacks with their paper, priors, victims, metrics."""
+    """What can be named: attacks with their paper, priors, victims, label estimators, metrics."""
     terminal.table(
         "Attacks",
         ("name", "what it does", "paper"),
@@ -42,4 +43,5 @@ def list_() -> None:
     terminal.table(
         "Victims", ("name", "what it is"), [(n, e.summary) for n, e in catalog.VICTIMS.items()]
     )
+    terminal.table("Label estimators", ("name",), [(name,) for name in catalog.LABELS])
     terminal.table("Metrics", ("name",), [(name,) for name in catalog.METRICS])

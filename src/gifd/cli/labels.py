@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from gifd import catalog, terminal
+from gifd.cli.choices import chosen_protocol
+from gifd.cli.options import LearningRate, LocalSteps
 from gifd.errors import InputError
 from gifd.label_counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.observation import Ledger, Observation
-from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.terminal import one_line_errors
 from gifd.training import read_image_set
 from gifd.updates import Update
@@ -39,19 +40,16 @@ def labels(
         str,
         typer.Option(help="The group of this pattern names an own image's class in its path."),
     ] = "class([0-9]+)",
-    lr: Annotated[
-        float | None, typer.Option(help="Of a client that sent a weight delta (FedAvg).")
-    ] = None,
-    local_steps: Annotated[int, typer.Option(help="Its local steps.", min=1)] = 1,
+    lr: LearningRate = None,
+    local_steps: LocalSteps = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Estimate how often each class is in a client's batch, from its update alone."""
     model = catalog.victim(victim, classes=classes, size=size, seed=victim_seed)
-    protocol: Protocol = FedSGD() if lr is None else FedAvg(steps=local_steps, lr=lr)
     observation = Observation(
         update=Update.load(update),
         model=model,
-        protocol=protocol,
+        protocol=chosen_protocol(lr, local_steps),
         ledger=Ledger(image_shape=(len(model.mean), size, size), batch_size=batch_size),
     )
     found = _estimator(estimator, own, own_labels, size)(observation)

@@ -10,7 +10,20 @@ import typer
 from gifd.errors import InputError
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Of clients that send a weight delta (FedAvg).")
+]
+LocalSteps = Annotated[int | None, typer.Option(help="Their local steps. Default: 1.", min=1)]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
+Seed = Annotated[int, typer.Option(help="Seed of the attack's randomness.", min=0)]
+Steps = Annotated[
+    int | None, typer.Option(help="Steps of each restart, all phases together.", min=1)
+]
+Evaluations = Annotated[
+    int | None,
+    typer.Option(help="In place of steps: victim gradients, all restarts together.", min=1),
+]
+Restarts = Annotated[int | None, typer.Option(help="Searches beside each other.", min=1)]
 
 
 def device_of(name: str) -> torch.device:

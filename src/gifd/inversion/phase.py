@@ -178,7 +178,9 @@ class PhaseRun:
                         )
                         for r in self.alive
                     ]
-                    self.consensus = group.consensus(torch.stack(shown))
+                    finite = [inputs for inputs in shown if bool(torch.isfinite(inputs).all())]
+                    if finite:
+                        self.consensus = group.consensus(torch.stack(finite))
 
     def _objective(
         self, variables: Variables, carried: State, known: Tensor
@@ -225,6 +227,10 @@ class PhaseRun:
     def _evaluate(self, variables: Variables) -> Evaluated:
         """Objectives and gradients; on the way, remember the best and drop the non-finite."""
         alive = self.alive
+        full = {name: torch.zeros_like(variable) for name, variable in variables.items()}
+        values = torch.full((len(self.numbers),), torch.inf, dtype=torch.float64)
+        if not alive:  # the last fell within this step
+            return Evaluated(gradients=full, objectives=values)
         ready = {name: variable[alive] for name, variable in variables.items()}
         carried = {name: tensor[alive] for name, tensor in self.carried.items()}
         known = self.labels[alive]
@@ -246,7 +252,6 @@ class PhaseRun:
         row = torch.full((len(self.numbers),), torch.nan, dtype=torch.float64)
         row[alive] = distances
         self.curve.append(tuple(row.tolist()))
-        full = {name: torch.zeros_like(variable) for name, variable in variables.items()}
         keeps_last = self.phase.optimizer.keeps == "last"
         for position, r in enumerate(alive):
             if not finite[position]:
@@ -259,7 +264,6 @@ class PhaseRun:
                 for name, variable in variables.items():
                     self.best[name][r] = variable[r]
         self.alive = [r for position, r in enumerate(alive) if finite[position]]
-        values = torch.full((len(self.numbers),), torch.inf, dtype=torch.float64)
         values[alive] = objectives.detach().to("cpu", torch.float64)
         return Evaluated(gradients=full, objectives=values)
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store, Stored
 from gifd.errors import InputError
-from gifd.report.strip import decibel, draw_strip, group_by_image
+from gifd.report.strip import decibel, draw_strip, group_by_batch
 
 COLOURS = ("#3867d6", "#d6503f", "#1f9e89", "#a05fc4", "#c98a1b", "#5b6472")
 
@@ -34,7 +34,7 @@ def write_report(store: Store, *, title: str = "What the update gave away") -> P
     page = _ENVIRONMENT.get_template("report.html.j2").render(
         title=title,
         strip=_embed(strip),
-        groups=[_Group(group) for group in group_by_image(trials)],
+        groups=[_Group(group) for group in group_by_batch(trials)],
         first=trials[0].record,
     )
     path = store.folder / "report.html"
@@ -43,13 +43,14 @@ def write_report(store: Store, *, title: str = "What the update gave away") -> P
 
 
 class _Group:
-    """One private image and the trials on it, as the template shows them."""
+    """One private batch and the trials on it, as the template shows them."""
 
     def __init__(self, trials: Sequence[Stored]) -> None:
         self.image = trials[0].record.image
         self.private = _embed(trials[0].private)
         self.trials = trials
         self.records = [trial.record for trial in trials]
+        self.images = list(zip(*(record.images for record in self.records), strict=True))
         self.chart = _chart(self.records)
         self.films = [
             (

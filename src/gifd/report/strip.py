@@ -1,4 +1,4 @@
-"""Strip: a row of pictures for each private image - itself, then what each attack made of it."""
+"""Strip: a row of pictures for each private batch - itself, then what each attack made of it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _TILE, _GAP, _CAPTION = 192, 12, 44
 _INK, _PAPER, _FAINT = (24, 26, 32), (255, 255, 255), (110, 116, 128)
 
 
-def group_by_image(trials: Iterable[Stored]) -> list[list[Stored]]:
-    """The trials of one private image together, in the order of their first appearance."""
-    groups: dict[tuple[str, str], list[Stored]] = {}
+def group_by_batch(trials: Iterable[Stored]) -> list[list[Stored]]:
+    """The trials of one private batch together, in the order of their first appearance."""
+    groups: dict[tuple[tuple[str, str], ...], list[Stored]] = {}
     for trial in trials:
-        key = (trial.record.image, trial.record.image_sha256)
+        key = tuple((image.name, image.sha256) for image in trial.record.images)
         groups.setdefault(key, []).append(trial)
     return list(groups.values())
 
@@ -28,13 +28,13 @@ def decibel(value: float | None) -> str:
 
 
 def draw_strip(trials: Iterable[Stored], path: Path) -> None:
-    """Write a PNG with a row for each private image.
+    """Write a PNG with a row for each private batch.
 
     Args:
-        trials: of one or more private images.
+        trials: of one or more private batches.
         path: where the PNG goes.
     """
-    rows = group_by_image(trials)
+    rows = group_by_batch(trials)
     columns = 1 + max(len(row) for row in rows)
     width = _GAP + columns * (_TILE + _GAP)
     height = _GAP + len(rows) * (_TILE + _CAPTION + _GAP)
@@ -53,8 +53,15 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
         for column, (file, title, note) in enumerate(tiles):
             left = _GAP + column * (_TILE + _GAP)
             with Image.open(file) as picture:
-                tile = picture.convert("RGB").resize((_TILE, _TILE), Image.Resampling.NEAREST)
-            sheet.paste(tile, (left, top))
+                tile = picture.convert("RGB")
+            sheet.paste(_fitted(tile), (left, top))
             pen.text((left, top + _TILE + 5), title, fill=_INK, font=large)
             pen.text((left, top + _TILE + 24), note[:26], fill=_FAINT, font=small)
     sheet.save(path)
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    """Enlarged to a tile by whole pixels, or shrunk to it by averaging; its shape is kept."""
+    scale = _TILE / max(picture.size)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX)

@@ -1,0 +1,99 @@
+"""Choices: from the names on a command line to attacks and metrics, loaded and tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from gifd import catalog, terminal
+from gifd.attacks import Attack, LabelMapping
+from gifd.errors import InputError
+from gifd.images import class_in
+from gifd.metrics import Metric
+from gifd.priors import Generator
+from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.training import REMAPPER_STEPS
+
+
+def chosen_attacks(
+    names: Sequence[str],
+    *,
+    load: Callable[[], Generator],
+    preset: str,
+    without: Sequence[str],
+    steps: int | None,
+    evaluations: int | None,
+    restarts: int | None,
+    mapped: Callable[[Generator], LabelMapping | None] = lambda prior: None,
+) -> list[Attack]:
+    """The attacks by name; the prior is loaded only if one of them has one."""
+    needed = any(name in catalog.ATTACKS and catalog.ATTACKS[name].needs_prior for name in names)
+    generator = load() if needed else None
+    label_mapping = None if generator is None else mapped(generator)
+    return [
+        catalog.attack(
+            name,
+            prior=generator,
+            preset=preset,
+            without=without,
+            steps=steps,
+            evaluations=evaluations,
+            restarts=restarts,
+            label_mapping=label_mapping,
+        )
+        for name in names
+    ]
+
+
+def chosen_mapping(how: str, prior: Generator, classes: int) -> LabelMapping | None:
+    """The label mapping, its remapper trained under a bar where none is cached."""
+    note = (
+        f"the classes of {prior} are not the victim's: a classifier is trained on its samples, "
+        "once (--label-mapping off goes without)"
+    )
+    with terminal.steps(f"remapper of {prior.name}", REMAPPER_STEPS, note) as callback:
+        return catalog.label_mapping(how, prior, classes=classes, callback=callback)
+
+
+def chosen_labels(images: Sequence[Path], given: Sequence[int], pattern: str | None) -> list[int]:
+    """The images' classes: one for all, one each, or read in their names."""
+    if pattern is not None:
+        return [class_in(path.name, pattern) for path in images]
+    if len(given) not in (1, len(images)):
+        raise InputError(
+            f"expected one --label for all images or one for each of {len(images)}, got "
+            f"{len(given)}"
+        )
+    return list(given) * (len(images) // len(given))
+
+
+def chosen_protocol(lr: float | None, local_steps: int | None) -> Protocol:
+    """FedSGD, or FedAvg where a learning rate is given."""
+    if lr is None:
+        if local_steps is not None:
+            raise InputError("expected --lr with --local-steps (FedAvg), got none: give both")
+        return FedSGD()
+    return FedAvg(steps=local_steps or 1, lr=lr)
+
+
+def chosen_grant(statistics: str | None) -> Literal["running", "batch"] | None:
+    """Which batch-norm statistics the attacker is told."""
+    if statistics in (None, "running", "batch"):
+        return statistics  # type: ignore[return-value]
+    raise InputError(f"expected statistics of 'running' or 'batch', got '{statistics}'")
+
+
+def chosen_metrics(*, lpips: bool, offline: bool) -> list[Metric]:
+    """The metrics, tried once: missing weights or extras are told before hours of search."""
+    metrics = [
+        build(offline=offline) if name == "stlpips" else build()
+        for name, build in catalog.METRICS.items()
+        if name != "lpips" or lpips
+    ]
+    blank = torch.zeros(1, 3, 64, 64)
+    for metric in metrics:
+        metric(blank, blank)
+    return metrics

@@ -1,0 +1,55 @@
+"""Trials on the command line: run one after the other, stored, told, and what failed said."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+
+import typer
+
+from gifd import terminal
+from gifd.campaign.record import Record
+from gifd.campaign.store import Store
+from gifd.campaign.trial import Trial
+from gifd.errors import GifdError
+from gifd.report import write_report
+
+
+def run_trials(
+    prepared: Iterable[Callable[[], Iterable[Trial]]], store: Store, *, json: bool
+) -> None:
+    """Run what can be run; a bad image costs its own trials and no others."""
+    records: list[Record] = []
+    failed = interrupted = False
+    for prepare in prepared:
+        try:
+            for trial in prepare():
+                with terminal.progress(f"{trial.name}: {trial.attack.name}") as callback:
+                    outcome = trial.run(callback)
+                stored = store.add(outcome)
+                records.append(stored.record)
+                if json:
+                    sys.stdout.write(stored.record.model_dump_json() + "\n")
+                    sys.stdout.flush()
+                if stored.record.dropped:
+                    terminal.say.print(
+                        f"note: restarts {stored.record.dropped} became non-finite, dropped"
+                    )
+                interrupted = stored.record.interrupted
+                if interrupted:
+                    break
+        except GifdError as error:
+            terminal.complain(error)
+            failed = True
+        except KeyboardInterrupt:
+            interrupted = True
+        if interrupted:
+            terminal.say.print("interrupted: what was found so far is kept")
+            break
+    if records:
+        terminal.results(records)
+        terminal.say.print(f"report: {write_report(store)}", soft_wrap=True)
+    if interrupted:
+        raise typer.Exit(130)
+    if failed:
+        raise typer.Exit(2)
