@@ -347,4 +347,5 @@ class AuxiliaryLeastSquares(LabelEstimator):
 def _fed(model: Model, images: Tensor, chunk: int = 64) -> Tensor:
     """(M, F): what enters the head for these images, in float64 on the CPU."""
     chunks = [images[first : first + chunk] for first in range(0, len(images), chunk)]
-    return torch.cat([model.representations(own) for own in chunks]).cpu().double()
+    with torch.no_grad():
+        return torch.cat([model.representations(own) for own in chunks]).cpu().double()

@@ -16,6 +16,7 @@ from gifd.errors import ModelError
 from gifd.trace import Call, Calls
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+_WITHOUT = "switch the extension 'regression' off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,8 @@ class Model:
         like = next(iter(self.parameters.values()))
         images = like.new_zeros(2, *image_shape)  # batch norm that trains refuses a single one
         names = {id(tensor): name for name, tensor in self.parameters.items()}
-        call = self._head_call(images, "grant the labels, they cannot be inferred")
+        with torch.no_grad():
+            call = self._head_call(images, "grant the labels, they cannot be inferred")
         weight, bias = call.arguments["weight"], call.arguments.get("bias")
         if id(weight) not in names:
             raise ModelError(
@@ -135,13 +137,18 @@ class Model:
             classes=call.result.shape[-1],
         )
 
-    def representations(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
-        """What the head is fed for these images: one forward pass, no gradients.
+    def representations(
+        self, images: Float[Tensor, "N C H W"], remedy: str = _WITHOUT
+    ) -> Float[Tensor, "N F"]:
+        """What the head is fed for these images; differentiable.
+
+        Args:
+            images: in [0, 1].
+            remedy: what an error advises.
 
         Raises:
             ModelError: the logits are not written by a linear layer fed a vector an image.
         """
-        remedy = "switch the extension 'regression' off"
         fed: Tensor = self._head_call(images, remedy).arguments["input"]
         if fed.ndim != 2:
             raise ModelError(
@@ -151,7 +158,7 @@ class Model:
 
     def _head_call(self, images: Tensor, remedy: str) -> Call:
         calls = Calls(F.linear, ("input", "weight", "bias"))
-        with torch.no_grad(), calls:
+        with calls:
             output = self.logits(self.parameters, self.buffers, images)
         if not calls.made or calls.made[-1].result is not output:
             raise ModelError(

@@ -28,6 +28,10 @@ class Ledger:
         batch_norm: what entered each of the model's batch norms, in the forward pass's order.
         batch_norm_source: of which data: 'running', what the model was trained on, or 'batch',
             the private images themselves.
+        defenses: what the client did to hide its batch, and how strongly.
+        attacker: 'naive' ignores defences, 'told' was granted them, 'estimated' guesses them from
+            the update; None where the client has none.
+        believed: the defences that the attacker replays: as told, or as guessed.
     """
 
     image_shape: tuple[int, int, int]
@@ -35,6 +39,9 @@ class Ledger:
     labels: Int[Tensor, "..."] | None = None
     batch_norm: tuple[Statistics, ...] | None = None
     batch_norm_source: Literal["running", "batch"] | None = None
+    defenses: tuple[str, ...] | None = None
+    attacker: str | None = None
+    believed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.batch_norm is None) != (self.batch_norm_source is None):
@@ -59,6 +66,9 @@ class Ledger:
             "batch_size": self.batch_size,
             "labels": None if self.labels is None else self.labels.tolist(),
             "batch_norm": self.batch_norm_source,
+            "defenses": None if self.defenses is None else list(self.defenses),
+            "attacker": self.attacker,
+            "believed": list(self.believed),
         }
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 from jaxtyping import Float, Shaped
@@ -39,6 +39,22 @@ class Protocol(ABC):
     ) -> Sequence[Mapping[str, Tensor]]:
         """Where the client computed gradients, as far as its update shows: at `parameters`."""
         return [parameters]
+
+    def compared(self, update: Update) -> Update:
+        """What matching distances compare of an update, replayed or observed: its gradient."""
+        return self.as_gradient(update)
+
+    def trust(self, name: str) -> Tensor | None:
+        """How far each number of a parameter's update tells of the images; None: fully.
+
+        In [0, 1], of the parameter's shape or one that broadcasts to it: 0 where a defence put
+        something else in its place.
+        """
+        return None
+
+    def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
+        """The same protocol, each of its local gradients computed by `wrap` of what did it."""
+        return wrap(self)
 
 
 @final
@@ -84,6 +100,7 @@ class FedAvg(Protocol):
         lr: learning rate, above 0.
         batch_size: images a local batch; None takes them all every step.
         momentum: in [0, 1).
+        local: what computes the gradient of a local step.
 
     Source: McMahan et al., AISTATS 2017 (FederatedAveraging, ClientUpdate).
     """
@@ -92,6 +109,7 @@ class FedAvg(Protocol):
     lr: float
     batch_size: int | None = None
     momentum: float = 0.0
+    local: Protocol = FedSGD()
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or not 0 <= self.momentum < 1:
@@ -121,7 +139,7 @@ class FedAvg(Protocol):
         for step in range(self.steps):
             first = (step % (len(images) // size)) * size
             batch = slice(first, first + size)
-            gradient = FedSGD()(model, theta, buffers, images[batch], labels[batch])
+            gradient = self.local(model, theta, buffers, images[batch], labels[batch])
             kept = None if velocity is None else velocity * self.momentum
             velocity = gradient if kept is None else kept + gradient
             theta = theta.add_scaled(velocity, -self.lr)
@@ -144,3 +162,7 @@ class FedAvg(Protocol):
         """The local steps' parameters, as though they lay evenly on the line to the last."""
         start = Update(dict(parameters))
         return [start.add_scaled(update, t / self.steps) for t in range(self.steps)]
+
+    def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
+        """Each local step's gradient by `wrap`."""
+        return replace(self, local=self.local.localized(wrap))

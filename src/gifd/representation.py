@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -41,10 +42,24 @@ def observed_representations(
     return F.normalize(rows, dim=1)
 
 
+def trusted(observation: Observation, labels: Int[Tensor, "B"]) -> Float[Tensor, "B F"] | None:
+    """How far each number of `observed_representations` is to be trusted; None: all alike.
+
+    Less than fully where the attacker believes in a defence that hides parts of the head's
+    gradient (`Protocol.trust`).
+    """
+    head = observation.model.head(observation.ledger.image_shape)
+    trust = observation.protocol.trust(head.weight)
+    if trust is None or trust.ndim == 0:
+        return None
+    return trust.expand(observation.update[head.weight].shape)[labels]
+
+
 def representations(model: Model, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
     """The direction of what enters the head for each of these images: one forward pass.
 
     Raises:
         ModelError: no linear head, or one that is fed more than a vector an image.
     """
-    return F.normalize(model.representations(images), dim=1)
+    with torch.no_grad():
+        return F.normalize(model.representations(images), dim=1)

@@ -44,6 +44,7 @@ class Task:
         represent: what the victim's head is fed for images, (N, F); `gifd.representation`.
         observed: what it was fed for the private ones, (B, F), read off the update with one
             restart's labels.
+        trusted: how far each number of that is to be trusted, (B, F); None: all alike.
         rng: where all randomness comes from.
     """
 
@@ -51,6 +52,7 @@ class Task:
     images: Callable[[int, Variables], Tensor]
     represent: Callable[[Tensor], Tensor]
     observed: Callable[[int], Tensor]
+    trusted: Callable[[int], Tensor | None]
     rng: torch.Generator
 
 

@@ -20,7 +20,7 @@ from gifd.inversion.regularizers import Candidate, GroupConsistency, Regularizer
 from gifd.inversion.spaces import Setting, Space
 from gifd.observation import Observation
 from gifd.priors.generator import State
-from gifd.representation import observed_representations, representations
+from gifd.representation import observed_representations, representations, trusted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,8 @@ class PhaseRun:
         self.dropped: list[int] = []
         self.curve: list[tuple[float, ...]] = []
         self.consensus: Tensor | None = None
-        self._as_gradient = observation.protocol.as_gradient
-        self.observed = self._as_gradient(observation.update)
+        self._compared = observation.protocol.compared
+        self.observed = self._compared(observation.update)
         self.evaluations = 0
         self.began = time.perf_counter()
 
@@ -141,6 +141,7 @@ class PhaseRun:
             images=lambda r, state: space.images(setting, {**_row(self.carried, r), **state}),
             represent=lambda images: representations(model, images),
             observed=lambda r: observed_representations(self.observation, self.labels[r]),
+            trusted=lambda r: trusted(self.observation, self.labels[r]),
             rng=setting.rng,
         )
         self._move = self.phase.optimizer.start(self.variables, self.phase.steps, task)
@@ -191,7 +192,7 @@ class PhaseRun:
         labels = self.phase.space.labels(state, known)
         with smoothed_curvature(self.phase.curvature):
             replayed = self.observation.replay(images, labels)
-        distance = self.phase.distance(self._as_gradient(replayed), self.observed)
+        distance = self.phase.distance(self._compared(replayed), self.observed)
         objective = distance
         if self.phase.regularizers:
             candidate = Candidate(
@@ -308,7 +309,7 @@ class PhaseRun:
             images = self.phase.space.images(self.setting, state)
             labels = self.phase.space.labels(state, self.labels[r])
         replayed = self.observation.replay(images, labels).detach()
-        return float(matching(self._as_gradient(replayed), self.observed))
+        return float(matching(self._compared(replayed), self.observed))
 
 
 def _row(state: State, r: int) -> State:

@@ -79,7 +79,8 @@ class Regression(Optimizer):
                 return
             if done == steps and sum(len(inputs) for inputs, _ in examples[0]) >= 3:
                 for r, seen in enumerate(examples):
-                    self._follow(r, variables, self._estimate(seen, task.observed(r)), task)
+                    estimate = self._estimate(seen, task.observed(r), task.trusted(r))
+                    self._follow(r, variables, estimate, task)
             evaluate(variables)
 
         return step
@@ -101,10 +102,27 @@ class Regression(Optimizer):
         height, width = images.shape[-2:]
         return F.adaptive_avg_pool2d(images, (min(height, self.SIZE), min(width, self.SIZE)))
 
-    def _estimate(self, seen: list[tuple[Tensor, Tensor]], observed: Tensor) -> Tensor:
-        """(B, C, h, w): what the ridge says the private images are, averaged down."""
+    def _estimate(
+        self, seen: list[tuple[Tensor, Tensor]], observed: Tensor, trusted: Tensor | None
+    ) -> Tensor:
+        """(B, C, h, w): what the ridge says the private images are, averaged down.
+
+        Where parts of what is observed are not trusted, each image has a line of its own, from
+        what is trusted of it.
+        """
         inputs, outputs = (torch.cat(part) for part in zip(*seen, strict=True))
-        guess = Ridge.fit(inputs, outputs.flatten(1))(observed)
+        flat = outputs.flatten(1)
+        if trusted is None:
+            guess = Ridge.fit(inputs, flat)(observed)
+        else:
+            guess = torch.cat(
+                [
+                    Ridge.fit(F.normalize(inputs * own, dim=1), flat)(
+                        F.normalize(row * own, dim=0)[None]
+                    )
+                    for row, own in zip(observed, trusted, strict=True)
+                ]
+            )
         return guess.view(-1, *outputs.shape[1:]).clamp(0, 1)
 
     def _follow(self, r: int, variables: Variables, estimate: Tensor, task: Task) -> None:

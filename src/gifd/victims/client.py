@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gifd.batch_norm import Statistics, batch_statistics, running_statistics
+from gifd.defenses import Attacker, Defense, check_order, seen_by, wrapped
 from gifd.errors import InputError, ModelError
 from gifd.model import Model
 from gifd.observation import Ledger, Observation, Secret
@@ -30,12 +31,24 @@ class Client:
         grant_batch_norm: whether it tells what entered the batch norms: 'running' statistics, as
             a server has that sends a trained model whole, or those of the private 'batch', as
             it has where clients send their buffers back; None tells neither.
+        defenses: what it does to hide its batch, one after the other.
+        attacker: what the attacker knows of them: 'naive', 'told' or 'estimated'.
+        seed: of the defences' randomness.
+
+    Raises:
+        InputError: defences that cannot follow each other.
     """
 
     model: Model
     protocol: Protocol = FedSGD()
     grant_labels: bool = False
     grant_batch_norm: Literal["running", "batch"] | None = None
+    defenses: tuple[Defense, ...] = ()
+    attacker: Attacker = "told"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_order(self.defenses)
 
     def step(
         self, images: Float[Tensor, "..."], labels: Int[Tensor, "..."]
@@ -85,7 +98,26 @@ class Client:
         )
         observation = Observation(update=update, model=model, protocol=self.protocol, ledger=ledger)
         check_replay(observation, secret)
-        return observation, secret
+        return (self._defended(observation, secret) if self.defenses else observation), secret
+
+    def _defended(self, observation: Observation, secret: Secret) -> Observation:
+        """What the server sees of the same batch behind the defences."""
+        model = observation.model
+        for defense in self.defenses:
+            model = defense.prepare(model, secret.images.shape[1:])
+        protocol = wrapped(self.defenses, self.protocol, self.seed)
+        parameters, buffers = model.parameters, model.buffers
+        update = protocol(model, parameters, buffers, secret.images, secret.labels).detach()
+        bare = replace(observation, update=update, model=model)
+        seen, beliefs = seen_by(self.attacker, bare, self.defenses)
+        told = tuple(map(repr, self.defenses)) if self.attacker == "told" else None
+        ledger = replace(
+            observation.ledger,
+            defenses=told,
+            attacker=self.attacker,
+            believed=tuple(map(repr, beliefs)),
+        )
+        return replace(seen, ledger=ledger)
 
     def _statistics(self, images: Tensor) -> tuple[Statistics, ...] | None:
         if self.grant_batch_norm is None:

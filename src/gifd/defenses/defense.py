@@ -1,0 +1,206 @@
+"""Defense: what a client does to hide its batch, and what an attacker makes of that."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from gifd.errors import InputError
+from gifd.model import Model
+from gifd.observation import Observation
+from gifd.protocols import Protocol
+from gifd.updates import Update
+
+
+class Defense(ABC):
+    """A triple: what the client does, what an attacker believes, what an attacker can guess.
+
+    A deterministic defence's `wrap` and `surrogate` agree in value on the private images.
+    """
+
+    inside: ClassVar[bool] = False
+    """Whether it acts before the update is there: on the model, the images or each gradient."""
+
+    def prepare(self, model: Model, image_shape: Sequence[int]) -> Model:
+        """The model that client and server agree on; most defences leave it as it is."""
+        return model
+
+    @abstractmethod
+    def wrap(self, protocol: Protocol, seed: int) -> Protocol:
+        """What the client really computes.
+
+        Args:
+            protocol: undefended, or with the defences before this one.
+            seed: of the defence's randomness.
+        """
+
+    @abstractmethod
+    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+        """What an attacker replays who knows of this defence: differentiable, no randomness.
+
+        Args:
+            protocol: undefended, or with the surrogates before this one.
+            observation: its update may show what the defence drew.
+        """
+
+    @classmethod
+    def guess(cls, observation: Observation) -> Defense | None:
+        """This kind of defence at the strength that the observation shows; None: it shows none."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped(Protocol):
+    """A protocol around another; by itself it changes nothing.
+
+    Args:
+        inner: the other.
+    """
+
+    inner: Protocol
+
+    def __call__(
+        self,
+        model: Model,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Float[Tensor, "B C H W"],
+        labels: Shaped[Tensor, "B *N"],
+    ) -> Update:
+        """The other's update."""
+        return self.inner(model, parameters, buffers, images, labels)
+
+    def as_gradient(self, update: Update) -> Update:
+        """As the other has it."""
+        return self.inner.as_gradient(update)
+
+    def visited(
+        self, parameters: Mapping[str, Tensor], update: Update
+    ) -> Sequence[Mapping[str, Tensor]]:
+        """As the other has it."""
+        return self.inner.visited(parameters, update)
+
+    def compared(self, update: Update) -> Update:
+        """As the other has it."""
+        return self.inner.compared(update)
+
+    def trust(self, name: str) -> Tensor | None:
+        """As the other has it."""
+        return self.inner.trust(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed(Wrapped):
+    """A protocol whose finished update is changed.
+
+    Args:
+        change: the update, and a source of randomness -> what is sent.
+        name: for the record.
+        seed: of that randomness; every call draws the same.
+    """
+
+    change: Callable[[Update, torch.Generator], Update]
+    name: str
+    seed: int = 0
+
+    def __call__(
+        self,
+        model: Model,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Float[Tensor, "B C H W"],
+        labels: Shaped[Tensor, "B *N"],
+    ) -> Update:
+        """The other's update, changed."""
+        update = self.inner(model, parameters, buffers, images, labels)
+        return self.change(update, torch.Generator().manual_seed(self.seed))
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r} -> {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Wrapped):
+    """A protocol of whose update only a part is seen; the rest is zero.
+
+    Args:
+        shown: parameter name -> 1 where its update is seen, 0 where not; others are seen whole.
+        name: for the record.
+    """
+
+    shown: Mapping[str, Tensor]
+    name: str
+
+    def __call__(
+        self,
+        model: Model,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Float[Tensor, "B C H W"],
+        labels: Shaped[Tensor, "B *N"],
+    ) -> Update:
+        """The other's update where it is seen."""
+        update = self.inner(model, parameters, buffers, images, labels)
+        return Update(
+            {n: t * self.shown[n] if n in self.shown else t for n, t in update.items()},
+            restarts=update.restarts,
+        )
+
+    def trust(self, name: str) -> Tensor | None:
+        """0 where nothing is seen."""
+        return both(self.inner.trust(name), self.shown.get(name))
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r} -> {self.name}"
+
+
+def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The trust of two beliefs together; None is full trust."""
+    if one is None or other is None:
+        return one if other is None else other
+    return one * other
+
+
+def check_order(defenses: Sequence[Defense]) -> None:
+    """Refuse defences that cannot follow each other.
+
+    Raises:
+        InputError: one kind twice, or one that acts inside the computation behind one that acts
+            on what came out of it.
+    """
+    for index, defense in enumerate(defenses):
+        before = defenses[:index]
+        if any(type(other) is type(defense) for other in before):
+            raise InputError(f"expected each kind of defence once, got {defense} a second time")
+        outside = [other for other in before if not other.inside]
+        if defense.inside and outside:
+            raise InputError(
+                f"expected {defense}, which acts before the update is there, in front of "
+                f"{outside[0]}: give it first"
+            )
+
+
+def wrapped(defenses: Sequence[Defense], protocol: Protocol, seed: int) -> Protocol:
+    """What a client with these defences computes, each with a seed of its own."""
+    for index, defense in enumerate(defenses):
+        protocol = defense.wrap(protocol, seed * 1000 + index)
+    return protocol
+
+
+def believed(defenses: Sequence[Defense], observation: Observation) -> Observation:
+    """The observation as an attacker sees it who knows, or thinks to know, these defences."""
+    protocol = observation.protocol
+    for defense in defenses:
+        protocol = defense.surrogate(protocol, observation)
+    return replace(observation, protocol=protocol)
+
+
+def like(tensor: Tensor, rng: torch.Generator, draw: Callable[..., Tensor]) -> Tensor:
+    """Random numbers of a tensor's shape, the same on every device."""
+    return draw(tensor.shape, generator=rng, dtype=torch.float32).to(tensor)

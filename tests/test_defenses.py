@@ -1,0 +1,441 @@
+"""Defences: each against an independent reference, its surrogate and its guess against it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from gifd.defenses import (
+    DPSGD,
+    Aggregate,
+    Attacker,
+    Clip,
+    Defense,
+    Laplace,
+    Noise,
+    Quantize,
+    Soteria,
+    Sparsify,
+    check_order,
+    guessed,
+)
+from gifd.defenses.quantize import RANDOM, Scheme
+from gifd.defenses.soteria import sensitivities
+from gifd.errors import InputError
+from gifd.model import Model
+from gifd.observation import Observation
+from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.updates import Update
+from gifd.victims import Client, ConvNet, LeNet
+
+Pictures = Callable[..., Tensor]
+
+DETERMINISTIC: list[Defense] = [
+    Clip(norm=0.5),
+    Clip(norm=0.1, per_layer=True),
+    Sparsify(rate=0.9),
+    Sparsify(rate=0.5, per_layer=True),
+    Soteria(rate=0.8),
+    Quantize(scheme="sign"),
+    Quantize(scheme="int8"),
+    Quantize(scheme="fp16"),
+    Quantize(scheme="bf16"),
+    DPSGD(noise=0.0, norm=0.7),
+    Aggregate(clients=2),
+]
+
+
+def network(classes: int = 7, width: int = 8) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return ConvNet(classes, width=width).eval()
+
+
+VICTIM = Model(module=network())
+
+
+def images(seed: int, batch: int = 2, side: int = 16) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, 5, 5, generator=rng)
+    smooth = F.interpolate(coarse, size=(side, side), mode="bilinear")
+    return smooth, torch.randint(7, (batch,), generator=rng)
+
+
+def defended(
+    *defenses: Defense,
+    attacker: Attacker = "told",
+    protocol: Protocol | None = None,
+    seed: int = 0,
+    batch: int = 2,
+    model: Model = VICTIM,
+) -> Observation:
+    client = Client(
+        model=model,
+        protocol=protocol or FedSGD(),
+        defenses=defenses,
+        attacker=attacker,
+        seed=seed,
+    )
+    return client.step(*images(seed, batch))[0]
+
+
+def bare(seed: int = 0, batch: int = 2, model: Model = VICTIM) -> Update:
+    return Client(model=model).step(*images(seed, batch))[0].update
+
+
+def off(observation: Observation, seed: int = 0, batch: int = 2) -> float:
+    """How far the attacker's replay of the truth is from the update, relative to it."""
+    truth = observation.replay(*images(seed, batch))
+    return float((truth - observation.update).norm() / observation.update.norm())
+
+
+# -- the law ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=2, lr=0.1)], ids=repr)
+@pytest.mark.parametrize("defense", DETERMINISTIC, ids=repr)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_replayed_of_the_truth_is_what_was_sent(
+    defense: Defense, protocol: Protocol, seed: int
+) -> None:
+    observation = defended(defense, protocol=protocol, seed=seed)
+    assert off(observation, seed) < 1e-5
+    plain = Client(model=VICTIM, protocol=protocol).step(*images(seed))[0].update
+    if not isinstance(defense, Aggregate) and protocol == FedSGD():
+        assert float((plain - observation.update).norm()) > 0, "it does something"
+
+
+@pytest.mark.parametrize("defense", DETERMINISTIC, ids=repr)
+def test_the_belief_is_differentiable_in_the_images(defense: Defense) -> None:
+    observation = defended(defense)
+    start = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    replayed = observation.replay(start, images(0)[1])
+    (slope,) = torch.autograd.grad((replayed - observation.update).squares().sum(), start)
+    assert bool(torch.isfinite(slope).all())
+    assert float(slope.abs().max()) > 0
+
+
+def test_defences_compose_in_their_order() -> None:
+    defenses = (DPSGD(noise=0.0, norm=0.5), Sparsify(rate=0.9), Quantize(scheme="bf16"))
+    observation = defended(*defenses)
+    assert off(observation) < 1e-2
+    zeros = sum(int((t == 0).sum()) for t in observation.update.tensors)
+    assert zeros / observation.update.numel == pytest.approx(0.9, abs=0.01)
+    assert observation.ledger.defenses == tuple(map(repr, defenses))
+    assert observation.ledger.attacker == "told"
+
+
+def test_a_contradiction_is_one_line() -> None:
+    for wrong, says in (
+        ((Noise(std=1.0), Noise(std=2.0)), "each kind of defence once"),
+        ((Clip(norm=1.0), DPSGD(noise=1.0)), "give it first"),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            check_order(wrong)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Noise(std=0.0),
+        lambda: Laplace(std=math.nan),
+        lambda: Clip(norm=-1.0),
+        lambda: Sparsify(rate=1.0),
+        lambda: Soteria(rate=-0.1),
+        lambda: Quantize(scheme="qsgd", levels=0),
+        lambda: DPSGD(noise=-1.0),
+        lambda: Aggregate(clients=0),
+    ],
+)
+def test_a_strength_out_of_range_is_refused(make: Callable[[], Defense]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        make()
+
+
+# -- against independent references ------------------------------------------------------
+
+
+@given(st.integers(0, 20), st.floats(0.01, 50.0))
+@settings(max_examples=15)
+def test_clipping_is_pytorchs(seed: int, norm: float) -> None:
+    module = copy.deepcopy(VICTIM.module)
+    for (name, parameter), gradient in zip(
+        module.named_parameters(), bare(seed).tensors, strict=True
+    ):
+        assert name in VICTIM.parameters
+        parameter.grad = gradient.clone()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), norm)
+    sent = defended(Clip(norm=norm), seed=seed).update
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(sent[name], parameter.grad)
+
+
+@given(st.integers(0, 20), st.floats(0.0, 0.99), st.booleans())
+@settings(max_examples=15)
+def test_the_largest_entries_survive(seed: int, rate: float, per_layer: bool) -> None:
+    """Against numpy's sort."""
+    sent = defended(Sparsify(rate=rate, per_layer=per_layer), seed=seed).update
+    plain = bare(seed)
+    groups = [[name] for name in plain] if per_layer else [list(plain)]
+    for names in groups:
+        flat = np.concatenate([plain[name].numpy().ravel() for name in names])
+        kept = np.concatenate([sent[name].numpy().ravel() for name in names])
+        least = np.sort(np.abs(flat))[math.floor(rate * flat.size)]
+        np.testing.assert_array_equal(kept, np.where(np.abs(flat) >= least, flat, 0))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.8])
+def test_soteria_is_a_slow_numpy_soteria(rate: float) -> None:
+    """One backward pass a feature and an image; then numpy."""
+    pictures, labels = images(3)
+    features = VICTIM.representations(pictures).shape[1]
+    slow = np.zeros(features)
+    for b in range(len(pictures)):
+        for i in range(features):
+            x = pictures[b : b + 1].clone().requires_grad_()
+            fed = VICTIM.representations(x)
+            (slope,) = torch.autograd.grad(fed[0, i], x)
+            slow[i] += np.linalg.norm(slope.numpy().ravel()) / (float(fed[0, i].detach()) + 0.1)
+    np.testing.assert_allclose(sensitivities(VICTIM, pictures).numpy(), slow, rtol=1e-4)
+    sent = defended(Soteria(rate=rate), seed=3).update
+    plain = bare(3)
+    hidden = np.argsort(np.abs(slow), kind="stable")[: math.floor(rate * features)]
+    head = VICTIM.head((3, 16, 16)).weight
+    for name in plain:
+        expected = plain[name].clone()
+        if name == head:
+            expected[:, torch.from_numpy(hidden)] = 0
+        torch.testing.assert_close(sent[name], expected)
+    assert len(labels) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_dpsgd_is_opacus() -> None:
+    """The same clipped sum, from Opacus' hooks; no batch norm, which Opacus refuses."""
+    from opacus import GradSampleModule
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = nn.Sequential(
+            nn.Conv2d(3, 6, 5, 2), nn.GroupNorm(2, 6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 7)
+        )
+    pictures, labels = images(1, 5)
+    module = GradSampleModule(copy.deepcopy(plain))
+    F.cross_entropy(module(pictures), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    samples = [p.grad_sample for p in module.parameters()]
+    lengths = torch.stack([g.flatten(1).norm(dim=1) for g in samples]).norm(dim=0)
+    factors = (0.4 / (lengths + 1e-6)).clamp(max=1.0)
+    assert float(factors.min()) < 1
+    observation = defended(DPSGD(noise=0.0, norm=0.4), seed=1, batch=5, model=Model(module=plain))
+    for sent, grads in zip(observation.update.tensors, samples, strict=True):
+        expected = torch.einsum("b,b...->...", factors, grads) / 5
+        torch.testing.assert_close(sent, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_dpsgd_adds_noise_of_its_size_in_every_step() -> None:
+    client = Client(model=VICTIM, protocol=FedAvg(steps=4, lr=1.0), defenses=(DPSGD(noise=2.0),))
+    pictures, labels = images(1, 4)
+    zero = Client(model=VICTIM, protocol=FedAvg(steps=4, lr=1.0), defenses=(DPSGD(noise=0.0),))
+    noise = client.step(pictures, labels)[0].update - zero.step(pictures, labels)[0].update
+    spread = float(torch.cat([t.flatten() for t in noise.tensors]).std())
+    assert spread == pytest.approx(2.0 / 4 * math.sqrt(4), rel=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order")
+@given(st.floats(0.5, 4.0), st.floats(1.05, 2.0), st.integers(1, 50))
+@settings(max_examples=10, deadline=None)
+def test_epsilon_falls_with_noise_and_is_opacus(noise: float, more: float, steps: int) -> None:
+    from opacus.accountants import create_accountant
+
+    def opacus(multiplier: float) -> float:
+        accountant = create_accountant("rdp")
+        for _ in range(steps):
+            accountant.step(noise_multiplier=multiplier, sample_rate=0.01)
+        return float(accountant.get_epsilon(1e-5, alphas=DPSGD.ORDERS))
+
+    mine = DPSGD(noise=noise).epsilon(steps=steps, sample_rate=0.01)
+    assert mine == pytest.approx(opacus(noise), rel=1e-9)
+    assert DPSGD(noise=noise * more).epsilon(steps=steps, sample_rate=0.01) < mine
+    assert DPSGD(noise=0.0).epsilon(steps=steps, sample_rate=0.01) == math.inf
+
+
+def test_aggregation_is_the_gradient_of_the_union_and_no_client_alone() -> None:
+    one = defended(Aggregate(clients=2), batch=4).update
+    assert float((one - bare(batch=4)).norm()) < 1e-5
+    local = FedAvg(steps=3, lr=0.2)
+    pictures, labels = images(0, 4)
+    parts = [
+        Client(model=VICTIM, protocol=local).step(pictures[own], labels[own])[0].update
+        for own in (slice(0, 2), slice(2, 4))
+    ]
+    both = defended(Aggregate(clients=2), protocol=local, batch=4).update
+    assert float((both - (parts[0] + parts[1]) / 2).norm()) < 1e-5
+    with pytest.raises(InputError, match="3 clients share alike"):
+        defended(Aggregate(clients=3), batch=4)
+
+
+@pytest.mark.parametrize(("kind", "mean"), [(Noise, 0.7979), (Laplace, 0.7071)])
+def test_noise_has_its_spread_and_shape(kind: type[Noise | Laplace], mean: float) -> None:
+    noise = defended(kind(std=0.3)).update - bare()
+    flat = torch.cat([t.flatten() for t in noise.tensors])
+    assert float(flat.std()) == pytest.approx(0.3, rel=0.03)
+    assert float(flat.abs().mean() / flat.std()) == pytest.approx(mean, abs=0.02)
+    assert abs(float(flat.mean())) < 0.02
+    again = defended(kind(std=0.3)).update
+    assert torch.equal(again.tensors[0], defended(kind(std=0.3)).update.tensors[0])
+
+
+@pytest.mark.parametrize("scheme", RANDOM)
+def test_random_rounding_is_unbiased(scheme: Scheme) -> None:
+    plain = bare()
+    total = plain * 0.0
+    for seed in range(200):
+        protocol = Quantize(scheme=scheme, levels=4).wrap(FedSGD(), seed)
+        total = total + protocol(VICTIM, VICTIM.parameters, VICTIM.buffers, *images(0))
+    mean = total / 200
+    once = Quantize(scheme=scheme, levels=4).wrap(FedSGD(), 0)
+    single = once(VICTIM, VICTIM.parameters, VICTIM.buffers, *images(0))
+    assert float((mean - plain).norm()) < 0.15 * float((single - plain).norm())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "values"), [("sign", 3), ("ternary", 3), ("qsgd", 33), ("int8", 255)]
+)
+def test_a_quantised_tensor_has_few_values(scheme: Scheme, values: int) -> None:
+    sent = defended(Quantize(scheme=scheme, levels=16)).update
+    for tensor in sent.tensors:
+        assert len(np.unique(tensor.numpy())) <= values
+
+
+# -- guessing --------------------------------------------------------------------------
+
+
+def lenet() -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Model(module=LeNet(7, 32))
+
+
+LARGE = lenet()  # of sigmoids: no zeros but a defence's
+
+
+def observed(*defenses: Defense, attacker: Attacker = "naive", seed: int = 0) -> Observation:
+    """Of one image of 32 px."""
+    client = Client(model=LARGE, defenses=defenses, attacker=attacker, seed=seed)
+    return client.step(*images(seed, 1, 32))[0]
+
+
+def guess_of(*defenses: Defense, seed: int = 0) -> tuple[Defense, ...]:
+    return guessed(observed(*defenses, seed=seed))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_undefended_update_shows_no_defence(seed: int) -> None:
+    assert guess_of(seed=seed) == ()
+    for side, batch in ((32, 1), (16, 2)):  # half of this update's numbers are zero by nature
+        observation = Client(model=VICTIM).step(*images(seed, batch, side))[0]
+        assert guessed(observation) == ()
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_dropped_numbers_are_told_from_natural_zeros(per_layer: bool) -> None:
+    sparse = Sparsify(rate=0.9, per_layer=per_layer)
+    client = Client(model=VICTIM, defenses=(sparse,), attacker="naive")
+    (found,) = guessed(client.step(*images(0, 1, 32))[0])
+    assert isinstance(found, Sparsify)
+    assert found.rate == pytest.approx(0.9, abs=0.02)
+    assert found.per_layer is per_layer
+
+
+@given(st.floats(0.5, 5.0), st.integers(0, 5), st.sampled_from([Noise, Laplace]))
+@settings(max_examples=12, deadline=None)
+def test_noise_is_guessed_within_ten_percent(
+    std: float, seed: int, kind: type[Noise | Laplace]
+) -> None:
+    (found,) = guess_of(kind(std=std), seed=seed)
+    assert isinstance(found, kind)
+    assert found.std == pytest.approx(std, rel=0.1)
+
+
+@given(st.floats(0.3, 0.95), st.integers(0, 5), st.booleans())
+@settings(max_examples=12, deadline=None)
+def test_the_rate_of_zeros_is_guessed_within_two_percent(
+    rate: float, seed: int, per_layer: bool
+) -> None:
+    found = guess_of(Sparsify(rate=rate, per_layer=per_layer), seed=seed)
+    (sparse,) = [d for d in found if isinstance(d, Sparsify)]
+    assert sparse.rate == pytest.approx(rate, abs=0.02)
+    assert sparse.per_layer is per_layer
+
+
+@given(st.floats(0.1, 0.95), st.integers(0, 5))
+@settings(max_examples=10, deadline=None)
+def test_soterias_columns_are_counted(rate: float, seed: int) -> None:
+    (found,) = guess_of(Soteria(rate=rate), seed=seed)
+    assert isinstance(found, Soteria)
+    assert found.rate == pytest.approx(rate, abs=0.02)
+
+
+@given(st.floats(0.001, 0.1), st.integers(0, 5))
+@settings(max_examples=10, deadline=None)
+def test_a_clipping_bound_is_the_length(share: float, seed: int) -> None:
+    length = float(observed(seed=seed).update.norm())
+    found = guess_of(Clip(norm=share * length), seed=seed)[-1]
+    assert isinstance(found, Clip)
+    assert found.norm == pytest.approx(share * length, rel=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["sign", "ternary", "qsgd", "int8", "fp16", "bf16"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_quantiser_is_known_by_its_values(scheme: Scheme, seed: int) -> None:
+    found = guess_of(Quantize(scheme=scheme, levels=8), seed=seed)
+    assert [d.scheme for d in found if isinstance(d, Quantize)] == [scheme]
+    assert not [d for d in found if isinstance(d, Sparsify | Soteria | Noise | Laplace)]
+
+
+def test_the_attackers_differ_in_what_they_are_granted() -> None:
+    told, naive, estimated = (
+        observed(Sparsify(rate=0.9), attacker=attacker)
+        for attacker in ("told", "naive", "estimated")
+    )
+    assert torch.equal(told.update.tensors[0], naive.update.tensors[0])
+    assert told.grants()["defenses"] == ["Sparsify(rate=0.9, per_layer=False)"]
+    assert naive.grants()["defenses"] is None
+    assert naive.grants()["believed"] == []
+    assert estimated.grants()["defenses"] is None
+    (belief,) = estimated.ledger.believed
+    assert belief.startswith(("Sparsify(rate=0.9", "Sparsify(rate=0.89"))
+
+    def away(observation: Observation) -> float:
+        truth = observation.replay(*images(0, 1, 32))
+        return float((truth - observation.update).norm() / observation.update.norm())
+
+    assert away(told) < 1e-5
+    assert away(estimated) < 1e-5
+    assert away(naive) > 0.05
+
+
+# -- noise in the distance ---------------------------------------------------------------
+
+
+def test_noise_is_weighed_tensor_by_tensor() -> None:
+    observation = observed(Noise(std=0.05), attacker="told")
+    plain = observed().update
+    compared = observation.protocol.compared(observation.update)
+    for name, tensor in plain.items():
+        power = float(tensor.square().mean())
+        expected = power / (power + 0.05**2)
+        ratio = float(compared[name].norm() / observation.update[name].norm())
+        assert ratio == pytest.approx(expected, abs=0.1 + 1 / math.sqrt(tensor.numel()))
+    naive = observed(Noise(std=0.05))
+    assert torch.equal(naive.protocol.compared(naive.update).tensors[0], naive.update.tensors[0])
