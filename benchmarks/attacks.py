@@ -21,6 +21,7 @@ import typer
 
 from gifd import catalog
 from gifd.campaign.trial import Trial
+from gifd.defenses import known_attacker
 from gifd.errors import InputError
 from gifd.images import class_in, read_images
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
@@ -57,6 +58,10 @@ def main(
         str | None, typer.Option(help="Pattern of the class in a name; by default they are dealt.")
     ] = None,
     grant_labels: Annotated[bool, typer.Option("--grant-labels")] = False,
+    defense: Annotated[
+        list[str] | None, typer.Option(help="As 'noise:std=0.1'; may be repeated, in order.")
+    ] = None,
+    attacker: str = "told",
     shard: Annotated[str, typer.Option(help="k/n: only every n-th client, from the k-th.")] = "0/1",
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/benchmark.jsonl"),
 ) -> None:
@@ -84,7 +89,13 @@ def main(
         built[spec] = attack.with_evaluations(evaluations)
     which, of = (int(part) for part in shard.split("/"))
     out.parent.mkdir(parents=True, exist_ok=True)
-    client = Client(model=model, grant_labels=grant_labels)
+    client = Client(
+        model=model,
+        grant_labels=grant_labels,
+        defenses=tuple(catalog.defense(text) for text in defense or ()),
+        attacker=known_attacker(attacker),
+        seed=seed,
+    )
     pictures = list(read_images(source, match=match, limit=limit * batch_size, size=size))
     batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
     done = {(row["image"], row["spec"], row["seed"]) for row in _rows(out)}

@@ -1,6 +1,7 @@
 """One conformance table: every attack of the catalogue goes through every test, as each preset."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from gifd import catalog
 from gifd.attacks import Attack, Extensions, gifd
 from gifd.attacks.extensions import PRESETS
+from gifd.defenses import Attacker
 from gifd.errors import InputError, ModelError
 from gifd.inversion import (
     CMAES,
@@ -230,6 +232,76 @@ def test_a_restart_that_becomes_nan_is_dropped_and_reported(
     assert bool(torch.isfinite(found.images).all())
     with pytest.raises(ModelError, match="finite"):
         build(name, "paper", prior, steps=8, restarts=1)(observation)
+
+
+# -- behind every defence ------------------------------------------------------------------
+
+STRENGTHS = {
+    "noise": "noise:std=0.01",
+    "laplace": "laplace:std=0.01",
+    "clip": "clip:norm=0.5",
+    "sparsify": "sparsify:rate=0.8",
+    "soteria": "soteria:rate=0.5",
+    "quantize": "quantize:scheme=sign",
+    "dpsgd": "dpsgd:noise=0.1",
+    "censor": "censor:tries=4",
+    "ats": "ats",
+    "precode": "precode:width=8",
+    "aggregate": "aggregate:clients=2",
+}
+every_defence = pytest.mark.parametrize("defence", list(catalog.DEFENSES))
+
+
+@pytest.mark.parametrize("name", list(catalog.ATTACKS))
+@every_defence
+def test_attacks_behind_every_defence(
+    name: str, defence: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
+) -> None:
+    client = Client(
+        model=victim, defenses=(catalog.defense(STRENGTHS[defence]),), grant_labels=True
+    )
+    observation, _ = client.step(pictures(3, 2, 16), torch.tensor([1, 3]))
+    attack = build(name, "strongest", prior, steps=6, restarts=1)
+    found = attack(observation)
+    assert found.images.shape == (2, 3, 16, 16)
+    assert 0 <= float(found.images.min()) <= float(found.images.max()) <= 1
+    assert math.isfinite(found.distance)
+    assert found.dropped == ()
+    again = attack(observation)
+    assert torch.equal(found.images, again.images)
+
+
+@every_defence
+def test_restarts_are_batched_behind_every_defence(
+    defence: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
+) -> None:
+    client = Client(
+        model=victim, defenses=(catalog.defense(STRENGTHS[defence]),), grant_labels=True
+    )
+    observation, _ = client.step(pictures(3, 2, 16), torch.tensor([1, 3]))
+    attack = build("gifd", "paper", prior, steps=4, restarts=2)
+    one_by_one, batched = (attack(observation, batched=each) for each in (False, True))
+    first = [torch.tensor(found.phases[0].curve[0]) for found in (one_by_one, batched)]
+    torch.testing.assert_close(*first, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("attacker", ["naive", "told", "estimated"])
+@every_defence
+def test_every_attacker_meets_every_defence(
+    defence: str, attacker: Attacker, victim: Model, pictures: Callable[..., Tensor]
+) -> None:
+    """The label of one image included, which no defence here hides from all of them."""
+    strength = "aggregate:clients=1" if defence == "aggregate" else STRENGTHS[defence]
+    client = Client(model=victim, defenses=(catalog.defense(strength),), attacker=attacker)
+    observation, _ = client.step(pictures(3, 1, 16), torch.tensor([2]))
+    attack = catalog.attack("ig", prior=None, preset="paper", restarts=1).with_steps(4)
+    found = attack(observation)
+    assert math.isfinite(found.distance)
+    if defence not in ("laplace", "noise", "dpsgd", "censor"):
+        assert found.labels.tolist() == [2]
+    granted = observation.grants()
+    assert granted["attacker"] == attacker
+    assert (granted["defenses"] is None) == (attacker != "told")
 
 
 def test_the_paper_is_the_paper() -> None:

@@ -124,6 +124,24 @@ def test_images_are_dealt_to_clients_in_batches(picture: Path, tmp_path: Path) -
     assert "FedAvg(steps=2, lr=0.1" in told["ledger"]["protocol"]
 
 
+def test_a_defence_and_what_the_attacker_knows_are_recorded(picture: Path, tmp_path: Path) -> None:
+    out = ["--attack", "ig", *QUICK, "--json", "--out", tmp_path / "out"]
+    chain = ["--defense", "sparsify:rate=0.9", "--defense", "quantize:scheme=bf16"]
+    records = {
+        attacker: json.loads(run("attack", picture, *chain, "--attacker", attacker, *out).stdout)
+        for attacker in ("naive", "told", "estimated")
+    }
+    for attacker, record in records.items():
+        assert record["defenses"][0] == "Sparsify(rate=0.9, per_layer=False)"
+        assert record["ledger"]["attacker"] == attacker
+    assert records["told"]["ledger"]["defenses"] == records["told"]["defenses"]
+    assert records["naive"]["ledger"]["defenses"] is None
+    assert records["naive"]["ledger"]["believed"] == []
+    assert any("bf16" in belief for belief in records["estimated"]["ledger"]["believed"])
+    assert records["naive"]["distance"] != records["told"]["distance"]
+    assert "Sparsify" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"this is no picture")
@@ -138,6 +156,19 @@ def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: P
     ("arguments", "says"),
     [
         (["--label", "10"], "labels from 0 to 9"),
+        (["--defense", "noize:std=1"], "a known defence"),
+        (["--defense", "noise"], "give std"),
+        (["--defense", "noise:sdt=1"], "an option of 'noise' (std)"),
+        (["--defense", "noise:std=loud"], "std to be a number"),
+        (["--defense", "sparsify:rate=1.5"], "a sparsification rate in [0, 1)"),
+        (["--defense", "sparsify:rate=0.5,per_layer=so"], "true or false"),
+        (["--defense", "aggregate:clients=2.5"], "a whole number"),
+        (["--defense", "quantize:scheme=int4"], "a scheme"),
+        (["--defense", "ats:policies=99"], "policies like"),
+        (["--defense", "clip:norm=1", "--defense", "dpsgd:noise=1"], "give it first"),
+        (["--defense", "clip:norm=1", "--defense", "clip:norm=2"], "each kind of defence once"),
+        (["--defense", "clip:norm=1", "--attacker", "god"], "an attacker"),
+        (["--defense", "aggregate:clients=2"], "2 clients share alike"),
         (["--label", "1", "--label", "2"], "one --label for all images"),
         (["--labels", "class([0-9])"], "a class number"),
         (["--labels", "class[0-9"], "a regular expression"),

@@ -12,25 +12,32 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
 from gifd.defenses import (
+    ATS,
     DPSGD,
     Aggregate,
     Attacker,
+    Censor,
     Clip,
     Defense,
     Laplace,
     Noise,
+    Precode,
     Quantize,
     Soteria,
     Sparsify,
     check_order,
     guessed,
 )
-from gifd.defenses.quantize import RANDOM, Scheme
+from gifd.defenses.ats import hybrid
+from gifd.defenses.ats import search as ats_search
+from gifd.defenses.quantize import RANDOM
 from gifd.defenses.soteria import sensitivities
-from gifd.errors import InputError
+from gifd.defenses.transformations import TRANSFORMATIONS, transform
+from gifd.errors import InputError, ModelError
 from gifd.model import Model
 from gifd.observation import Observation
 from gifd.protocols import FedAvg, FedSGD, Protocol
@@ -51,6 +58,8 @@ DETERMINISTIC: list[Defense] = [
     Quantize(scheme="bf16"),
     DPSGD(noise=0.0, norm=0.7),
     Aggregate(clients=2),
+    ATS(),
+    ATS(policies="7-0+43-4", seed=3),
 ]
 
 
@@ -152,9 +161,14 @@ def test_a_contradiction_is_one_line() -> None:
         lambda: Clip(norm=-1.0),
         lambda: Sparsify(rate=1.0),
         lambda: Soteria(rate=-0.1),
+        lambda: Quantize(scheme="int4"),
         lambda: Quantize(scheme="qsgd", levels=0),
         lambda: DPSGD(noise=-1.0),
         lambda: Aggregate(clients=0),
+        lambda: Censor(tries=0),
+        lambda: Precode(width=0),
+        lambda: ATS(policies="3-50"),
+        lambda: ATS(policies="rotate"),
     ],
 )
 def test_a_strength_out_of_range_is_refused(make: Callable[[], Defense]) -> None:
@@ -284,6 +298,129 @@ def test_aggregation_is_the_gradient_of_the_union_and_no_client_alone() -> None:
         defended(Aggregate(clients=3), batch=4)
 
 
+def test_censor_sends_what_is_orthogonal_as_long_and_lowers_the_loss() -> None:
+    pictures, labels = images(0)
+    plain, sent = bare(), defended(Censor(tries=40, step=1e-2)).update
+    for name, own in plain.items():
+        cosine = F.cosine_similarity(own.flatten(), sent[name].flatten(), dim=0)
+        assert abs(float(cosine)) < 1e-4 or own.numel() == 1
+        assert float(sent[name].norm()) == pytest.approx(float(own.norm()), rel=1e-4)
+
+    def loss(update: Update) -> float:
+        theta = Update(dict(VICTIM.parameters)).add_scaled(update, -1e-2)
+        return float(VICTIM.loss(VICTIM.logits(theta, VICTIM.buffers, pictures), labels))
+
+    assert loss(sent) < loss(plain * 0.0)
+    told = defended(Censor(tries=40, step=1e-2))
+    assert off(told) < 1e-3, "made orthogonal to the truth it is what it was"
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_precode_is_the_gradient_of_both_terms(beta: float) -> None:
+    """Cross-entropy through the bottleneck and its divergence, written out."""
+    precode = Precode(width=5, beta=beta)
+    model = precode.prepare(VICTIM, (3, 16, 16))
+    pictures, labels = images(0)
+    fed = VICTIM.representations(pictures).detach()
+    named = {n: p.clone().requires_grad_() for n, p in model.parameters.items()}
+    prefix = VICTIM.head((3, 16, 16)).weight.rpartition(".")[0]
+    part = {n.removeprefix(f"{prefix}."): p for n, p in named.items() if n.startswith(prefix)}
+    noise = torch.randn(2, 5, generator=torch.Generator().manual_seed(7000))
+    mean, raw = F.linear(fed, part["0.encode.weight"], part["0.encode.bias"]).chunk(2, 1)
+    std = F.softplus(raw)
+    z = mean + noise * std
+    decoded = F.linear(z, part["0.decode.weight"], part["0.decode.bias"])
+    logits = F.linear(decoded, part["1.weight"], part["1.bias"])
+    normal = torch.distributions.Normal
+    kl = torch.distributions.kl_divergence(normal(mean, std), normal(0.0, 1.0))
+    loss = F.cross_entropy(logits, labels) + beta * kl.sum(1).mean() / math.log(2)
+    expected = torch.autograd.grad(loss, list(part.values()))
+    client = Client(model=VICTIM, defenses=(precode,), seed=7)
+    sent = client.step(pictures, labels)[0].update
+    for name, gradient in zip(part, expected, strict=True):
+        torch.testing.assert_close(sent[f"{prefix}.{name}"], gradient, rtol=1e-4, atol=1e-6)
+    other = Client(model=VICTIM, defenses=(precode,), seed=8).step(pictures, labels)[0].update
+    assert float((sent - other).norm()) > 1e-3
+
+
+def test_precode_needs_a_linear_module() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3, 12))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x.mean((2, 3)).repeat(1, 4), self.w)
+
+    with pytest.raises(ModelError, match=r"torch.nn.Linear in the model for PRECODE"):
+        Precode().prepare(Model(module=Bare()), (3, 16, 16))
+
+
+@pytest.mark.parametrize("number", range(len(TRANSFORMATIONS)))
+def test_a_transformation_is_pillows(number: int) -> None:
+    name, step = TRANSFORMATIONS[number]
+    rng = np.random.default_rng(number)
+    coarse = torch.from_numpy(rng.integers(0, 256, (1, 3, 6, 6))).float()
+    array = F.interpolate(coarse, (32, 32), mode="bilinear")[0].round().byte()
+    picture = Image.fromarray(array.permute(1, 2, 0).numpy())
+    got = transform(array.float() / 255, number, -1.0) * 255
+    m = step / 9
+    size = 32
+    expected = {
+        "invert": lambda: ImageOps.invert(picture),
+        "contrast": lambda: ImageEnhance.Contrast(picture).enhance(1 - 0.5 * m),
+        "color": lambda: ImageEnhance.Color(picture).enhance(1 - 0.5 * m),
+        "brightness": lambda: ImageEnhance.Brightness(picture).enhance(1 - 0.5 * m),
+        "sharpness": lambda: ImageEnhance.Sharpness(picture).enhance(1 - 0.5 * m),
+        "autocontrast": lambda: ImageOps.autocontrast(picture),
+        "equalize": lambda: ImageOps.equalize(picture),
+        "posterize": lambda: ImageOps.posterize(picture, round(8 - 4 * m)),
+        "solarize": lambda: ImageOps.solarize(picture, round(256 * (1 - m))),
+        "rotate": lambda: picture.rotate(30 * m, Image.Resampling.BILINEAR),
+        "shearY": lambda: picture.transform(
+            (size, size),
+            Image.Transform.AFFINE,
+            (1, 0, 0, -0.3 * m, 1, 0.3 * m * size / 2),
+            Image.Resampling.BILINEAR,
+        ),
+        "translateX": lambda: picture.transform(
+            (size, size),
+            Image.Transform.AFFINE,
+            (1, 0, -150 / 331 * m * size, 0, 1, 0),
+            Image.Resampling.BILINEAR,
+        ),
+        "translateY": lambda: picture.transform(
+            (size, size),
+            Image.Transform.AFFINE,
+            (1, 0, 0, 0, 1, -150 / 331 * m * size),
+            Image.Resampling.BILINEAR,
+        ),
+    }[name]()
+    want = torch.from_numpy(np.asarray(expected).copy()).permute(2, 0, 1).float()
+    away = (got - want).abs()
+    inner = away[:, 3:-3, 3:-3]
+    assert float(inner.median()) <= 2.5
+    assert float(inner.quantile(0.9)) <= 4
+
+
+def test_policies_are_searched_for() -> None:
+    """The most private first, none below the accuracy asked for."""
+    pictures, labels = images(0, 6)
+    found = ats_search(
+        VICTIM, VICTIM, pictures, labels, candidates=6, points=3, least_accuracy=-1e9
+    )
+    assert len(found) == 6
+    assert all(-1 <= area <= 1 for scored in found for area in scored.privacy)
+    strict = max(scored.accuracy for scored in found)
+    (best,) = ats_search(
+        VICTIM, VICTIM, pictures, labels, candidates=6, points=3, least_accuracy=strict
+    )
+    assert best.accuracy == strict
+    assert hybrid(found).chains == [scored.policy for scored in found[:2]]
+    with pytest.raises(InputError, match="keeps accuracy"):
+        hybrid([])
+
+
 @pytest.mark.parametrize(("kind", "mean"), [(Noise, 0.7979), (Laplace, 0.7071)])
 def test_noise_has_its_spread_and_shape(kind: type[Noise | Laplace], mean: float) -> None:
     noise = defended(kind(std=0.3)).update - bare()
@@ -296,7 +433,7 @@ def test_noise_has_its_spread_and_shape(kind: type[Noise | Laplace], mean: float
 
 
 @pytest.mark.parametrize("scheme", RANDOM)
-def test_random_rounding_is_unbiased(scheme: Scheme) -> None:
+def test_random_rounding_is_unbiased(scheme: str) -> None:
     plain = bare()
     total = plain * 0.0
     for seed in range(200):
@@ -311,7 +448,7 @@ def test_random_rounding_is_unbiased(scheme: Scheme) -> None:
 @pytest.mark.parametrize(
     ("scheme", "values"), [("sign", 3), ("ternary", 3), ("qsgd", 33), ("int8", 255)]
 )
-def test_a_quantised_tensor_has_few_values(scheme: Scheme, values: int) -> None:
+def test_a_quantised_tensor_has_few_values(scheme: str, values: int) -> None:
     sent = defended(Quantize(scheme=scheme, levels=16)).update
     for tensor in sent.tensors:
         assert len(np.unique(tensor.numpy())) <= values
@@ -397,7 +534,7 @@ def test_a_clipping_bound_is_the_length(share: float, seed: int) -> None:
 
 @pytest.mark.parametrize("scheme", ["sign", "ternary", "qsgd", "int8", "fp16", "bf16"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_quantiser_is_known_by_its_values(scheme: Scheme, seed: int) -> None:
+def test_a_quantiser_is_known_by_its_values(scheme: str, seed: int) -> None:
     found = guess_of(Quantize(scheme=scheme, levels=8), seed=seed)
     assert [d.scheme for d in found if isinstance(d, Quantize)] == [scheme]
     assert not [d for d in found if isinstance(d, Sparsify | Soteria | Noise | Laplace)]

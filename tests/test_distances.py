@@ -20,6 +20,7 @@ from gifd.inversion import (
     Distance,
     ImageNorm,
     LayerCosine,
+    PartialMatching,
     Schedule,
     Squared,
     StepDecay,
@@ -197,7 +198,12 @@ def refuse(*asked: object) -> NoReturn:
 
 
 ASKS_NOTHING = Task(
-    draw=dict, images=refuse, represent=refuse, observed=refuse, rng=torch.Generator()
+    draw=dict,
+    images=refuse,
+    represent=refuse,
+    observed=refuse,
+    trusted=refuse,
+    rng=torch.Generator(),
 )
 
 
@@ -250,3 +256,15 @@ def test_a_learning_rate_must_be_positive(lr: float) -> None:
 def test_a_component_is_its_configuration(value: object) -> None:
     names = (Adam, Cosine, LayerCosine, Squared, TotalVariation, WarmupCosine)
     assert eval(repr(value), {kind.__name__: kind for kind in names}) == value
+
+
+@pytest.mark.parametrize(
+    "distance", [Cosine(), Cosine(norm=1.0), LayerCosine(), PartialMatching(), Squared()], ids=repr
+)
+def test_a_tensor_of_zeros_on_both_sides_has_a_gradient(distance: Distance) -> None:
+    """In float32, where the square of a tiny number is zero: a defence may hide whole tensors."""
+    leaf = torch.tensor([0.3, -0.2, 0.5], requires_grad=True)
+    replayed = Update({"a": leaf, "b": 0 * leaf})
+    observed = Update({"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.zeros(3)})
+    (slope,) = torch.autograd.grad(distance(replayed, observed), leaf)
+    assert bool(torch.isfinite(slope).all())

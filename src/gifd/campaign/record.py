@@ -58,7 +58,8 @@ class ImageRecord(Scores):
 class Record(Scores):
     """One trial. Its distance and scores are of the answer; phases and images have their own.
 
-    `ledger` lists all that the attacker was granted; None is: not granted.
+    `defenses` are the client's; `ledger` lists all that the attacker was granted; None is: not
+    granted.
     """
 
     schema_version: int = 2
@@ -75,6 +76,7 @@ class Record(Scores):
     dropped: list[int]
     label_source: str
     label_hypotheses: int
+    defenses: list[str]
     ledger: dict[str, object]
     victim: dict[str, object]
     settings: dict[str, object]

@@ -112,6 +112,7 @@ class Trial:
             dropped=list(found.dropped),
             label_source=found.label_source,
             label_hypotheses=found.hypotheses,
+            defenses=[repr(defense) for defense in self.client.defenses],
             ledger=dict(observation.grants()),
             victim=dict(self.victim)
             | {"mean": list(self.client.model.mean), "std": list(self.client.model.std)},

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,8 @@ from torch import nn
 
 from gifd.attacks import Attack, LabelMapping
 from gifd.attacks.extensions import Extensions, known_preset
-from gifd.catalog.tables import ATTACKS, BY_HAND, LABELS, PRIORS, VICTIMS
+from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, PRIORS, VICTIMS
+from gifd.defenses import Defense
 from gifd.errors import GifdError, InputError
 from gifd.label_counts import LabelEstimator
 from gifd.model import Model
@@ -169,6 +170,40 @@ def _remapper_path(prior: Generator) -> Path:
         for tensor in stage.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return cache_dir() / "remappers" / f"{prior.name}-{digest.hexdigest()[:16]}.safetensors"
+
+
+def defense(text: str) -> Defense:
+    """A defence as on a command line: `name:option=value,option=value`.
+
+    Raises:
+        InputError: an unknown name or option, one that is missing, or a value out of range.
+    """
+    name, _, settings = text.partition(":")
+    entry = _entry(DEFENSES, name, "defence")
+    known = {f.name: f for f in fields(entry.build)}  # type: ignore[arg-type]
+    options: dict[str, object] = {}
+    for setting in filter(None, settings.split(",")):
+        key, _, value = setting.partition("=")
+        if key not in known:
+            raise InputError(
+                f"expected an option of '{name}' ({', '.join(known)}), got '{setting}'"
+            )
+        options[key] = _option(key, str(known[key].type), value)
+    missing = [n for n, f in known.items() if f.default is MISSING and n not in options]
+    if missing:
+        raise InputError(f"expected '{name}:{missing[0]}=...', got '{text}': give {missing[0]}")
+    return entry.build(**options)
+
+
+def _option(key: str, kind: str, value: str) -> object:
+    """A value of a field by the field's annotation."""
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False}[value.lower()]
+        return {"int": int, "float": float}.get(kind, str)(value)
+    except (KeyError, ValueError):
+        what = {"bool": "true or false", "int": "a whole number"}.get(kind, "a number")
+        raise InputError(f"expected {key} to be {what}, got '{value}'") from None
 
 
 def label_estimator(name: str) -> LabelEstimator:

@@ -21,6 +21,20 @@ from gifd.attacks import (
     idlg,
     ig,
 )
+from gifd.defenses import (
+    ATS,
+    DPSGD,
+    Aggregate,
+    Censor,
+    Clip,
+    Defense,
+    Laplace,
+    Noise,
+    Precode,
+    Quantize,
+    Soteria,
+    Sparsify,
+)
 from gifd.label_counts import ClassEmbeddings, Distinct, DummyMean, Impact, LabelEstimator
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.priors import (
@@ -41,6 +55,15 @@ class AttackEntry:
 
     build: Callable[..., Attack]
     needs_prior: bool
+    summary: str
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseEntry:
+    """A defence by name: its class, whose fields are its options, and where it comes from."""
+
+    build: Callable[..., Defense]
     summary: str
     reference: str
 
@@ -195,6 +218,64 @@ VICTIMS: Mapping[str, VictimEntry] = {
     "lenet": VictimEntry(
         build=LeNet,
         summary="the sigmoid LeNet of Deep Leakage from Gradients",
+    ),
+}
+
+DEFENSES: Mapping[str, DefenseEntry] = {
+    "noise": DefenseEntry(
+        build=Noise,
+        summary="std: Gaussian noise on what is sent",
+        reference="Zhu et al., NeurIPS 2019",
+    ),
+    "laplace": DefenseEntry(
+        build=Laplace,
+        summary="std: Laplacian noise on what is sent",
+        reference="Zhu et al., NeurIPS 2019",
+    ),
+    "clip": DefenseEntry(
+        build=Clip,
+        summary="norm, per_layer: what is sent is no longer than that",
+        reference="Abadi et al., CCS 2016",
+    ),
+    "sparsify": DefenseEntry(
+        build=Sparsify,
+        summary="rate, per_layer: the smallest numbers are zero",
+        reference="Aji and Heafield, EMNLP 2017",
+    ),
+    "soteria": DefenseEntry(
+        build=Soteria,
+        summary="rate: the telling columns of the head's gradient are zero",
+        reference="Sun et al., CVPR 2021",
+    ),
+    "quantize": DefenseEntry(
+        build=Quantize,
+        summary="scheme (sign, ternary, qsgd, int8, fp16, bf16), levels: few distinct values",
+        reference="Alistarh et al., NeurIPS 2017",
+    ),
+    "dpsgd": DefenseEntry(
+        build=DPSGD,
+        summary="noise, norm: each example's gradient clipped, then noise",
+        reference="Abadi et al., CCS 2016",
+    ),
+    "censor": DefenseEntry(
+        build=Censor,
+        summary="tries, step: a vector orthogonal to the gradient that lowers the loss",
+        reference="Zhang et al., NDSS 2025",
+    ),
+    "ats": DefenseEntry(
+        build=ATS,
+        summary="policies, seed: the images transformed by searched policies",
+        reference="Gao et al., CVPR 2021",
+    ),
+    "precode": DefenseEntry(
+        build=Precode,
+        summary="width, beta, seed: a variational bottleneck in front of the head",
+        reference="Scheliga et al., WACV 2022",
+    ),
+    "aggregate": DefenseEntry(
+        build=Aggregate,
+        summary="clients: the server sees the mean of so many clients",
+        reference="Bonawitz et al., CCS 2017",
     ),
 }
 

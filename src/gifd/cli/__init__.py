@@ -31,11 +31,16 @@ def main() -> None:
 @app.command("list")
 @terminal.one_line_errors
 def list_() -> None:
-    """What can be named: attacks with their paper, priors, victims, label estimators, metrics."""
+    """What can be named: attacks, defences, priors, victims, label estimators, metrics."""
     terminal.table(
         "Attacks",
         ("name", "what it does", "paper"),
         [(name, entry.summary, entry.reference) for name, entry in catalog.ATTACKS.items()],
+    )
+    terminal.table(
+        "Defences",
+        ("name", "options and what it does", "paper"),
+        [(name, entry.summary, entry.reference) for name, entry in catalog.DEFENSES.items()],
     )
     terminal.table(
         "Priors", ("name", "what it is"), [(n, e.summary) for n, e in catalog.PRIORS.items()]

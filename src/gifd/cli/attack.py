@@ -34,6 +34,7 @@ from gifd.cli.options import (
     device_of,
 )
 from gifd.cli.trials import run_trials
+from gifd.defenses import known_attacker
 from gifd.errors import InputError
 from gifd.images import read_image
 from gifd.terminal import one_line_errors
@@ -84,6 +85,13 @@ def attack(
         str | None,
         typer.Option(help="Tell batch-norm statistics: of 'running' or of the private 'batch'."),
     ] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="As 'sparsify:rate=0.9' ('gifd list'); may be repeated, in order."),
+    ] = None,
+    attacker: Annotated[
+        str, typer.Option(help="What the attacker knows of it: naive, told or estimated.")
+    ] = "told",
     lr: LearningRate = None,
     local_steps: LocalSteps = None,
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
@@ -121,6 +129,9 @@ def attack(
         protocol=chosen_protocol(lr, local_steps),
         grant_labels=grant_labels,
         grant_batch_norm=chosen_grant(grant_batch_norm),
+        defenses=tuple(catalog.defense(text) for text in defense or ()),
+        attacker=known_attacker(attacker),
+        seed=seed,
     )
     built = chosen_attacks(
         attacks or ["gifd"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from typing import final
 
@@ -54,7 +55,7 @@ class Sparsify(Defense):
 
     @classmethod
     def guess(cls, observation: Observation) -> Sparsify | None:
-        """The share of zeros, if they are scattered; per layer where all tensors have that share.
+        """The share of zeros, if they are scattered; per layer where most tensors have one share.
 
         Biases are too small to count, and so is the head's weight, of which Soteria hides columns.
         """
@@ -62,14 +63,15 @@ class Sparsify(Defense):
             return None
         seen = observation.update
         head = observation.model.head(observation.ledger.image_shape).weight
-        shares = {
-            name: zeros.share(Update({name: tensor}))
+        shares = [
+            (zeros.share(Update({name: tensor})), tensor.numel())
             for name, tensor in seen.items()
             if tensor.numel() >= 100 and tensor.ndim > 1 and name != head
-        }
-        least, most = min(shares.values()), max(shares.values())
-        if len(shares) > 1 and most - least < 0.03 and 1 - least < 1.15 * (1 - most):
-            return cls(rate=least, per_layer=True)
+        ]
+        middle = statistics.median(share for share, _ in shares)
+        alike = [abs(share - middle) < 0.002 + 1 / size for share, size in shares]
+        if sum(alike) > 0.7 * len(shares) > 1:
+            return cls(rate=middle, per_layer=True)
         return cls(rate=zeros.share(seen))
 
     def _drop(self, update: Update, rng: torch.Generator) -> Update:

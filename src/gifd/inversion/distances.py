@@ -15,7 +15,8 @@ from gifd.errors import InputError
 from gifd.updates import Update
 
 _TINY = 1e-24
-"""Added to squared norms, so that the gradient of a norm exists at zero."""
+"""Added to squared norms, so that the gradient of a norm exists at zero; a product of two would
+be less than the least float32."""
 
 
 class Distance(ABC):
@@ -45,7 +46,7 @@ class Cosine(Distance):
     def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
         """At least 0; at most 2 where `norm` is 0."""
         u, v = replayed.squares().sum() + _TINY, observed.squares().sum() + _TINY
-        distance = 1 - replayed.dot(observed) / (u * v).sqrt()
+        distance = 1 - replayed.dot(observed) / (u.sqrt() * v.sqrt())
         if self.norm > 0:
             distance = distance + self.norm * (0.5 * (u.log() - v.log())).square()
         return distance
@@ -89,7 +90,7 @@ class LayerCosine(Distance):
     def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
         """At least 0."""
         u, v = replayed.squares() + _TINY, observed.squares() + _TINY  # (N,)
-        distance = (1 - replayed.dots(observed) / (u * v).sqrt()).mean()
+        distance = (1 - replayed.dots(observed) / (u.sqrt() * v.sqrt())).mean()
         if self.norm > 0:
             distance = distance + self.norm * (0.5 * (u.log() - v.log())).square().mean()
         return distance
@@ -121,7 +122,7 @@ class PartialMatching(Distance):
         kept = replayed.detach().map(self._mask)
         u, v = replayed.times(kept), observed.times(kept)
         away = [tensor.abs().mean() for tensor in (u - v).tensors]
-        lengths = ((u.squares() + _TINY) * (v.squares() + _TINY)).sqrt()
+        lengths = (u.squares() + _TINY).sqrt() * (v.squares() + _TINY).sqrt()
         return torch.stack(away).sum() + (1 - u.dots(v) / lengths).sum()
 
     def _mask(self, tensor: Tensor) -> Tensor:
