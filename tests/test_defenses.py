@@ -571,7 +571,7 @@ def test_noise_is_weighed_tensor_by_tensor() -> None:
     compared = observation.protocol.compared(observation.update)
     for name, tensor in plain.items():
         power = float(tensor.square().mean())
-        expected = power / (power + 0.05**2)
+        expected = math.sqrt(power / (power + 0.05**2))
         ratio = float(compared[name].norm() / observation.update[name].norm())
         assert ratio == pytest.approx(expected, abs=0.1 + 1 / math.sqrt(tensor.numel()))
     naive = observed(Noise(std=0.05))

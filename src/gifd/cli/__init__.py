@@ -1,4 +1,4 @@
-"""The command line: `gifd demo | attack | labels | list | prior`."""
+"""The command line: `gifd demo | attack | labels | frontier | list | prior`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import typer
 from gifd import catalog, terminal
 from gifd.cli.attack import attack
 from gifd.cli.demo import demo
+from gifd.cli.frontier import frontier
 from gifd.cli.labels import labels
 from gifd.cli.prior import prior_app
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(attack)
 app.command()(demo)
 app.command()(labels)
+app.command()(frontier)
 app.add_typer(prior_app, name="prior")
 
 

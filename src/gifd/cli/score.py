@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from gifd import catalog, terminal
 from gifd.campaign.judge import Judgement, judge
 from gifd.cli.options import Offline
 from gifd.errors import InputError
-from gifd.images import read_images, write_image
+from gifd.images import class_in, read_images, write_image
 from gifd.inversion import Callback
 from gifd.metrics.interval import written
 from gifd.terminal import one_line_errors
@@ -56,7 +55,7 @@ def score(
     if len(found) < 2:
         raise InputError(f"expected at least two images in '{images}', got {len(found)}")
     pictures = torch.stack([picture for _, picture in found])
-    numbers = None if labels is None else [_number(labels, name) for name, _ in found]
+    numbers = None if labels is None else [class_in(name, labels) for name, _ in found]
     judgements = []
     for generator in generators:
         with terminal.progress(generator.name) as bar:
@@ -109,13 +108,3 @@ def _show(judgements: list[Judgement], count: int) -> None:
 
 def _cells(psnr: dict[str, list[float]], stlpips: dict[str, list[float]]) -> list[str]:
     return [written(metric[domain]) for domain in psnr for metric in (psnr, stlpips)]
-
-
-def _number(pattern: str, name: str) -> int:
-    try:
-        found = re.search(pattern, name)
-        return int(found[1]) if found else int("")
-    except (re.error, IndexError, ValueError):
-        raise InputError(
-            f"expected a class's number in every path by '{pattern}', got none in '{name}'"
-        ) from None

@@ -125,9 +125,12 @@ class Laplace(_Noise):
 class Weighed(Wrapped):
     """A protocol that is replayed as it is and compared tensor by tensor as far as noise lets.
 
+    An inner product of two compared updates is `sum_l w_l <u_l, v_l>`: that of a replay and of
+    Wiener's estimate of the update without noise.
+
     Args:
-        weights: parameter name -> `S / (S + std^2)`, S the mean square of what the update would
-            be without noise.
+        weights: parameter name -> `w = S / (S + std^2)`, S the mean square of what the update
+            would be without noise.
         std: the noise's, for the record.
     """
 
@@ -135,10 +138,10 @@ class Weighed(Wrapped):
     std: float
 
     def compared(self, update: Update) -> Update:
-        """The gradient, every tensor times its weight."""
+        """The gradient, every tensor times the root of its weight."""
         gradient = self.inner.compared(update)
         return Update(
-            {name: tensor * self.weights[name] for name, tensor in gradient.items()},
+            {name: tensor * math.sqrt(self.weights[name]) for name, tensor in gradient.items()},
             restarts=gradient.restarts,
         )
 
