@@ -24,8 +24,8 @@ from gifd.campaign.trial import Trial
 from gifd.defenses import known_attacker
 from gifd.errors import InputError
 from gifd.images import class_in, read_images
+from gifd.interval import written
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
-from gifd.metrics.interval import written
 from gifd.victims import Client
 
 METRICS = ("psnr", "ssim", "stlpips", "mse", "seconds")

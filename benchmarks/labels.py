@@ -18,6 +18,7 @@ import typer
 from torch import Tensor
 
 from gifd.errors import InputError
+from gifd.interval import written
 from gifd.label_counts import (
     AuxiliaryLeastSquares,
     ClassEmbeddings,
@@ -26,7 +27,6 @@ from gifd.label_counts import (
     Impact,
     LabelEstimator,
 )
-from gifd.metrics.interval import written
 from gifd.model import Model
 from gifd.protocols import FedAvg, FedSGD
 from gifd.training import read_image_set

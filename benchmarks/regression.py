@@ -20,10 +20,10 @@ import typer
 
 from gifd import catalog
 from gifd.images import read_images
+from gifd.interval import written
 from gifd.inversion import Regression
 from gifd.inversion.ridge import Ridge
 from gifd.metrics import PSNR
-from gifd.metrics.interval import written
 from gifd.representation import observed_representations, representations
 from gifd.victims import Client
 

@@ -17,8 +17,8 @@ from gifd.campaign.judge import judge
 from gifd.cli import app
 from gifd.errors import InputError
 from gifd.images import read_image, write_image
+from gifd.interval import mean_interval, written
 from gifd.metrics import PSNR, kernel_distance
-from gifd.metrics.interval import mean_interval, written
 from gifd.metrics.kernel import mmd
 from gifd.metrics.stlpips import alexnet_features
 from gifd.priors import Checkpoint, Generator, write_checkpoint

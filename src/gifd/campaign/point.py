@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gifd.errors import InputError
-from gifd.metrics.interval import mean_interval
+from gifd.interval import mean_interval
 
 
 class Point(BaseModel):

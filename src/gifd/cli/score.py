@@ -16,8 +16,8 @@ from gifd.campaign.judge import Judgement, judge
 from gifd.cli.options import Offline
 from gifd.errors import InputError
 from gifd.images import class_in, read_images, write_image
+from gifd.interval import written
 from gifd.inversion import Callback
-from gifd.metrics.interval import written
 from gifd.terminal import one_line_errors
 
 
