@@ -346,7 +346,7 @@ def test_what_gifd_does_not_compare_is_as_in_its_paper(name: str, prior: Generat
 def test_every_extension_can_be_switched_off(name: str, prior: Generator) -> None:
     strongest = catalog.attack(name, prior=prior, preset="strongest")
     on = set(strongest.extensions)
-    assert on
+    assert on or name in ("dlg", "idlg"), "no extension helps these"
     for extension in on:
         less = catalog.attack(name, prior=prior, preset="strongest", without=[extension])
         assert set(less.extensions) == on - {extension}

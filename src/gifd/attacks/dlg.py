@@ -10,7 +10,7 @@ from gifd.inversion import LBFGS, Phase, Pixels, Squared
 
 REFERENCE = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv:1906.08935"
 IDLG_REFERENCE = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, arXiv:2001.02610"
-STRONGEST = Extensions(curvature=4.0)
+STRONGEST = Extensions()  # smoothed curvature made it worse: docs/results.md
 
 
 def dlg(
@@ -24,8 +24,7 @@ def dlg(
     `paper`: 300 calls of L-BFGS with 20 evaluations each, learning rate 1, both from standard
     normal noise, nothing clipped. `gifd-paper` is the same: that paper does not compare it.
 
-    `strongest` adds smoothed curvature, which a network of sigmoids, as the paper's, does not
-    notice.
+    `strongest` is the same too: of our extensions none was found to help it.
 
     Differs from the official code: the best iterate is kept, not the last. The noise is
     standard normal in the model's normalised units; the paper's LeNet has no normalisation.
