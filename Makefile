@@ -12,7 +12,7 @@ demo: .venv/ready
 	@echo "Open runs/demo/report.html in a browser."
 
 test: .venv/ready check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: .venv/ready
 	$(BIN)/ruff check .

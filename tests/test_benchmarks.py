@@ -63,3 +63,30 @@ def test_the_table_has_paired_t_intervals(benchmark: ModuleType) -> None:
     differences = np.array(left) - np.array(right)
     half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / np.sqrt(3)
     assert f"| b - a | 3 | {differences.mean():.2f} ± {half:.2f} |" in text
+
+
+def test_defences_are_compared_with_every_attacker(tmp_path: Path) -> None:
+    import typer
+
+    spec = importlib.util.spec_from_file_location("defenses", BENCHMARKS / "defenses.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    source, out = tmp_path / "images", tmp_path / "rows.jsonl"
+    source.mkdir()
+    for index in range(2):
+        array = np.full((64, 64, 3), 60 * index + 40, dtype=np.uint8)
+        array[16:48, 16:48] += 30
+        Image.fromarray(array).save(source / f"square_{index}.png")
+    app = typer.Typer()
+    app.command()(module.main)
+    arguments = [str(source), "--victim", "convnet", "--evaluations", "8", "--out", str(out)]
+    arguments += ["--defenses", "none;sparsify:rate=0.9", "--attackers", "naive,told"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert len(out.read_text().splitlines()) == 2 * 2 * 3, "none has one attacker"
+    assert "| sparsify:rate=0.9 | told | gifd:paper - ig:paper | 2 |" in result.stdout
+    again = CliRunner().invoke(app, arguments)
+    assert again.stdout == result.stdout
+    assert len(out.read_text().splitlines()) == 12
