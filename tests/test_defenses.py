@@ -403,6 +403,16 @@ def test_a_transformation_is_pillows(number: int) -> None:
     assert float(inner.quantile(0.9)) <= 4
 
 
+def test_each_image_and_round_draws_its_policy() -> None:
+    pictures = images(0, 1)[0].repeat(8, 1, 1, 1)
+    ats = ATS(policies="0+8+43-18-18")
+    changed = ats.transformed(pictures)
+    assert len({tuple(image.flatten().tolist()) for image in changed}) > 2
+    assert torch.equal(changed, ats.transformed(pictures))
+    assert not torch.equal(changed, ats.drawn(5).transformed(pictures))
+    assert Noise(std=1.0).drawn(5) == Noise(std=1.0)
+
+
 def test_policies_are_searched_for() -> None:
     """The most private first, none below the accuracy asked for."""
     pictures, labels = images(0, 6)

@@ -98,7 +98,8 @@ def utility(
         for client, shard in enumerate(shards):
             own = shard[torch.randint(len(shard), (batch,), generator=rng)]
             x, y = images[own].float().to(model.device) / 255, labels[own].to(model.device)
-            defended = wrapped(defenses, plain, (seed * rounds + round_) * clients + client)
+            own_seed = (seed * rounds + round_) * clients + client
+            defended = wrapped([d.drawn(own_seed) for d in defenses], plain, own_seed)
             sent = plain.as_gradient(defended(model, at, model.buffers, x, y).detach())
             total = sent if total is None else total + sent
             if client == 0 and round_ % 10 == 0 and alike:

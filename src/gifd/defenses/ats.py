@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import final
 
@@ -60,6 +60,10 @@ class ATS(Defense):
                 return []
             found.append(tuple(int(n) for n in numbers))
         return found
+
+    def drawn(self, seed: int) -> ATS:
+        """Other policies and directions for each image."""
+        return replace(self, seed=seed)
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
         """Transform the images first."""

@@ -31,6 +31,10 @@ class Defense(ABC):
         """The model that client and server agree on; most defences leave it as it is."""
         return model
 
+    def drawn(self, seed: int) -> Defense:
+        """The same defence for another round, where what it draws is among its settings."""
+        return self
+
     @abstractmethod
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
         """What the client really computes.
