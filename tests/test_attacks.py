@@ -436,10 +436,10 @@ def test_a_conditional_prior_draws_the_private_class(
         batch=2,
         restarts=3,
         rng=torch.Generator().manual_seed(0),
-        labels=labels,
+        labels=labels.expand(3, 2),
     )
     assert torch.equal(latent.start(setting)["label"], labels.expand(3, 2))
-    narrow = dataclasses.replace(setting, labels=torch.tensor([2, 7]))
+    narrow = dataclasses.replace(setting, labels=torch.tensor([2, 7]).expand(3, 2))
     with pytest.raises(InputError, match="labels of 0 to 6"):
         latent.start(narrow)
     found = catalog.attack("gifd", prior=prior, preset="paper", restarts=1).with_steps(10)

@@ -134,6 +134,23 @@ def test_the_report_is_self_contained_and_tells_the_ledger(
         assert strip.size[1] > 2 * 192
 
 
+def test_trials_behind_other_defences_are_told_apart(outcome: Outcome, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add(outcome)
+    for attacker in ("naive", "told"):
+        ledger = outcome.record.ledger | {"attacker": attacker}
+        changed = {"defenses": ["Noise(std=0.1)"], "ledger": ledger}
+        record = outcome.record.model_copy(update=changed)
+        store.add(dataclasses.replace(outcome, record=record))
+    page = _Page()
+    page.feed(write_report(store).read_text(encoding="utf-8"))
+    assert "behind Noise(std=0.1), naive" in page.text
+    assert "behind Noise(std=0.1), told" in page.text
+    assert page.text.count("the client's defences") == 3, "each has its own ledger"
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.size[1] > 3 * 192
+
+
 def test_infinite_psnr_is_null_and_exact(outcome: Outcome) -> None:
     record = outcome.record.model_copy(update={"psnr": None})
     assert Record.model_validate_json(record.model_dump_json()).psnr is None

@@ -67,6 +67,9 @@ def test_the_server_gets_no_more_than_was_granted(
         "batch_size": 2,
         "labels": None,
         "batch_norm": None,
+        "defenses": None,
+        "attacker": None,
+        "believed": [],
     }
     assert granted.grants() == {**bare.grants(), "labels": [2, 0]}
     assert [field.name for field in fields(Observation)] == [

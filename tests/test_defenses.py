@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
@@ -141,6 +142,21 @@ def test_defences_compose_in_their_order() -> None:
     assert zeros / observation.update.numel == pytest.approx(0.9, abs=0.01)
     assert observation.ledger.defenses == tuple(map(repr, defenses))
     assert observation.ledger.attacker == "told"
+
+
+def test_a_client_refuses_what_is_no_defence_or_attacker() -> None:
+    for wrong, says in (
+        ({"attacker": "Told"}, "an attacker"),
+        ({"defenses": ("sparsify:rate=0.9",)}, "defences|defenses"),
+    ):
+        with pytest.raises((InputError, TypeCheckError), match=says):
+            Client(model=VICTIM, **wrong)
+
+
+def test_who_guesses_does_so_without_a_defence_too() -> None:
+    observation = observed(attacker="estimated")
+    assert observation.grants()["attacker"] == "estimated"
+    assert observation.grants()["believed"] == []
 
 
 def test_a_contradiction_is_one_line() -> None:
@@ -547,6 +563,9 @@ def test_a_clipping_bound_is_the_length(share: float, seed: int) -> None:
 def test_a_quantiser_is_known_by_its_values(scheme: str, seed: int) -> None:
     found = guess_of(Quantize(scheme=scheme, levels=8), seed=seed)
     assert [d.scheme for d in found if isinstance(d, Quantize)] == [scheme]
+    small = Client(model=VICTIM, defenses=(Quantize(scheme=scheme),), attacker="naive")
+    also = guessed(small.step(*images(seed, 1, 32))[0])
+    assert [d.scheme for d in also if isinstance(d, Quantize)] == [scheme]
     assert not [d for d in found if isinstance(d, Sparsify | Soteria | Noise | Laplace)]
 
 

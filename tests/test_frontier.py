@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from gifd import catalog
 from gifd.campaign.point import Point, read_points
 from gifd.campaign.utility import utility
 from gifd.cli import app
@@ -160,7 +159,9 @@ def test_the_command_line_goes_on_where_it_stopped(
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0, again.output
     assert read_points(out / "frontier.jsonl") == points, "nothing is computed twice"
+    other = CliRunner().invoke(app, [*arguments, "--seed", "3"])
+    assert other.exit_code == 2
+    assert "points of seed 3, got one of 0: choose another --out" in other.stderr
     bad = CliRunner().invoke(app, [*arguments, "--grid", "noize:std=1"])
     assert bad.exit_code == 2
     assert "known defence" in bad.stderr
-    assert catalog.DEFENSES

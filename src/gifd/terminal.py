@@ -18,7 +18,7 @@ from rich.table import Table
 from gifd.campaign.record import Record
 from gifd.errors import GifdError
 from gifd.inversion import Callback, Progress
-from gifd.report.strip import decibel
+from gifd.report.strip import behind, decibel
 from gifd.training import Stand
 
 P = ParamSpec("P")
@@ -92,9 +92,11 @@ def steps(title: str, total: int, note: str = "") -> Iterator[Callable[[int, flo
 
 def results(records: Sequence[Record]) -> None:
     """A row a trial, on stderr."""
+    defended = any(record.defenses for record in records)
     rows = [
         (
             record.image,
+            *([behind(record) or "none"] if defended else []),
             f"{record.attack} ({record.preset})",
             decibel(record.psnr),
             *(
@@ -113,6 +115,7 @@ def results(records: Sequence[Record]) -> None:
     ]
     heads = (
         "image",
+        *(["behind"] if defended else []),
         "attack",
         "PSNR",
         "SSIM",

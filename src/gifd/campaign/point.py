@@ -38,6 +38,12 @@ class Point(BaseModel):
     length: float | None
     epsilon: float | None
 
+    @property
+    def setting(self) -> dict[str, object]:
+        """What all points of one frontier share."""
+        shared = ("attack", "preset", "evaluations", "victim", "seed", "rounds", "images")
+        return {name: getattr(self, name) for name in shared}
+
     def mean(self, metric: str) -> tuple[float, float]:
         """Of 'psnr', 'ssim' or 'stlpips' over the images, and half of its 95 % interval."""
         known = [value for value in getattr(self, metric) if value is not None]

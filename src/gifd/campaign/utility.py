@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gifd.defenses import DPSGD, Defense, check_order, wrapped
+from gifd.defenses.dpsgd import accountant_installed
 from gifd.errors import InputError
 from gifd.model import Model
 from gifd.protocols import FedSGD, Protocol
@@ -26,7 +27,8 @@ class Utility:
         cosine: between defended and undefended updates, the mean over rounds; None where they
             are of different models.
         length: of a defended update over an undefended one, likewise.
-        epsilon: the privacy budget spent at delta = 1e-5, for DP-SGD with noise.
+        epsilon: the privacy budget spent at delta = 1e-5, for DP-SGD with noise where Opacus is
+            installed.
     """
 
     accuracy: float
@@ -122,7 +124,7 @@ def utility(
         cosine=sum(cosines) / len(cosines) if cosines else None,
         length=sum(lengths) / len(lengths) if lengths else None,
         epsilon=None
-        if dp is None
+        if dp is None or not accountant_installed()
         else dp.epsilon(steps=rounds, sample_rate=batch * clients / len(taught)),
     )
 

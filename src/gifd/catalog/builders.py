@@ -184,10 +184,9 @@ def defense(text: str) -> Defense:
     options: dict[str, object] = {}
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
-        if key not in known:
-            raise InputError(
-                f"expected an option of '{name}' ({', '.join(known)}), got '{setting}'"
-            )
+        if key not in known or not value or key in options:
+            offered = ", ".join(f"{option}=..." for option in known)
+            raise InputError(f"expected options of '{name}' ({offered}), each once, got '{text}'")
         options[key] = _option(key, str(known[key].type), value)
     missing = [n for n, f in known.items() if f.default is MISSING and n not in options]
     if missing:

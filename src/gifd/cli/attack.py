@@ -58,7 +58,7 @@ def attack(
         str, typer.Option(help="From 'gifd list', or your own 'package.module:factory'.")
     ] = "resnet18",
     preset: Annotated[
-        str, typer.Option(help="'strongest' (ours added) or 'paper' (exactly the paper).")
+        str, typer.Option(help="'strongest' (ours added), 'paper' (its own) or 'gifd-paper'.")
     ] = "strongest",
     without: Annotated[
         list[str] | None,

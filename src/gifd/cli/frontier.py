@@ -18,6 +18,8 @@ from gifd.campaign.utility import Utility, utility
 from gifd.cli.choices import chosen_attacks, chosen_metrics
 from gifd.cli.options import Device, Evaluations, Offline, Restarts, Seed, device_of
 from gifd.defenses import Defense, known_attacker
+from gifd.defenses.dpsgd import accountant_installed
+from gifd.errors import InputError
 from gifd.images import class_in, read_images
 from gifd.model import Model
 from gifd.report.frontier import write_frontier
@@ -91,7 +93,20 @@ def frontier(
     private = list(read_images(images, match=match, limit=limit, size=size))
     known = [class_in(name, labels) for name, _ in private]
     path = out / "frontier.jsonl"
-    done = {(p.defense, p.strength, p.attacker) for p in read_points(path)}
+    found = read_points(path)
+    _check(
+        found,
+        attack=built.name,
+        preset=built.preset,
+        evaluations=built.planned_evaluations,
+        victim=victim,
+        seed=seed,
+        rounds=rounds,
+        images=[name for name, _ in private],
+    )
+    done = {(p.defense, p.strength, p.attacker) for p in found}
+    if any(name == "dpsgd" for name, _ in plan) and not accountant_installed():
+        terminal.say.print("note: epsilon is left out, it needs Opacus: pip install 'gifd[dp]'")
     for name, strength in plan:
         defenses = (
             () if name == "none" else (catalog.defense(f"{name}:{strength}" if strength else name),)
@@ -137,6 +152,17 @@ def frontier(
         console=terminal.say,
     )
     terminal.say.print(f"report: {write_frontier(points, out)}", soft_wrap=True)
+
+
+def _check(points: list[Point], **setting: object) -> None:
+    """Refuse to add to the points of another setting."""
+    for point in points:
+        for name, wanted in setting.items():
+            if point.setting[name] != wanted:
+                raise InputError(
+                    f"expected a folder with points of {name} {wanted}, got one of "
+                    f"{point.setting[name]}: choose another --out"
+                )
 
 
 def cells(row: str) -> list[tuple[str, str]]:

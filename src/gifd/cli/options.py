@@ -15,7 +15,7 @@ LearningRate = Annotated[
 ]
 LocalSteps = Annotated[int | None, typer.Option(help="Their local steps. Default: 1.", min=1)]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
-Seed = Annotated[int, typer.Option(help="Seed of the attack's randomness.", min=0)]
+Seed = Annotated[int, typer.Option(help="Of the attack's and the defences' randomness.", min=0)]
 Steps = Annotated[
     int | None, typer.Option(help="Steps of each restart, all phases together.", min=1)
 ]

@@ -45,7 +45,7 @@ def guessed(observation: Observation) -> tuple[Defense, ...]:
 
 
 def seen_by(
-    attacker: Attacker, observation: Observation, defenses: Sequence[Defense]
+    attacker: str, observation: Observation, defenses: Sequence[Defense]
 ) -> tuple[Observation, tuple[Defense, ...]]:
     """The observation as this attacker takes it, and which defences it believes in.
 

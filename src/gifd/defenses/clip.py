@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -31,8 +32,8 @@ class Clip(Defense):
     per_layer: bool = False
 
     def __post_init__(self) -> None:
-        if not self.norm > 0:
-            raise InputError(f"expected a clipping norm above 0, got {self.norm}")
+        if not 0 < self.norm < math.inf:
+            raise InputError(f"expected a clipping norm above 0 and finite, got {self.norm}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
         """Clip what is sent."""

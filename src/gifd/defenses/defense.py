@@ -171,13 +171,15 @@ def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one * other
 
 
-def check_order(defenses: Sequence[Defense]) -> None:
+def check_order(defenses: object) -> None:
     """Refuse defences that cannot follow each other.
 
     Raises:
         InputError: one kind twice, or one that acts inside the computation behind one that acts
-            on what came out of it.
+            on what came out of it; or something that is no defence.
     """
+    if not isinstance(defenses, tuple | list) or not all(isinstance(d, Defense) for d in defenses):
+        raise InputError(f"expected a tuple of defences, got {defenses!r}")
     for index, defense in enumerate(defenses):
         before = defenses[:index]
         if any(type(other) is type(defense) for other in before):

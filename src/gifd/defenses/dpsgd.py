@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,6 +94,11 @@ class DPSGD(Defense):
         with warnings.catch_warnings():  # at the ends of the orders the bound holds, if not tightly
             warnings.simplefilter("ignore")
             return float(accountant.get_epsilon(delta, alphas=self.ORDERS))
+
+
+def accountant_installed() -> bool:
+    """Whether Opacus is there to tell an epsilon."""
+    return importlib.util.find_spec("opacus") is not None
 
 
 class _Stream:

@@ -37,8 +37,8 @@ class _Noise(Defense):
     """Of the magnitude."""
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise InputError(f"expected a noise std above 0, got {self.std}")
+        if not 0 < self.std < math.inf:
+            raise InputError(f"expected a noise std above 0 and finite, got {self.std}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
         """Add it to what is sent."""

@@ -74,10 +74,9 @@ class Quantize(Defense):
         steps = values[richest]
         if len(steps) == 1:
             return cls(scheme="ternary" if zeros.scattered(observation) > 0.05 else "sign")
-        if len(steps) <= 127 and len(steps) < seen[richest].numel() / 2:
-            whole = steps / steps[0]
-            if np.abs(whole - whole.round()).max() < 1e-3 * whole.max():
-                return cls(scheme="int8" if len(steps) > 64 or round(whole[-1]) == 127 else "qsgd")
+        most = _in_steps(steps)
+        if most is not None:
+            return cls(scheme="int8" if most == 127 else "qsgd")
         for scheme, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
             if all(torch.equal(tensor.to(dtype).to(tensor), tensor) for tensor in seen.tensors):
                 return cls(scheme=scheme)
@@ -94,6 +93,15 @@ def _magnitudes(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """The distinct ones but zero, ascending."""
     sizes = np.unique(tensor.detach().abs().cpu().double().numpy())
     return sizes[sizes > 0]
+
+
+def _in_steps(sizes: np.ndarray[tuple[int], np.dtype[np.float64]], limit: int = 1000) -> int | None:
+    """The largest in steps, if all are whole multiples of the least or of a part of it."""
+    for parts in (1, 2, 3):
+        whole = sizes / sizes[0] * parts
+        if whole[-1] <= limit and np.abs(whole - whole.round()).max() < 0.01:
+            return int(whole[-1].round())
+    return None
 
 
 def _sign(tensor: Tensor, rng: torch.Generator, levels: int) -> Tensor:

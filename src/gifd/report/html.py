@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store, Stored
 from gifd.errors import InputError
-from gifd.report.strip import decibel, draw_strip, group_by_batch
+from gifd.report.strip import behind, decibel, draw_strip, group_by_batch
 
 COLOURS = ("#3867d6", "#d6503f", "#1f9e89", "#a05fc4", "#c98a1b", "#5b6472")
 
@@ -46,7 +46,9 @@ class _Group:
     """One private batch and the trials on it, as the template shows them."""
 
     def __init__(self, trials: Sequence[Stored]) -> None:
-        self.image = trials[0].record.image
+        self.first = trials[0].record
+        self.image = self.first.image
+        self.behind = behind(self.first)
         self.private = _embed(trials[0].private)
         self.trials = trials
         self.records = [trial.record for trial in trials]

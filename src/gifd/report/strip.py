@@ -7,17 +7,32 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from gifd.campaign.record import Record
 from gifd.campaign.store import Stored
 
 _TILE, _GAP, _CAPTION = 192, 12, 44
 _INK, _PAPER, _FAINT = (24, 26, 32), (255, 255, 255), (110, 116, 128)
 
 
+_OF_THE_SETTING = ("attacker", "protocol", "labels", "batch_norm")
+
+
+def behind(record: Record) -> str:
+    """Which defences a trial was behind, and what its attacker knew; nothing without any."""
+    attacker = record.ledger.get("attacker")
+    return f"{', '.join(record.defenses)}, {attacker}" if record.defenses else ""
+
+
 def group_by_batch(trials: Iterable[Stored]) -> list[list[Stored]]:
-    """The trials of one private batch together, in the order of their first appearance."""
-    groups: dict[tuple[tuple[str, str], ...], list[Stored]] = {}
+    """The trials of one private batch behind the same defences with the same grants together, in
+    the order of their first appearance.
+    """
+    groups: dict[str, list[Stored]] = {}
     for trial in trials:
-        key = tuple((image.name, image.sha256) for image in trial.record.images)
+        record = trial.record
+        images = [(image.name, image.sha256) for image in record.images]
+        granted = {name: record.ledger.get(name) for name in _OF_THE_SETTING}
+        key = repr((images, record.defenses, granted, record.victim))
         groups.setdefault(key, []).append(trial)
     return list(groups.values())
 
@@ -43,7 +58,7 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
     large, small = ImageFont.load_default(15), ImageFont.load_default(13)
     for line, row in enumerate(rows):
         top = _GAP + line * (_TILE + _CAPTION + _GAP)
-        tiles = [(row[0].private, "private", row[0].record.image)]
+        tiles = [(row[0].private, "private", behind(row[0].record) or row[0].record.image)]
         for trial in row:
             record = trial.record
             score = decibel(record.psnr)

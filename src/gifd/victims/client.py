@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gifd.batch_norm import Statistics, batch_statistics, running_statistics
-from gifd.defenses import Attacker, Defense, check_order, seen_by, wrapped
+from gifd.defenses import Defense, check_order, known_attacker, seen_by, wrapped
 from gifd.errors import InputError, ModelError
 from gifd.model import Model
 from gifd.observation import Ledger, Observation, Secret
@@ -32,7 +32,8 @@ class Client:
             a server has that sends a trained model whole, or those of the private 'batch', as
             it has where clients send their buffers back; None tells neither.
         defenses: what it does to hide its batch, one after the other.
-        attacker: what the attacker knows of them: 'naive', 'told' or 'estimated'.
+        attacker: what the attacker knows of them: 'naive', 'told' or 'estimated'; the last guesses
+            also where there is none.
         seed: of the defences' randomness.
 
     Raises:
@@ -44,10 +45,11 @@ class Client:
     grant_labels: bool = False
     grant_batch_norm: Literal["running", "batch"] | None = None
     defenses: tuple[Defense, ...] = ()
-    attacker: Attacker = "told"
+    attacker: str = "told"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        known_attacker(self.attacker)
         check_order(self.defenses)
 
     def step(
@@ -98,7 +100,9 @@ class Client:
         )
         observation = Observation(update=update, model=model, protocol=self.protocol, ledger=ledger)
         check_replay(observation, secret)
-        return (self._defended(observation, secret) if self.defenses else observation), secret
+        if self.defenses or self.attacker == "estimated":
+            observation = self._defended(observation, secret)
+        return observation, secret
 
     def _defended(self, observation: Observation, secret: Secret) -> Observation:
         """What the server sees of the same batch behind the defences."""
@@ -159,6 +163,6 @@ def check_replay(observation: Observation, secret: Secret) -> None:
             worst = list(seen)[int(errors.argmax())]
             reason = (
                 f"cosine {cosine:.4f}, worst at '{worst}': another loss, normalisation, "
-                "protocol, or train instead of eval mode"
+                "protocol, train instead of eval mode, or a defence"
             )
     raise ModelError(f"expected the replayed truth to give the update back, got another: {reason}")
