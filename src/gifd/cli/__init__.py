@@ -50,5 +50,7 @@ def list_() -> None:
     terminal.table(
         "Victims", ("name", "what it is"), [(n, e.summary) for n, e in catalog.VICTIMS.items()]
     )
-    terminal.table("Label estimators", ("name",), [(name,) for name in [*catalog.LABELS, "own-images"]])
+    terminal.table(
+        "Label estimators", ("name",), [(name,) for name in [*catalog.LABELS, "own-images"]]
+    )
     terminal.table("Metrics", ("name",), [(name,) for name in catalog.METRICS])
