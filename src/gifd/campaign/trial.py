@@ -19,7 +19,7 @@ from torch import Tensor
 from gifd.attacks import Attack, Reconstruction
 from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record
 from gifd.inversion import Callback
-from gifd.metrics import Metric, match
+from gifd.metrics import Metric, match, score
 from gifd.observation import Observation, Secret
 from gifd.victims import Client
 
@@ -67,7 +67,7 @@ class Trial:
         phases = tuple(p.images[match(p.images, truth).to(truth.device)] for p in found.phases)
         answer = found.images[order]
         return Outcome(
-            record=self._record(observation, secret, found, answer, phases, order.tolist()),
+            record=self._record(observation, secret, found, order.tolist()),
             private=truth.cpu(),
             answer=answer.cpu(),
             phases=tuple(images.cpu() for images in phases),
@@ -78,12 +78,10 @@ class Trial:
         observation: Observation,
         secret: Secret,
         found: Reconstruction,
-        answer: Tensor,
-        phases: Sequence[Tensor],
         order: Sequence[int],
     ) -> Record:
         used, asked = found.labels.tolist(), found.prior_labels
-        values = {m.name: m(answer, secret.images).tolist() for m in self.metrics}
+        values = score(found.images, secret.images, self.metrics)
         images = [
             ImageRecord(
                 name=name,
@@ -102,7 +100,7 @@ class Trial:
             images=images,
             attack=self.attack.name,
             preset=self.attack.preset,
-            **self._means(answer, secret.images),
+            **_means(values),
             distance=_finite(found.distance),
             phase=found.phase,
             seconds=found.seconds,
@@ -121,7 +119,7 @@ class Trial:
                 PhaseRecord(
                     name=phase.name,
                     distance=_finite(phase.distance),
-                    **self._means(images, secret.images),
+                    **_means(score(phase.images, secret.images, self.metrics)),
                     curve=[[_finite(value) for value in row] for row in phase.curve],
                     restarts=list(phase.restarts),
                     best_restart=phase.best_restart,
@@ -129,7 +127,7 @@ class Trial:
                     evaluations=phase.evaluations,
                     seconds=phase.seconds,
                 )
-                for phase, images in zip(found.phases, phases, strict=True)
+                for phase in found.phases
             ],
             device=str(self.client.model.device),
             threads=torch.get_num_threads(),
@@ -142,9 +140,10 @@ class Trial:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def _means(self, images: Tensor, truth: Tensor) -> dict[str, Any]:
-        """Each metric's mean over the batch, the images in the truth's order."""
-        return {m.name: _finite(float(m(images, truth).mean())) for m in self.metrics}
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Each metric's mean over the batch."""
+    return {name: _finite(sum(each) / len(each)) for name, each in values.items()}
 
 
 def _sha256(image: Tensor) -> str:

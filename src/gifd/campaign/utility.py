@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -96,22 +98,22 @@ def utility(
     cosines, lengths = [], []
     for round_ in range(rounds):
         at = {name: p.detach() for name, p in theta.items()}
-        total: Update | None = None
+        received: list[Update] = []
         for client, shard in enumerate(shards):
             own = shard[torch.randint(len(shard), (batch,), generator=rng)]
             x, y = images[own].float().to(model.device) / 255, labels[own].to(model.device)
             own_seed = (seed * rounds + round_) * clients + client
             defended = wrapped([d.drawn(own_seed) for d in defenses], plain, own_seed)
             sent = plain.as_gradient(defended(model, at, model.buffers, x, y).detach())
-            total = sent if total is None else total + sent
+            received.append(sent)
             if client == 0 and round_ % 10 == 0 and alike:
                 true = plain.as_gradient(plain(model, at, model.buffers, x, y).detach())
                 norms = float(true.norm()), float(sent.norm())
                 lengths.append(norms[1] / max(norms[0], 1e-30))
                 cosines.append(float(true.dot(sent)) / max(norms[0] * norms[1], 1e-30))
-        assert total is not None
+        mean = reduce(add, received) / clients
         for name, parameter in theta.items():
-            parameter.grad = total[name] / clients
+            parameter.grad = mean[name]
         server.step()
         if callback is not None:
             with torch.no_grad():

@@ -17,14 +17,13 @@ from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Utility, utility
 from gifd.cli.choices import chosen_attacks, chosen_metrics
 from gifd.cli.options import Device, Evaluations, Offline, Restarts, Seed, device_of
-from gifd.defenses import Defense, known_attacker
+from gifd.defenses import known_attacker
 from gifd.defenses.dpsgd import accountant_installed
 from gifd.errors import InputError
 from gifd.images import class_in, read_images
-from gifd.model import Model
 from gifd.report.frontier import write_frontier
 from gifd.terminal import one_line_errors
-from gifd.training import ImageSet, read_image_set
+from gifd.training import read_image_set
 from gifd.victims import Client
 
 GRID = (
@@ -116,7 +115,17 @@ def frontier(
             left = left[:1] if len(left) == len(attackers) else []
         if not left:
             continue
-        learned = _learn(pupil, learnt, defenses, rounds, clients, batch_size, seed, name, strength)
+        with terminal.steps(f"federation, {name} {strength}", rounds) as told:
+            learned = utility(
+                pupil,
+                learnt,
+                defenses,
+                rounds=rounds,
+                clients=clients,
+                batch=batch_size,
+                seed=seed,
+                callback=told,
+            )
         for each in left:
             client = Client(model=model, defenses=defenses, attacker=each, seed=seed)
             records = []
@@ -180,30 +189,6 @@ def cells(row: str) -> list[tuple[str, str]]:
     for known, strength in found:
         catalog.defense(f"{known}:{strength}" if strength else known)
     return found
-
-
-def _learn(
-    pupil: Model,
-    data: ImageSet,
-    defenses: tuple[Defense, ...],
-    rounds: int,
-    clients: int,
-    batch: int,
-    seed: int,
-    name: str,
-    strength: str,
-) -> Utility:
-    with terminal.steps(f"federation, {name} {strength}", rounds) as callback:
-        return utility(
-            pupil,
-            data,
-            defenses,
-            rounds=rounds,
-            clients=clients,
-            batch=batch,
-            seed=seed,
-            callback=callback,
-        )
 
 
 def _point(

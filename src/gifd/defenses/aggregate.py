@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import final
 
 from jaxtyping import Float, Shaped
@@ -65,13 +67,11 @@ class _Mean(Wrapped):
                 "images"
             )
         size = len(images) // self.clients
-        total: Update | None = None
-        for first in range(0, len(images), size):
-            own = slice(first, first + size)
-            update = self.inner(model, parameters, buffers, images[own], labels[own])
-            total = update if total is None else total + update
-        assert total is not None
-        return total / self.clients
+        shares = (slice(first, first + size) for first in range(0, len(images), size))
+        updates = (
+            self.inner(model, parameters, buffers, images[own], labels[own]) for own in shares
+        )
+        return reduce(add, updates) / self.clients
 
     def __repr__(self) -> str:
         return f"mean of {self.clients} x {self.inner!r}"

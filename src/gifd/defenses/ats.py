@@ -75,8 +75,8 @@ class ATS(Defense):
 
     def transformed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Each image by the policy that is drawn for its place in the batch."""
-        rng = random.Random(self.seed)
-        return torch.stack([apply(image, rng.choice(self.chains), rng) for image in images])
+        rng, chains = random.Random(self.seed), self.chains
+        return torch.stack([apply(image, rng.choice(chains), rng) for image in images])
 
 
 def apply(
@@ -190,7 +190,7 @@ def _privacy(
         alike = []
         for t in range(points + 1):
             on_the_way = _gradient(model, torch.lerp(noise, image, t / points), label)
-            lengths = (goal.squares() * on_the_way.squares()).sqrt().clamp_min(1e-30)
+            lengths = (goal.squares().sqrt() * on_the_way.squares().sqrt()).clamp_min(1e-30)
             alike.append(float((goal.dots(on_the_way) / lengths).mean()))
         area = sum(a + b for a, b in pairwise(alike)) / 2 / points
         by_class.setdefault(int(label), []).append(area)

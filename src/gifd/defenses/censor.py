@@ -108,16 +108,9 @@ class _Sampled(Wrapped):
 class _Orthogonal(Wrapped):
     sent: Update
 
-    def __call__(
-        self,
-        model: Model,
-        parameters: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        images: Float[Tensor, "B C H W"],
-        labels: Shaped[Tensor, "B *N"],
-    ) -> Update:
+    def after(self, update: Update) -> Update:
         """What was sent, orthogonal to this replay."""
-        return orthogonal(self.sent, self.inner(model, parameters, buffers, images, labels))
+        return orthogonal(self.sent, update)
 
     def __repr__(self) -> str:
         return f"what is orthogonal to {self.inner!r}"

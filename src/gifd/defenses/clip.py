@@ -69,11 +69,11 @@ class Clip(Defense):
 def _typical(observation: Observation, tries: int = 4) -> float:
     """The least length of the update of random images, of `tries` batches with random labels."""
     ledger, model = observation.ledger, observation.model
-    rng = torch.Generator().manual_seed(0)
+    rng, classes = torch.Generator().manual_seed(0), model.classes(ledger.image_shape)
     lengths = []
     for _ in range(tries):
         images = torch.rand(ledger.batch_size, *ledger.image_shape, generator=rng)
-        labels = torch.randint(model.classes(ledger.image_shape), (len(images),), generator=rng)
+        labels = torch.randint(classes, (len(images),), generator=rng)
         replayed = observation.replay(images.to(model.device), labels.to(model.device))
         lengths.append(float(replayed.detach().norm()))
     return min(lengths)

@@ -77,8 +77,12 @@ class Wrapped(Protocol):
         images: Float[Tensor, "B C H W"],
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
-        """The other's update."""
-        return self.inner(model, parameters, buffers, images, labels)
+        """The other's update, as `after` leaves it."""
+        return self.after(self.inner(model, parameters, buffers, images, labels))
+
+    def after(self, update: Update) -> Update:
+        """What becomes of the other's update."""
+        return update
 
     def as_gradient(self, update: Update) -> Update:
         """As the other has it."""
@@ -113,16 +117,8 @@ class Changed(Wrapped):
     name: str
     seed: int = 0
 
-    def __call__(
-        self,
-        model: Model,
-        parameters: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        images: Float[Tensor, "B C H W"],
-        labels: Shaped[Tensor, "B *N"],
-    ) -> Update:
-        """The other's update, changed."""
-        update = self.inner(model, parameters, buffers, images, labels)
+    def after(self, update: Update) -> Update:
+        """The update, changed."""
         return self.change(update, torch.Generator().manual_seed(self.seed))
 
     def __repr__(self) -> str:
@@ -141,16 +137,8 @@ class Masked(Wrapped):
     shown: Mapping[str, Tensor]
     name: str
 
-    def __call__(
-        self,
-        model: Model,
-        parameters: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        images: Float[Tensor, "B C H W"],
-        labels: Shaped[Tensor, "B *N"],
-    ) -> Update:
-        """The other's update where it is seen."""
-        update = self.inner(model, parameters, buffers, images, labels)
+    def after(self, update: Update) -> Update:
+        """The update where it is seen."""
         return Update(
             {n: t * self.shown[n] if n in self.shown else t for n, t in update.items()},
             restarts=update.restarts,
