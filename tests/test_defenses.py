@@ -314,6 +314,25 @@ def test_aggregation_is_the_gradient_of_the_union_and_no_client_alone() -> None:
         defended(Aggregate(clients=3), batch=4)
 
 
+@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=3, lr=0.2)])
+@pytest.mark.parametrize("swap", [False, True])
+def test_each_aggregated_client_clips_its_own_local_gradients(
+    protocol: Protocol, swap: bool
+) -> None:
+    aggregate, clipped = Aggregate(clients=2), DPSGD(noise=0.0, norm=0.3)
+    pictures, labels = images(0, 4)
+    parts = [
+        Client(model=VICTIM, protocol=protocol, defenses=(clipped,))
+        .step(pictures[own], labels[own])[0]
+        .update
+        for own in (slice(0, 2), slice(2, 4))
+    ]
+    order = (clipped, aggregate) if swap else (aggregate, clipped)
+    client = Client(model=VICTIM, protocol=protocol, defenses=order)
+    sent = client.step(pictures, labels)[0].update
+    assert float((sent - (parts[0] + parts[1]) / 2).norm()) < 1e-5
+
+
 def test_censor_sends_what_is_orthogonal_as_long_and_lowers_the_loss() -> None:
     pictures, labels = images(0)
     plain, sent = bare(), defended(Censor(tries=40, step=1e-2)).update

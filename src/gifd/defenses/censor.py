@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from gifd.defenses.defense import Defense, Wrapped, like
+from gifd.defenses.defense import Defense, Local, Wrapped, like
 from gifd.errors import InputError
 from gifd.model import Model
 from gifd.observation import Observation
@@ -71,7 +71,7 @@ def orthogonal(vector: Update, to: Update) -> Update:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sampled(Wrapped):
+class _Sampled(Local):
     censor: Censor
     rng: torch.Generator
 

@@ -102,6 +102,19 @@ class Wrapped(Protocol):
         """As the other has it."""
         return self.inner.trust(name)
 
+    def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
+        """Around the other's local gradients."""
+        return replace(self, inner=self.inner.localized(wrap))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local(Wrapped):
+    """A protocol around one local gradient: what `localized` puts in its place."""
+
+    def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
+        """Around this too."""
+        return wrap(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Changed(Wrapped):

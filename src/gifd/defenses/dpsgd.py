@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gifd.defenses.defense import Defense, Wrapped, like
+from gifd.defenses.defense import Defense, Local, like
 from gifd.defenses.noise import weighed
 from gifd.errors import InputError
 from gifd.model import Model
@@ -112,7 +112,7 @@ class _Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _PerExample(Wrapped):
+class _PerExample(Local):
     """Gradients of single examples by vmap, clipped, averaged, with noise where it is drawn."""
 
     dp: DPSGD

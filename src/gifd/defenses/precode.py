@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from gifd.defenses.defense import Defense, Wrapped
+from gifd.defenses.defense import Defense, Local
 from gifd.errors import InputError, ModelError
 from gifd.model import Model
 from gifd.observation import Observation
@@ -132,7 +132,7 @@ class _Attached(torch.autograd.Function):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Noisy(Wrapped):
+class _Noisy(Local):
     precode: Precode
     rng: torch.Generator
 
