@@ -4,8 +4,8 @@
 
 The defences and strengths are the four of the GIFD paper. Every attack meets the same images,
 victim and seeds at the same number of victim gradients. Results are appended to a JSON Lines
-file as they come; the tables give means with 95 % t-intervals over images, and the paired
-difference of the last attack from the first.
+file as they come; the tables give means with 95 % t-intervals over images, and paired
+differences: of every attack from itself without a defence, and of the last attack from the first.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from gifd.victims import Client
 
 METRICS = ("psnr", "ssim", "stlpips")
 Key = tuple[str, str, str, str]
+Row = dict[str, float]
 
 
 def main(
@@ -96,35 +97,48 @@ def main(
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 typer.echo(f"{name} {defense} {attacker} {spec}: {record.psnr:.2f} dB", err=True)
-    rows = _rows(out)
+    _print(_rows(out), plan, list(built))
+
+
+def _print(rows: dict[Key, Row], plan: list[tuple[str, str]], specs: list[str]) -> None:
+    """A row a defence, attacker and attack, and the paired differences."""
     names = list(dict.fromkeys(key[3] for key in rows))
-    first, *_, last = built
-    typer.echo(
-        "| defence | attacker | attack | images | psnr | ssim | stlpips |\n" + "|---" * 7 + "|"
+
+    def found(defense: str, attacker: str, spec: str) -> dict[str, Row]:
+        keys = {name: (defense, attacker, spec, name) for name in names}
+        return {name: rows[key] for name, key in keys.items() if key in rows}
+
+    def less(one: dict[str, Row], other: dict[str, Row]) -> list[str]:
+        both = [name for name in names if name in one and name in other]
+        return [written([one[n][m] - other[n][m] for n in both]) if both else "" for m in METRICS]
+
+    header = (
+        "defence",
+        "attacker",
+        "attack",
+        "images",
+        *METRICS,
+        *(f"{m}, change" for m in METRICS),
     )
+    typer.echo(f"| {' | '.join(header)} |\n" + "|---" * len(header) + "|")
+    first, *_, last = specs
     for defense, attacker in plan:
-        for spec in built:
-            own = [rows[k] for n in names if (k := (defense, attacker, spec, n)) in rows]
+        for spec in specs:
+            own, bare = found(defense, attacker, spec), found("none", "naive", spec)
             if own:
-                cells = [written([row[metric] for row in own]) for metric in METRICS]
-                typer.echo(
-                    f"| {defense} | {attacker} | {spec} | {len(own)} | {' | '.join(cells)} |"
-                )
-        pairs = [
-            (rows[a], rows[b])
-            for n in names
-            if (a := (defense, attacker, last, n)) in rows
-            and (b := (defense, attacker, first, n)) in rows
-        ]
-        if pairs and first != last:
-            cells = [written([a[m] - b[m] for a, b in pairs]) for m in METRICS]
-            typer.echo(
-                f"| {defense} | {attacker} | {last} - {first} | {len(pairs)} | "
-                f"{' | '.join(cells)} |"
-            )
+                means = [written([row[metric] for row in own.values()]) for metric in METRICS]
+                changes = [""] * len(METRICS) if defense == "none" else less(own, bare)
+                cells = (defense, attacker, spec, str(len(own)), *means, *changes)
+                typer.echo(f"| {' | '.join(cells)} |")
+    if first == last:
+        return
+    typer.echo(f"\n| {last} - {first} | attacker | {' | '.join(METRICS)} |\n" + "|---" * 5 + "|")
+    for defense, attacker in plan:
+        pairs = less(found(defense, attacker, last), found(defense, attacker, first))
+        typer.echo(f"| {defense} | {attacker} | {' | '.join(pairs)} |")
 
 
-def _rows(path: Path) -> dict[Key, dict[str, float]]:
+def _rows(path: Path) -> dict[Key, Row]:
     if not path.exists():
         return {}
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -49,7 +49,7 @@ def main(
         label = torch.tensor([index % classes])
         observation, _ = Client(model=model).step(image[None], label)
         images.append(image)
-        shown.append(observed_representations(observation, label))
+        shown.append(observed_representations(observation, label).directions)
     private, observed = torch.stack(images), torch.cat(shown)
     counts = [int(count) for count in samples.split(",")]
     inputs, outputs = [], []

@@ -86,7 +86,18 @@ def test_defences_are_compared_with_every_attacker(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert len(out.read_text().splitlines()) == 2 * 2 * 3, "none has one attacker"
-    assert "| sparsify:rate=0.9 | told | gifd:paper - ig:paper | 2 |" in result.stdout
+    assert "| sparsify:rate=0.9 | told | gifd:paper | 2 |" in result.stdout
+    assert "| none | naive | gifd:paper | 2 |" in result.stdout
+    _, _, paired = result.stdout.partition("| gifd:paper - ig:paper | attacker |")
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+
+    def psnr(spec: str) -> list[float]:
+        own = [r for r in rows if (r["spec"], r["attacker"]) == (spec, "told")]
+        return [row["psnr"] for row in sorted(own, key=lambda row: row["image"])]
+
+    mean = sum(a - b for a, b in zip(psnr("gifd:paper"), psnr("ig:paper"), strict=True)) / 2
+    (line,) = [line for line in paired.splitlines() if "| told |" in line]
+    assert float(line.split("|")[3].split("±")[0]) == pytest.approx(mean, abs=0.05)
     again = CliRunner().invoke(app, arguments)
     assert again.stdout == result.stdout
     assert len(out.read_text().splitlines()) == 12

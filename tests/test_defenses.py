@@ -608,19 +608,3 @@ def test_the_attackers_differ_in_what_they_are_granted() -> None:
     assert away(told) < 1e-5
     assert away(estimated) < 1e-5
     assert away(naive) > 0.05
-
-
-# -- noise in the distance ---------------------------------------------------------------
-
-
-def test_noise_is_weighed_tensor_by_tensor() -> None:
-    observation = observed(Noise(std=0.05), attacker="told")
-    plain = observed().update
-    compared = observation.protocol.compared(observation.update)
-    for name, tensor in plain.items():
-        power = float(tensor.square().mean())
-        expected = math.sqrt(power / (power + 0.05**2))
-        ratio = float(compared[name].norm() / observation.update[name].norm())
-        assert ratio == pytest.approx(expected, abs=0.1 + 1 / math.sqrt(tensor.numel()))
-    naive = observed(Noise(std=0.05))
-    assert torch.equal(naive.protocol.compared(naive.update).tensors[0], naive.update.tensors[0])

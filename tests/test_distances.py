@@ -202,7 +202,6 @@ ASKS_NOTHING = Task(
     images=refuse,
     represent=refuse,
     observed=refuse,
-    trusted=refuse,
     rng=torch.Generator(),
 )
 

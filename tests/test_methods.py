@@ -199,9 +199,7 @@ def test_cma_es_finds_the_middle_of_a_sphere(diagonal: int) -> None:
 
     randomness = torch.get_rng_state()
     rng = torch.Generator().manual_seed(0)
-    task = Task(
-        draw=refuse, images=refuse, represent=refuse, observed=refuse, trusted=refuse, rng=rng
-    )
+    task = Task(draw=refuse, images=refuse, represent=refuse, observed=refuse, rng=rng)
     move = CMAES(population=10, diagonal=diagonal).start({"x": x}, 2000, task)
     for _ in range(2000):
         move(evaluate)

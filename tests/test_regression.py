@@ -94,7 +94,7 @@ def test_one_image_shows_what_entered_the_head(
         module.fc.register_parameter("bias", None)
     model, image = Model(module=module), pictures(3, side=16)
     observation, _ = Client(model=model, protocol=protocol).step(image, torch.tensor([2]))
-    seen = observed_representations(observation, torch.tensor([2]))
+    seen = observed_representations(observation, torch.tensor([2])).directions
     assert torch.allclose(seen, representations(model, image), atol=1e-4)
     assert not torch.allclose(seen, representations(model, pictures(4, side=16)), atol=1e-2)
 
@@ -104,7 +104,7 @@ def test_images_with_labels_of_their_own_show_theirs_best(
 ) -> None:
     images, labels = pictures(3, 3, 16), torch.tensor([2, 0, 3])
     observation, _ = Client(model=victim, grant_labels=True).step(images, labels)
-    seen = observed_representations(observation, labels)
+    seen = observed_representations(observation, labels).directions
     own = representations(victim, images)
     centre = own.mean(0)
     likeness = torch.cosine_similarity((seen - centre)[:, None], (own - centre)[None], dim=2)

@@ -197,9 +197,7 @@ def refuse(*asked: object) -> NoReturn:
 
 def task() -> Task:
     rng = torch.Generator().manual_seed(0)
-    return Task(
-        draw=refuse, images=refuse, represent=refuse, observed=refuse, trusted=refuse, rng=rng
-    )
+    return Task(draw=refuse, images=refuse, represent=refuse, observed=refuse, rng=rng)
 
 
 def bowl(at: Variables) -> Evaluated:

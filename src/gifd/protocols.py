@@ -40,17 +40,20 @@ class Protocol(ABC):
         """Where the client computed gradients, as far as its update shows: at `parameters`."""
         return [parameters]
 
-    def compared(self, update: Update) -> Update:
-        """What matching distances compare of an update, replayed or observed: its gradient."""
-        return self.as_gradient(update)
+    def shown(self, name: str) -> Tensor | None:
+        """Which numbers of a parameter's update tell of the images; None: all of them.
 
-    def trust(self, name: str) -> Tensor | None:
-        """How far each number of a parameter's update tells of the images; None: fully.
-
-        In [0, 1], of the parameter's shape or one that broadcasts to it: 0 where a defence put
+        Of the parameter's shape or one that broadcasts to it: 1, or 0 where a defence put
         something else in its place.
         """
         return None
+
+    def noise(self, name: str) -> float:
+        """The standard deviation of what lies at random on each number of a parameter's gradient.
+
+        In the units of `as_gradient`; 0: nothing. It is known of, not replayed.
+        """
+        return 0.0
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
         """The same protocol, each of its local gradients computed by `wrap` of what did it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,13 +95,13 @@ class Wrapped(Protocol):
         """As the other has it."""
         return self.inner.visited(parameters, update)
 
-    def compared(self, update: Update) -> Update:
+    def shown(self, name: str) -> Tensor | None:
         """As the other has it."""
-        return self.inner.compared(update)
+        return self.inner.shown(name)
 
-    def trust(self, name: str) -> Tensor | None:
+    def noise(self, name: str) -> float:
         """As the other has it."""
-        return self.inner.trust(name)
+        return self.inner.noise(name)
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
         """Around the other's local gradients."""
@@ -143,33 +144,55 @@ class Masked(Wrapped):
     """A protocol of whose update only a part is seen; the rest is zero.
 
     Args:
-        shown: parameter name -> 1 where its update is seen, 0 where not; others are seen whole.
+        masks: parameter name -> 1 where its update is seen, 0 where not; others are seen whole.
         name: for the record.
     """
 
-    shown: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
     name: str
 
     def after(self, update: Update) -> Update:
         """The update where it is seen."""
         return Update(
-            {n: t * self.shown[n] if n in self.shown else t for n, t in update.items()},
+            {n: t * self.masks[n] if n in self.masks else t for n, t in update.items()},
             restarts=update.restarts,
         )
 
-    def trust(self, name: str) -> Tensor | None:
-        """0 where nothing is seen."""
-        return both(self.inner.trust(name), self.shown.get(name))
+    def shown(self, name: str) -> Tensor | None:
+        """What neither this nor the other hides."""
+        inner, own = self.inner.shown(name), self.masks.get(name)
+        if inner is None or own is None:
+            return inner if own is None else own
+        return inner * own
 
     def __repr__(self) -> str:
         return f"{self.inner!r} -> {self.name}"
 
 
-def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """The trust of two beliefs together; None is full trust."""
-    if one is None or other is None:
-        return one if other is None else other
-    return one * other
+@dataclass(frozen=True, kw_only=True)
+class Noised(Wrapped):
+    """A protocol on whose update noise lies: known of and not replayed.
+
+    Args:
+        stds: parameter name -> the noise's standard deviation, in the units of `as_gradient`.
+    """
+
+    stds: Mapping[str, float]
+
+    def noise(self, name: str) -> float:
+        """Both this and the other's."""
+        return math.hypot(self.inner.noise(name), self.stds[name])
+
+    def __repr__(self) -> str:
+        least, most = min(self.stds.values()), max(self.stds.values())
+        spread = f"{least:.3g}" if least == most else f"{least:.3g} to {most:.3g}"
+        return f"{self.inner!r}, noise of {spread} on its gradient"
+
+
+def noised(protocol: Protocol, sent: Update, stds: Mapping[str, float]) -> Noised:
+    """The attacker's belief where noise of these spreads lies on what was sent, in its units."""
+    scale = float(protocol.as_gradient(sent).norm() / sent.norm().clamp_min(1e-30))
+    return Noised(inner=protocol, stds={name: scale * stds[name] for name in sent})
 
 
 def check_order(defenses: object) -> None:

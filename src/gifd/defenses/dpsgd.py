@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gifd.defenses.defense import Defense, Local, like
-from gifd.defenses.noise import weighed
+from gifd.defenses.defense import Defense, Local, Noised, like
 from gifd.errors import InputError
 from gifd.model import Model
 from gifd.observation import Observation
@@ -61,14 +60,13 @@ class DPSGD(Defense):
         return protocol.localized(lambda inner: _PerExample(inner=inner, dp=self, draw=rng))
 
     def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """Clipped alike without the noise, which is weighed instead."""
+        """Clipped alike without the noise, which is known of."""
         clipped = protocol.localized(lambda inner: _PerExample(inner=inner, dp=self, draw=None))
         if self.noise == 0:
             return clipped
-        gradient = observation.protocol.as_gradient(observation.update)
         steps = len(observation.protocol.visited(observation.model.parameters, observation.update))
         std = self.noise * self.norm / (observation.ledger.batch_size * steps**0.5)
-        return weighed(clipped, gradient, std)
+        return Noised(inner=clipped, stds=dict.fromkeys(observation.update, std))
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float = 1e-5) -> float:
         """The privacy budget spent after so many steps, by Opacus' accountant (extra `dp`).

@@ -1,10 +1,9 @@
-"""Noise added to an update, and an attacker who weighs what it drowns."""
+"""Noise added to an update, and an attacker who knows how much of it to expect."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -13,7 +12,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from gifd.defenses.defense import Changed, Defense, Wrapped, both, like
+from gifd.defenses.defense import Changed, Defense, like, noised
 from gifd.errors import InputError
 from gifd.observation import Observation
 from gifd.protocols import Protocol
@@ -49,8 +48,9 @@ class _Noise(Defense):
         return Changed(inner=protocol, change=change, name=repr(self), seed=seed)
 
     def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """No noise, but what the noise left of each tensor decides how far it is listened to."""
-        return weighed(protocol, observation.update, self.std)
+        """No noise, but the knowledge of it (`gifd.inversion.Comparison`)."""
+        sent = observation.update
+        return noised(protocol, sent, dict.fromkeys(sent, self.std))
 
     @classmethod
     def guess(cls, observation: Observation) -> Defense | None:
@@ -118,45 +118,3 @@ class Laplace(_Noise):
     def _draw(self, tensor: Tensor, rng: torch.Generator) -> Tensor:
         uniform = like(tensor, rng, torch.rand) - 0.5
         return -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp_max(0.4999999)) / math.sqrt(2)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Weighed(Wrapped):
-    """A protocol that is replayed as it is and compared tensor by tensor as far as noise lets.
-
-    An inner product of two compared updates is `sum_l w_l <u_l, v_l>`: that of a replay and of
-    Wiener's estimate of the update without noise.
-
-    Args:
-        weights: parameter name -> `w = S / (S + std^2)`, S the mean square of what the update
-            would be without noise.
-        std: the noise's, for the record.
-    """
-
-    weights: Mapping[str, float]
-    std: float
-
-    def compared(self, update: Update) -> Update:
-        """The gradient, every tensor times the root of its weight."""
-        gradient = self.inner.compared(update)
-        return Update(
-            {name: tensor * math.sqrt(self.weights[name]) for name, tensor in gradient.items()},
-            restarts=gradient.restarts,
-        )
-
-    def trust(self, name: str) -> Tensor | None:
-        """The weight."""
-        return both(self.inner.trust(name), torch.tensor(self.weights[name]))
-
-    def __repr__(self) -> str:
-        return f"{self.inner!r}, noise of {self.std:.3g} weighed"
-
-
-def weighed(protocol: Protocol, update: Update, std: float) -> Protocol:
-    """The attacker's belief where noise of this spread lies on an update."""
-    power = {n: max(float(t.square().mean()) - std**2, 0.0) for n, t in update.items()}
-    weights = {name: value / (value + std**2) for name, value in power.items()}
-    if not any(weights.values()):  # nothing stands out: all is heard alike
-        weights = dict.fromkeys(weights, 1.0)
-    return Weighed(inner=protocol, weights=weights, std=std)

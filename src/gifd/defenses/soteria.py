@@ -56,7 +56,7 @@ class Soteria(Defense):
         head = observation.model.head(observation.ledger.image_shape).weight
         weight = observation.update[head]
         shown = (weight != 0).any(0, keepdim=True).to(weight.dtype)  # (1, F)
-        return Masked(inner=protocol, shown={head: shown}, name=repr(self))
+        return Masked(inner=protocol, masks={head: shown}, name=repr(self))
 
     @classmethod
     def guess(cls, observation: Observation) -> Soteria | None:

@@ -50,8 +50,8 @@ class Sparsify(Defense):
         update = observation.update
         if zeros.share(update) < 0.5 * self.rate:
             return self.wrap(protocol, 0)
-        shown = {name: (tensor != 0).to(tensor.dtype) for name, tensor in update.items()}
-        return Masked(inner=protocol, shown=shown, name=repr(self))
+        masks = {name: (tensor != 0).to(tensor.dtype) for name, tensor in update.items()}
+        return Masked(inner=protocol, masks=masks, name=repr(self))
 
     @classmethod
     def guess(cls, observation: Observation) -> Sparsify | None:

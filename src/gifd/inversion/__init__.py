@@ -1,6 +1,7 @@
 """The machine that searches: spaces, distances, regularisers, projections, optimisers, engine."""
 
 from gifd.inversion.cmaes import CMAES
+from gifd.inversion.comparison import Comparison
 from gifd.inversion.curvature import smoothed_curvature
 from gifd.inversion.deep_prior import DeepPrior
 from gifd.inversion.distances import Cosine, Distance, LayerCosine, PartialMatching, Squared
@@ -37,6 +38,7 @@ __all__ = [
     "BatchNormPrior",
     "Callback",
     "Candidate",
+    "Comparison",
     "Constant",
     "Cosine",
     "DeepPrior",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gifd.errors import InputError
+from gifd.representation import Observed
 
 Variables = Mapping[str, Tensor]
 """What a phase searches, by name, all with the axes (R, B) in front."""
@@ -42,17 +43,15 @@ class Task:
         draw: a fresh start in the phase's space: its whole state, variables included.
         images: (B, C, H, W) that one restart's variables or whole state show; differentiable.
         represent: what the victim's head is fed for images, (N, F); `gifd.representation`.
-        observed: what it was fed for the private ones, (B, F), read off the update with one
-            restart's labels.
-        trusted: how far each number of that is to be trusted, (B, F); None: all alike.
+        observed: what it was fed for the private ones, read off the update with one restart's
+            labels.
         rng: where all randomness comes from.
     """
 
     draw: Callable[[], Variables]
     images: Callable[[int, Variables], Tensor]
     represent: Callable[[Tensor], Tensor]
-    observed: Callable[[int], Tensor]
-    trusted: Callable[[int], Tensor | None]
+    observed: Callable[[int], Observed]
     rng: torch.Generator
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from gifd.errors import InputError
+from gifd.inversion.comparison import Comparison
 from gifd.inversion.curvature import smoothed_curvature
 from gifd.inversion.distances import Cosine, Distance
 from gifd.inversion.optimizers import Adam, Evaluated, Optimizer, Task, Variables
@@ -20,7 +21,7 @@ from gifd.inversion.regularizers import Candidate, GroupConsistency, Regularizer
 from gifd.inversion.spaces import Setting, Space
 from gifd.observation import Observation
 from gifd.priors.generator import State
-from gifd.representation import observed_representations, representations, trusted
+from gifd.representation import observed_representations, representations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +120,7 @@ class PhaseRun:
         self.dropped: list[int] = []
         self.curve: list[tuple[float, ...]] = []
         self.consensus: Tensor | None = None
-        self._compared = observation.protocol.compared
-        self.observed = self._compared(observation.update)
+        self.compare = Comparison(observation)
         self.evaluations = 0
         self.began = time.perf_counter()
 
@@ -141,7 +141,6 @@ class PhaseRun:
             images=lambda r, state: space.images(setting, {**_row(self.carried, r), **state}),
             represent=lambda images: representations(model, images),
             observed=lambda r: observed_representations(self.observation, self.labels[r]),
-            trusted=lambda r: trusted(self.observation, self.labels[r]),
             rng=setting.rng,
         )
         self._move = self.phase.optimizer.start(self.variables, self.phase.steps, task)
@@ -186,14 +185,13 @@ class PhaseRun:
     def _objective(
         self, variables: Variables, carried: State, known: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The objective and the distance of one restart: a pure function of tensors."""
+        """The objective of one restart and the distance to choose by: pure functions of tensors."""
         state = {**carried, **variables}
         images = self.phase.space.images(self.setting, state)
         labels = self.phase.space.labels(state, known)
         with smoothed_curvature(self.phase.curvature):
             replayed = self.observation.replay(images, labels)
-        distance = self.phase.distance(self._compared(replayed), self.observed)
-        objective = distance
+        objective, distance = self.compare(self.phase.distance, replayed)
         if self.phase.regularizers:
             candidate = Candidate(
                 inputs=self.setting.model.normalize(images),
@@ -309,7 +307,7 @@ class PhaseRun:
             images = self.phase.space.images(self.setting, state)
             labels = self.phase.space.labels(state, self.labels[r])
         replayed = self.observation.replay(images, labels).detach()
-        return float(matching(self._compared(replayed), self.observed))
+        return float(self.compare(matching, replayed)[1])
 
 
 def _row(state: State, r: int) -> State:

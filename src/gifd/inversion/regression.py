@@ -13,6 +13,7 @@ from torch import Tensor
 from gifd.errors import InputError
 from gifd.inversion.optimizers import Evaluate, Optimizer, Task, Variables
 from gifd.inversion.ridge import Ridge
+from gifd.representation import Observed
 
 
 @final
@@ -79,7 +80,7 @@ class Regression(Optimizer):
                 return
             if done == steps and sum(len(inputs) for inputs, _ in examples[0]) >= 3:
                 for r, seen in enumerate(examples):
-                    estimate = self._estimate(seen, task.observed(r), task.trusted(r))
+                    estimate = self._estimate(seen, task.observed(r), task.rng)
                     self._follow(r, variables, estimate, task)
             evaluate(variables)
 
@@ -103,24 +104,23 @@ class Regression(Optimizer):
         return F.adaptive_avg_pool2d(images, (min(height, self.SIZE), min(width, self.SIZE)))
 
     def _estimate(
-        self, seen: list[tuple[Tensor, Tensor]], observed: Tensor, trusted: Tensor | None
+        self, seen: list[tuple[Tensor, Tensor]], observed: Observed, rng: torch.Generator
     ) -> Tensor:
         """(B, C, h, w): what the ridge says the private images are, averaged down.
 
-        Where parts of what is observed are not trusted, each image has a line of its own, from
-        what is trusted of it.
+        Where the observed representations are partly hidden or noisy, each image has a line of
+        its own, learnt from samples that are hidden and disturbed alike: the more noise, the
+        nearer is what it says to the samples' mean.
         """
         inputs, outputs = (torch.cat(part) for part in zip(*seen, strict=True))
         flat = outputs.flatten(1)
-        if trusted is None:
-            guess = Ridge.fit(inputs, flat)(observed)
+        if observed.plain:
+            guess = Ridge.fit(inputs, flat)(observed.directions)
         else:
             guess = torch.cat(
                 [
-                    Ridge.fit(F.normalize(inputs * own, dim=1), flat)(
-                        F.normalize(row * own, dim=0)[None]
-                    )
-                    for row, own in zip(observed, trusted, strict=True)
+                    Ridge.fit(observed.as_seen(image, inputs, rng), flat)(direction[None])
+                    for image, direction in enumerate(observed.directions)
                 ]
             )
         return guess.view(-1, *outputs.shape[1:]).clamp(0, 1)

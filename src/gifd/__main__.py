@@ -1,0 +1,5 @@
+"""`python -m gifd`: the command line."""
+
+from gifd.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""How replays are compared with an observation: by what to search, and by what to choose."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gifd.inversion.distances import Distance
+from gifd.observation import Observation
+from gifd.updates import Update
+
+
+@final
+class Comparison:
+    """Compares replays of an observation with what was observed, both in a gradient's units.
+
+    A search that is free enough fits noise as well as it fits the image. So where the attacker
+    believes that noise lies on the gradient, a share of all numbers, drawn at random, is
+    withheld from the search; iterates, restarts and phases are chosen by their distance on these,
+    whose noise nothing was fitted to. And of two parameters the one with more noise counts
+    less: each is divided by its noise's standard deviation, after which an inner product of
+    two gradients is that of their Gaussian likelihood. Without noise all numbers serve both.
+
+    Args:
+        observation: what the server has, and what it believes.
+
+    Source: ours; to choose by what was not fitted is cross-validation (Stone, Cross-Validatory
+    Choice and Assessment of Statistical Predictions, 1974).
+    """
+
+    WITHHELD: ClassVar[float] = 0.2
+
+    def __init__(self, observation: Observation) -> None:
+        protocol = observation.protocol
+        self._protocol = protocol
+        observed = protocol.as_gradient(observation.update)
+        stds = {name: protocol.noise(name) for name in observed}
+        noisy = [std for std in stds.values() if std > 0]
+        self._masks: tuple[Update, Update] | None = None
+        if noisy:
+            rng = torch.Generator().manual_seed(0)
+            draws = {n: torch.rand(t.shape, generator=rng).to(t) for n, t in observed.items()}
+            weights = {n: min(noisy) / std if std > 0 else 1.0 for n, std in stds.items()}
+            withheld = {n: draw < self.WITHHELD for n, draw in draws.items()}
+            self._masks = (
+                Update({n: weights[n] * ~held for n, held in withheld.items()}),
+                Update({n: weights[n] * held for n, held in withheld.items()}),
+            )
+        self._observed = self._parts(observed)
+
+    def __call__(
+        self, distance: Distance, replayed: Update
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The distance to search by, differentiable, and the one to choose by."""
+        parts = self._parts(self._protocol.as_gradient(replayed))
+        found = [distance(u, v) for u, v in zip(parts, self._observed, strict=True)]
+        return found[0], found[-1]
+
+    def _parts(self, gradient: Update) -> list[Update]:
+        """What is searched by and, where it is another part, what is chosen by."""
+        if self._masks is None:
+            return [gradient]
+        return [gradient.times(mask) for mask in self._masks]

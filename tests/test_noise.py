@@ -1,0 +1,217 @@
+"""What an attacker makes of noise that it knows of: what it searches by, chooses by and guesses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from gifd.attacks import Attack
+from gifd.defenses import DPSGD, Defense, Noise, Quantize
+from gifd.defenses.defense import Noised
+from gifd.inversion import (
+    Adam,
+    Comparison,
+    Cosine,
+    Distance,
+    Latent,
+    LayerCosine,
+    PartialMatching,
+    Phase,
+    Pixels,
+    Regression,
+    Squared,
+)
+from gifd.model import Model
+from gifd.observation import Observation
+from gifd.priors import Generator
+from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.representation import observed_representations, representations
+from gifd.updates import Update
+from gifd.victims import Client, ConvNet, LeNet
+
+
+def network(make: Callable[[], nn.Module]) -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Model(module=make().eval())
+
+
+VICTIM = network(lambda: LeNet(5, size=16))
+PROTOCOLS: list[Protocol] = [
+    FedSGD(),
+    FedAvg(steps=3, lr=0.2),
+    FedAvg(steps=2, lr=0.1, momentum=0.9),
+]
+DISTANCES: list[Distance] = [Cosine(), Squared(), LayerCosine(norm=0.1), PartialMatching()]
+
+
+def picture(seed: int, side: int = 16) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return nn.functional.interpolate(
+        torch.rand(1, 3, 4, 4, generator=rng), size=side, mode="bilinear"
+    )
+
+
+def observe(
+    *defenses: Defense, attacker: str = "told", protocol: Protocol | None = None, seed: int = 0
+) -> Observation:
+    client = Client(
+        model=VICTIM,
+        protocol=protocol or FedSGD(),
+        defenses=defenses,
+        attacker=attacker,
+        seed=seed,
+    )
+    return client.step(picture(seed), torch.tensor([3]))[0]
+
+
+def random_update(seed: int) -> Update:
+    rng = torch.Generator().manual_seed(seed)
+    return Update({n: torch.randn(p.shape, generator=rng) for n, p in VICTIM.parameters.items()})
+
+
+# -- what is searched by, and what is chosen by --------------------------------------------
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=repr)
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=repr)
+def test_without_noise_both_are_the_distance_itself(distance: Distance, protocol: Protocol) -> None:
+    observation = observe(protocol=protocol)
+    replayed = random_update(1)
+    plain = distance(protocol.as_gradient(replayed), protocol.as_gradient(observation.update))
+    searched, chosen = Comparison(observation)(distance, replayed)
+    assert torch.equal(searched, plain)
+    assert torch.equal(chosen, plain)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10)
+def test_with_noise_no_number_serves_both(seed: int) -> None:
+    """The slope of each distance lies where the other's does not, and together everywhere."""
+    compare = Comparison(observe(Noise(std=0.3)))
+    replayed = random_update(seed)
+    leaves = {name: tensor.requires_grad_() for name, tensor in replayed.items()}
+    slopes = [
+        torch.autograd.grad(part, list(leaves.values()))
+        for part in compare(Squared(), Update(leaves))
+    ]
+    searched, chosen = (torch.cat([s.flatten() for s in each]) != 0 for each in slopes)
+    assert not bool((searched & chosen).any())
+    assert bool((searched | chosen).all())
+    share = float(chosen.float().mean())
+    assert share == pytest.approx(Comparison.WITHHELD, abs=0.02)
+
+
+def test_the_noisier_of_two_parameters_counts_less() -> None:
+    """As a Gaussian likelihood has it: an error's square over its noise's variance."""
+    observation = observe()
+    stds = {name: 0.1 if "weight" in name else 0.4 for name in observation.update}
+    noisy = dataclasses.replace(observation, protocol=Noised(inner=observation.protocol, stds=stds))
+    for name in observation.update:
+        off = dict(observation.update)
+        off[name] = off[name] + 1.0
+        searched, chosen = Comparison(noisy)(Squared(), Update(off))
+        size = observation.update[name].numel()
+        expected = size * (0.1 / stds[name]) ** 2
+        assert float(searched + chosen) == pytest.approx(expected, rel=1e-4), name
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=repr)
+def test_noise_is_known_in_a_gradients_units(protocol: Protocol) -> None:
+    told = observe(Noise(std=0.02), protocol=protocol)
+    clean = observe(protocol=protocol)
+    added = protocol.as_gradient(told.update) - protocol.as_gradient(clean.update)
+    for name, tensor in added.items():
+        if tensor.numel() > 100:
+            assert told.protocol.noise(name) == pytest.approx(float(tensor.std()), rel=0.2)
+    assert observe(Noise(std=0.02), attacker="naive").protocol.noise("fc.weight") == 0
+
+
+def test_noises_add_up() -> None:
+    told = observe(DPSGD(noise=0.3, norm=2.0), Noise(std=0.8))
+    name = next(iter(told.update))
+    assert told.protocol.noise(name) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("scheme", ["ternary", "qsgd"])
+@given(st.integers(0, 100))
+@settings(max_examples=8)
+def test_rounding_at_random_is_noise_of_at_most_that_size(scheme: str, seed: int) -> None:
+    clean = observe(seed=seed)
+    told = observe(Quantize(scheme=scheme, levels=4), seed=seed)
+    for name, tensor in (told.update - clean.update).items():
+        if tensor.numel() > 200:
+            spread, expected = float(tensor.std()), told.protocol.noise(name)
+            assert 0.9 * spread <= expected <= 4 * spread, name
+
+
+# -- what it is good for -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prior() -> Generator:
+    """Blurs of 4 x 4 colours, 16 px."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        coarse = nn.Sequential(nn.Linear(24, 3 * 16), nn.Tanh(), nn.Unflatten(1, (3, 4, 4)))
+    return Generator([coarse, nn.Upsample(size=16, mode="bilinear")], latent=(24,))
+
+
+def errors(attack: Attack, attacker: str, prior: Generator, std: float) -> list[float]:
+    found = []
+    for seed in range(4):
+        image = prior.sample(1, seed=seed + 90)
+        client = Client(
+            model=VICTIM,
+            defenses=(Noise(std=std),),
+            attacker=attacker,
+            seed=seed,
+        )
+        observation, _ = client.step(image, torch.tensor([3]))
+        found.append(float((attack(observation, seed=seed).images - image).square().mean()))
+    return found
+
+
+def test_who_knows_of_noise_does_not_fit_it(prior: Generator) -> None:
+    """A search of pixels, free to fit noise, stops where it begins to."""
+    phases = (
+        Phase(name="latent", space=Latent(), steps=30),
+        Phase(name="pixels", space=Pixels(), steps=60, optimizer=Adam(lr=0.1)),
+    )
+    attack = Attack(name="t", reference="none", phases=phases, restarts=1, prior=prior)
+    naive = errors(attack, "naive", prior, 0.05)
+    told = errors(attack, "told", prior, 0.05)
+    assert sum(told) < 0.7 * sum(naive), (told, naive)
+
+
+def test_a_guess_from_noise_alone_is_what_all_images_have_in_common(prior: Generator) -> None:
+    phase = Phase(name="regression", space=Latent(), steps=14, optimizer=Regression())
+    attack = Attack(name="t", reference="none", phases=(phase,), restarts=1, prior=prior)
+    naive = errors(attack, "naive", prior, 3.0)
+    told = errors(attack, "told", prior, 3.0)
+    mean = torch.cat([prior.sample(50, seed=0)]).mean(0)
+    known = [float((mean - prior.sample(1, seed=s + 90)).square().mean()) for s in range(4)]
+    assert sum(told) < 0.8 * sum(naive), (told, naive)
+    assert sum(told) < 1.5 * sum(known), (told, known)
+
+
+@given(st.integers(0, 50), st.floats(0.002, 0.012))
+@settings(max_examples=12)
+def test_own_examples_are_disturbed_as_the_private_one_is(seed: int, std: float) -> None:
+    """The cosine of what is seen with the truth is that of an own example, so disturbed."""
+    victim = network(lambda: ConvNet(5, width=16))
+    image = picture(seed, 32)
+    client = Client(model=victim, defenses=(Noise(std=std),), attacker="told", seed=seed)
+    observation, _ = client.step(image, torch.tensor([3]))
+    seen = observed_representations(observation, torch.tensor([3]))
+    own = representations(victim, image)
+    copies = seen.as_seen(0, own.expand(50, -1), torch.Generator().manual_seed(0))
+    assert not seen.plain
+    expected = float((copies @ own[0]).mean())
+    assert float(seen.directions[0] @ own[0]) == pytest.approx(expected, abs=0.15)
