@@ -185,6 +185,7 @@ def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: P
         (["--victim", "builtins:len"], "builtins:len"),
         (["--preset", "best"], "paper, gifd-paper, strongest"),
         (["--without", "magic"], "an extension"),
+        (["--preset", "paper", "--without", "curvature"], "none is"),
         (["--classes", "1"], "at least 2 classes"),
         (["--device", "abacus"], "a usable device"),
         (["--size", "128", "--attack", "gifd"], "3 x 128 x 128"),

@@ -29,11 +29,15 @@ def chosen_attacks(
     restarts: int | None,
     mapped: Callable[[Generator], LabelMapping | None] = lambda prior: None,
 ) -> list[Attack]:
-    """The attacks by name; the prior is loaded only if one of them has one."""
+    """The attacks by name; the prior is loaded only if one of them has one.
+
+    Raises:
+        InputError: also for an extension to switch off that none of them has on.
+    """
     needed = any(name in catalog.ATTACKS and catalog.ATTACKS[name].needs_prior for name in names)
     generator = load() if needed else None
     label_mapping = None if generator is None else mapped(generator)
-    return [
+    built = [
         catalog.attack(
             name,
             prior=generator,
@@ -46,6 +50,16 @@ def chosen_attacks(
         )
         for name in names
     ]
+    if without:
+        whole = [catalog.attack(name, prior=generator, preset=preset) for name in names]
+        on = sorted({extension for each in whole for extension in each.extensions})
+        for extension in without:
+            if extension not in on:
+                raise InputError(
+                    f"expected --without an extension that is on ({', '.join(on) or 'none is'}), "
+                    f"got '{extension}'"
+                )
+    return built
 
 
 def chosen_mapping(how: str, prior: Generator, classes: int) -> LabelMapping | None:
