@@ -1,165 +1,21 @@
-"""Label counts: how often each class is in a batch, read off the gradient of the head.
-
-With p the softmax of an image's logits, S the sum of what enters the head for it, and c_i of B
-images labelled i, cross-entropy's mean gradient is, class by class,
-
-    bias:         b_i = mean p_i - c_i / B
-    weight's row: g_i = mean (p_i - [y = i]) S
-
-Every estimator below solves one of the two for c; they differ in what they take for p and S.
-"""
+"""The estimators: each solves the head's gradient for the counts in its own way."""
 
 from __future__ import annotations
 
-import heapq
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.optimize import nnls
 from torch import Tensor
 
-from gifd.errors import InputError, ModelError
+from gifd.errors import InputError
+from gifd.label_counts.estimate import LabelEstimate
+from gifd.label_counts.head_gradient import HeadGradient
 from gifd.model import Model
 from gifd.observation import Observation
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LabelEstimate:
-    """What an estimator says of a batch.
-
-    Args:
-        shares: (N,) the estimated counts before rounding, in float64.
-        counts: (N,) whole numbers that sum to the batch size.
-        confidence: (N,) in [0, 1]: 1 where the share is a whole number and the count is that
-            number, 0 where another count is as near.
-        certain: (N,) how often a class is there whatever the shares say.
-    """
-
-    shares: Float[Tensor, "N"]
-    counts: Int[Tensor, "N"]
-    confidence: Float[Tensor, "N"]
-    certain: Int[Tensor, "N"]
-
-    @property
-    def labels(self) -> Int[Tensor, "B"]:
-        """(B,) the labels in ascending order, repeated as often as counted."""
-        return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
-
-    def hypotheses(self, most: int) -> Int[Tensor, "M B"]:
-        """`labels` and up to `most - 1` others that the shares support nearly as well.
-
-        Giving one of class i's labels to class j adds `2 (1 + d_i - d_j)`, `d = shares - counts`,
-        to the squared deviation of the counts from the shares: 0 for a draw, 2 where both are
-        whole numbers. What adds less than 1 is a hypothesis, alone or after another; the
-        likeliest come first. A label that changes keeps its place.
-        """
-        first = tuple(self.labels.tolist())
-        heap, seen = [(0.0, first)], {tuple(sorted(first))}
-        found: list[tuple[int, ...]] = []
-        while heap and len(found) < most:
-            cost, labels = heapq.heappop(heap)
-            found.append(labels)
-            counts = torch.bincount(torch.tensor(labels), minlength=len(self.counts))
-            lacks = self.shares - counts
-            added = 2 * (1 + lacks[:, None] - lacks[None, :])  # (N, N): from i to j
-            added[counts <= self.certain] = torch.inf
-            added.fill_diagonal_(torch.inf)
-            for i, j in (added < 1).nonzero().tolist():
-                place = len(labels) - 1 - labels[::-1].index(i)
-                moved = (*labels[:place], j, *labels[place + 1 :])
-                if tuple(sorted(moved)) not in seen:
-                    seen.add(tuple(sorted(moved)))
-                    heapq.heappush(heap, (cost + float(added[i, j]), moved))
-        return torch.tensor(found)
-
-    @classmethod
-    def of(cls, shares: Tensor, batch: int, present: Tensor | None = None) -> LabelEstimate:
-        """Round shares to counts: one label after the other goes to the class that lacks most.
-
-        Args:
-            shares: (N,) the estimated counts.
-            batch: what the counts sum to.
-            present: (N,) whether a class is in the batch for certain; it then counts at least once.
-        """
-        shares = shares.detach().cpu().double().nan_to_num(0.0)
-        certain = torch.zeros(len(shares), dtype=torch.long)
-        if present is not None and int(present.sum()) <= batch:
-            certain += present
-        counts = certain.clone()
-        for _ in range(batch - int(counts.sum())):
-            counts[int((shares - counts).argmax())] += 1
-        confidence = (1 - 2 * (shares - counts).abs()).clamp(0, 1)
-        return cls(shares=shares, counts=counts, confidence=confidence, certain=certain)
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class HeadGradient:
-    """The head's part of an update, in a gradient's units, in float64 on the CPU.
-
-    Args:
-        weight: (N, F).
-        bias: (N,), where the head trains one.
-        head_weight: (N, F), of the model itself.
-        head_bias: (N,), likewise.
-        batch: B.
-    """
-
-    weight: Float[Tensor, "N F"]
-    bias: Float[Tensor, "N"] | None
-    head_weight: Float[Tensor, "N F"]
-    head_bias: Float[Tensor, "N"]
-    batch: int
-
-    @classmethod
-    def of(cls, observation: Observation) -> HeadGradient:
-        """Read it off an observation.
-
-        Raises:
-            ModelError: no trained linear head, or one whose gradient vanishes.
-        """
-        model, ledger = observation.model, observation.ledger
-        head = model.head(ledger.image_shape)
-        gradient = observation.protocol.as_gradient(observation.update)
-
-        def plain(tensor: Tensor) -> Tensor:
-            return tensor.detach().cpu().double()
-
-        weight = plain(gradient[head.weight])
-        if not bool((weight != 0).any()):
-            raise ModelError(
-                "expected a head whose gradient shows the labels, got zeros only: grant the labels"
-            )
-        own = plain(model.parameters[head.weight])
-        return cls(
-            weight=weight,
-            bias=None if head.bias is None else plain(gradient[head.bias]),
-            head_weight=own,
-            head_bias=own.new_zeros(len(own))
-            if head.bias is None
-            else plain(model.parameters[head.bias]),
-            batch=ledger.batch_size,
-        )
-
-    @property
-    def present(self) -> Bool[Tensor, "N"] | None:
-        """The classes whose bias has a negative gradient: probabilities are not negative, so that
-        they are in the batch, whatever the network. None without a bias.
-        """
-        return None if self.bias is None else self.bias < 0
-
-    @property
-    def sums(self) -> Float[Tensor, "N"]:
-        """g: the sums of the weight's rows."""
-        return self.weight.sum(1)
-
-    def softmax(self, representations: Float[Tensor, "M F"]) -> Float[Tensor, "M N"]:
-        """P for what enters the head."""
-        return (representations @ self.head_weight.T + self.head_bias).softmax(1)
 
 
 class LabelEstimator(ABC):
