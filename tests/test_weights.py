@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from gifd import weights
 from gifd.errors import WeightsError
-from gifd.weights import WheelFile, cache_dir, fetch, local_path, read_tensors
+from gifd.tensor_files import read_tensors
+from gifd.weights import WheelFile, cache_dir, fetch, local_path
 
 CONTENT = b"four tensors, say"
 MEMBER = "gifd_fake/weights.bin"

@@ -25,3 +25,9 @@ class ModelError(GifdError):
 
 class WeightsError(GifdError):
     """A weights file that is missing, unreadable or not the one that was named."""
+
+
+def one_line(message: object, limit: int = 160) -> str:
+    """What another library says of an error, on one line and cut to `limit` characters."""
+    line = " ".join(str(message).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."

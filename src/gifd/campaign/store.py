@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gifd.campaign.record import Outcome, Record
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
 from gifd.images import grid, write_image
 
 RECORD, PRIVATE, ANSWER = "record.json", "private.png", "reconstruction.png"
@@ -84,7 +84,7 @@ class Store:
             try:
                 record = Record.model_validate_json(path.read_text(encoding="utf-8"))
             except (ValidationError, OSError) as error:
-                reason = " ".join(str(error).split())[:160]
+                reason = one_line(error)
                 raise InputError(f"expected a record of gifd at '{path}', got: {reason}") from None
             yield Stored(path.parent, record)
 

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
 from gifd.metrics.metric import Metric, as_rgb, check_side
 
 _LEAST_SIDE = 31  # pixels; below, AlexNet's second pooling has no window
@@ -53,6 +53,6 @@ def _network() -> Any:
         ) from error
     except OSError as error:  # urllib's errors are OSErrors
         raise InputError(
-            f"lpips could not load the weights of AlexNet ({' '.join(str(error).split())[:160]}): "
+            f"lpips could not load the weights of AlexNet ({one_line(error)}): "
             "it downloads them on first use, so check the network, or use the metric stlpips"
         ) from error

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gifd.metrics.metric import Metric, as_rgb, check_side
-from gifd.weights import STLPIPS_ALEX, fetch, read_tensors
+from gifd.tensor_files import read_tensors
+from gifd.weights import STLPIPS_ALEX, fetch
 
 _LEAST_SIDE = 21  # pixels; below, the last mirrored border exceeds the feature map
 _CHUNK = 64  # images per pass, to bound the memory: about 0.2 GB at 64x64

@@ -28,7 +28,7 @@ from gifd.priors.dcgan import dcgan
 from gifd.priors.generator import Generator
 from gifd.priors.pickles import Network, read_networks
 from gifd.priors.stylegan2 import stylegan2
-from gifd.weights import read_metadata, read_tensors, write_tensors
+from gifd.tensor_files import read_metadata, read_tensors, write_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from gifd.errors import WeightsError
+from gifd.errors import WeightsError, one_line
 from gifd.priors.generator import Generator
-from gifd.weights import DIGIFACE_DCGAN, fetch, read_tensors
+from gifd.tensor_files import read_tensors
+from gifd.weights import DIGIFACE_DCGAN, fetch
 
 
 def dcgan_stages(*, latent: int, width: int, channels: int, doublings: int) -> list[nn.Sequential]:
@@ -65,7 +66,7 @@ def dcgan(tensors: Mapping[str, Tensor], *, name: str = "dcgan") -> Generator:
     try:
         chain.load_state_dict(own)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise WeightsError(f"expected the weights of one DCGAN, got others: {reason}") from None
     return Generator(stages, latent=(kernels[0][1][0], 1, 1), name=name)
 

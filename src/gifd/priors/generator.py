@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
 
 State = Mapping[str, Tensor]
 """Named tensors, each (B, ...). What flows between stages; `x` is the main stream."""
@@ -138,7 +138,7 @@ class Generator:
         try:
             image = self.sample(1, seed=0)
         except (RuntimeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error)
             raise InputError(
                 f"expected stages that take the latent and each other's states, got: {reason}"
             ) from None

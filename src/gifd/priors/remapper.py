@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gifd.errors import WeightsError
-from gifd.weights import read_metadata, read_tensors, write_tensors
+from gifd.tensor_files import read_metadata, read_tensors, write_tensors
 
 SIDE = 64
 """Larger images are averaged down to this before they are classified."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gifd.errors import InputError, WeightsError
+from gifd.errors import InputError, WeightsError, one_line
 from gifd.priors.generator import IMAGE, Generator, Stage, State
 from gifd.priors.style_network import SLOPE, MappingNetwork, StyleNetwork, SynthesisBlock
 
@@ -233,7 +233,7 @@ def _load(network: StyleNetwork, tensors: Mapping[str, Tensor]) -> None:
         wrong = [*(key for key in missing if not key.endswith(_OPTIONAL)), *unexpected]
         reason = ", ".join(wrong[:4])
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
     if reason:
         raise WeightsError(f"expected the weights of one StyleGAN2, got others: {reason}")
     for block in network.blocks:

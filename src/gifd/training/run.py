@@ -17,13 +17,13 @@ from types import FrameType
 
 import torch
 
-from gifd.errors import InputError, WeightsError
+from gifd.errors import InputError, WeightsError, one_line
 from gifd.images import grid, write_image
 from gifd.priors import write_checkpoint
+from gifd.tensor_files import check_ending, read_metadata, read_tensors, write_tensors
 from gifd.training.data import ImageSet
 from gifd.training.recipe import Recipe
 from gifd.training.trainer import Losses, Trainer
-from gifd.weights import check_ending, read_metadata, read_tensors, write_tensors
 
 SAMPLES = 36
 
@@ -187,7 +187,7 @@ def _restore(trainer: Trainer, path: Path, identity: dict[str, str]) -> None:
     try:
         trainer.load(state)
     except (KeyError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise WeightsError(f"{path} is no whole state of a training run: {reason}") from None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gifd.batch_norm import Statistics, batch_statistics, running_statistics
 from gifd.defenses import Defense, check_order, known_attacker, seen_by, wrapped
-from gifd.errors import InputError, ModelError
+from gifd.errors import InputError, ModelError, one_line
 from gifd.model import Model
 from gifd.observation import Ledger, Observation, Secret
 from gifd.protocols import FedSGD, Protocol
@@ -77,7 +77,7 @@ class Client:
             except (RuntimeError, ValueError) as error:
                 raise ModelError(
                     f"expected a model that takes images {tuple(images.shape)}, got: "
-                    f"{' '.join(str(error).split())[:160]}"
+                    f"{one_line(error)}"
                 ) from None
         if logits.ndim != 2 or len(logits) != len(images):
             raise ModelError(
