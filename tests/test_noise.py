@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.attacks import Attack
-from gifd.defenses import DPSGD, Defense, Noise, Quantize
-from gifd.defenses.defense import Noised
+from gifd.defenses import DPSGD, Defense, Noise
 from gifd.inversion import (
     Adam,
     Comparison,
@@ -108,47 +106,20 @@ def test_with_noise_no_number_serves_both(seed: int) -> None:
     assert share == pytest.approx(Comparison.WITHHELD, abs=0.02)
 
 
-def test_the_noisier_of_two_parameters_counts_less() -> None:
-    """As a Gaussian likelihood has it: an error's square over its noise's variance."""
-    observation = observe()
-    stds = {name: 0.1 if "weight" in name else 0.4 for name in observation.update}
-    noisy = dataclasses.replace(observation, protocol=Noised(inner=observation.protocol, stds=stds))
-    for name in observation.update:
-        off = dict(observation.update)
-        off[name] = off[name] + 1.0
-        searched, chosen = Comparison(noisy)(Squared(), Update(off))
-        size = observation.update[name].numel()
-        expected = size * (0.1 / stds[name]) ** 2
-        assert float(searched + chosen) == pytest.approx(expected, rel=1e-4), name
-
-
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=repr)
 def test_noise_is_known_in_a_gradients_units(protocol: Protocol) -> None:
     told = observe(Noise(std=0.02), protocol=protocol)
     clean = observe(protocol=protocol)
     added = protocol.as_gradient(told.update) - protocol.as_gradient(clean.update)
-    for name, tensor in added.items():
+    for tensor in added.tensors:
         if tensor.numel() > 100:
-            assert told.protocol.noise(name) == pytest.approx(float(tensor.std()), rel=0.2)
-    assert observe(Noise(std=0.02), attacker="naive").protocol.noise("fc.weight") == 0
+            assert told.protocol.noise == pytest.approx(float(tensor.std()), rel=0.2)
+    assert observe(Noise(std=0.02), attacker="naive").protocol.noise == 0
 
 
 def test_noises_add_up() -> None:
     told = observe(DPSGD(noise=0.3, norm=2.0), Noise(std=0.8))
-    name = next(iter(told.update))
-    assert told.protocol.noise(name) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("scheme", ["ternary", "qsgd"])
-@given(st.integers(0, 100))
-@settings(max_examples=8)
-def test_rounding_at_random_is_noise_of_at_most_that_size(scheme: str, seed: int) -> None:
-    clean = observe(seed=seed)
-    told = observe(Quantize(scheme=scheme, levels=4), seed=seed)
-    for name, tensor in (told.update - clean.update).items():
-        if tensor.numel() > 200:
-            spread, expected = float(tensor.std()), told.protocol.noise(name)
-            assert 0.9 * spread <= expected <= 4 * spread, name
+    assert told.protocol.noise == pytest.approx(1.0)
 
 
 # -- what it is good for -------------------------------------------------------------------
@@ -201,17 +172,19 @@ def test_a_guess_from_noise_alone_is_what_all_images_have_in_common(prior: Gener
     assert sum(told) < 1.5 * sum(known), (told, known)
 
 
-@given(st.integers(0, 50), st.floats(0.002, 0.012))
-@settings(max_examples=12)
-def test_own_examples_are_disturbed_as_the_private_one_is(seed: int, std: float) -> None:
+@pytest.mark.parametrize("std", [0.002, 0.006, 0.012])
+def test_own_examples_are_disturbed_as_the_private_one_is(std: float) -> None:
     """The cosine of what is seen with the truth is that of an own example, so disturbed."""
-    victim = network(lambda: ConvNet(5, width=16))
-    image = picture(seed, 32)
-    client = Client(model=victim, defenses=(Noise(std=std),), attacker="told", seed=seed)
-    observation, _ = client.step(image, torch.tensor([3]))
-    seen = observed_representations(observation, torch.tensor([3]))
+    victim = network(lambda: ConvNet(5, width=32))
+    image, label = picture(0, 32), torch.tensor([3])
     own = representations(victim, image)
-    copies = seen.as_seen(0, own.expand(50, -1), torch.Generator().manual_seed(0))
-    assert not seen.plain
-    expected = float((copies @ own[0]).mean())
-    assert float(seen.directions[0] @ own[0]) == pytest.approx(expected, abs=0.15)
+    cosines, expected = [], []
+    for seed in range(12):
+        client = Client(model=victim, defenses=(Noise(std=std),), attacker="told", seed=seed)
+        seen = observed_representations(client.step(image, label)[0], label)
+        assert not seen.plain
+        copies = seen.as_seen(0, own.expand(50, -1), torch.Generator().manual_seed(seed))
+        expected.append(float((copies @ own[0]).mean()))
+        cosines.append(float(seen.directions[0] @ own[0]))
+    assert sum(cosines) / 12 == pytest.approx(sum(expected) / 12, abs=0.05)
+    assert sum(cosines) / 12 < 0.99

@@ -48,10 +48,11 @@ class Protocol(ABC):
         """
         return None
 
-    def noise(self, name: str) -> float:
-        """The standard deviation of what lies at random on each number of a parameter's gradient.
+    @property
+    def noise(self) -> float:
+        """The standard deviation of the noise on every number of an update; 0: there is none.
 
-        In the units of `as_gradient`; 0: nothing. It is known of, not replayed.
+        In the units of `as_gradient`. It is known of, not replayed.
         """
         return 0.0
 

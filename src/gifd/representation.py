@@ -70,7 +70,7 @@ def observed_representations(observation: Observation, labels: Int[Tensor, "B"])
     head = observation.model.head(observation.ledger.image_shape).weight
     protocol = observation.protocol
     gradient = protocol.as_gradient(observation.update)[head]
-    rows, std, shown = -gradient[labels], protocol.noise(head), protocol.shown(head)
+    rows, std, shown = -gradient[labels], protocol.noise, protocol.shown(head)
     if not bool((rows != 0).any(1).all()):
         raise ModelError(
             "expected a head whose gradient shows what it was fed, got zeros only: switch "

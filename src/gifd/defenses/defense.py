@@ -99,9 +99,10 @@ class Wrapped(Protocol):
         """As the other has it."""
         return self.inner.shown(name)
 
-    def noise(self, name: str) -> float:
+    @property
+    def noise(self) -> float:
         """As the other has it."""
-        return self.inner.noise(name)
+        return self.inner.noise
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
         """Around the other's local gradients."""
@@ -171,28 +172,21 @@ class Masked(Wrapped):
 
 @dataclass(frozen=True, kw_only=True)
 class Noised(Wrapped):
-    """A protocol on whose update noise lies: known of and not replayed.
+    """A protocol on whose update independent noise lies: known of and not replayed.
 
     Args:
-        stds: parameter name -> the noise's standard deviation, in the units of `as_gradient`.
+        std: its standard deviation, in the units of `as_gradient`.
     """
 
-    stds: Mapping[str, float]
+    std: float
 
-    def noise(self, name: str) -> float:
+    @property
+    def noise(self) -> float:
         """Both this and the other's."""
-        return math.hypot(self.inner.noise(name), self.stds[name])
+        return math.hypot(self.inner.noise, self.std)
 
     def __repr__(self) -> str:
-        least, most = min(self.stds.values()), max(self.stds.values())
-        spread = f"{least:.3g}" if least == most else f"{least:.3g} to {most:.3g}"
-        return f"{self.inner!r}, noise of {spread} on its gradient"
-
-
-def noised(protocol: Protocol, sent: Update, stds: Mapping[str, float]) -> Noised:
-    """The attacker's belief where noise of these spreads lies on what was sent, in its units."""
-    scale = float(protocol.as_gradient(sent).norm() / sent.norm().clamp_min(1e-30))
-    return Noised(inner=protocol, stds={name: scale * stds[name] for name in sent})
+        return f"{self.inner!r}, noise of {self.std:.3g} on its gradient"
 
 
 def check_order(defenses: object) -> None:

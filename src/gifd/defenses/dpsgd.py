@@ -66,7 +66,7 @@ class DPSGD(Defense):
             return clipped
         steps = len(observation.protocol.visited(observation.model.parameters, observation.update))
         std = self.noise * self.norm / (observation.ledger.batch_size * steps**0.5)
-        return Noised(inner=clipped, stds=dict.fromkeys(observation.update, std))
+        return Noised(inner=clipped, std=std)
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float = 1e-5) -> float:
         """The privacy budget spent after so many steps, by Opacus' accountant (extra `dp`).

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from gifd.defenses.defense import Changed, Defense, like, noised
+from gifd.defenses.defense import Changed, Defense, Noised, like
 from gifd.errors import InputError
 from gifd.observation import Observation
 from gifd.protocols import Protocol
@@ -50,7 +50,8 @@ class _Noise(Defense):
     def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
         """No noise, but the knowledge of it (`gifd.inversion.Comparison`)."""
         sent = observation.update
-        return noised(protocol, sent, dict.fromkeys(sent, self.std))
+        scale = protocol.as_gradient(sent).norm() / sent.norm().clamp_min(1e-30)
+        return Noised(inner=protocol, std=self.std * float(scale))
 
     @classmethod
     def guess(cls, observation: Observation) -> Defense | None:

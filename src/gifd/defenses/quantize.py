@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gifd.defenses import zeros
-from gifd.defenses.defense import Changed, Defense, like, noised
+from gifd.defenses.defense import Changed, Defense, like
 from gifd.errors import InputError
 from gifd.observation import Observation
 from gifd.protocols import Protocol
@@ -55,10 +54,9 @@ class Quantize(Defense):
         return Changed(inner=protocol, change=self._round, name=repr(self), seed=seed)
 
     def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """Rounded alike, with the gradient of what was not; rounding at random is noise."""
+        """Rounded alike, with the gradient of what was not; what is random is not rounded."""
         if self.scheme in RANDOM:
-            sent = observation.update
-            return noised(protocol, sent, {name: _rounding(t) for name, t in sent.items()})
+            return protocol
 
         def change(update: Update, rng: torch.Generator) -> Update:
             return update.map(lambda t: t + (self._rounded(t, rng) - t).detach())
@@ -89,20 +87,6 @@ class Quantize(Defense):
 
     def _rounded(self, tensor: Tensor, rng: torch.Generator) -> Tensor:
         return SCHEMES[self.scheme](tensor, rng, self.levels)
-
-
-def _rounding(tensor: Tensor) -> float:
-    """The standard deviation of random rounding, at most: `D sqrt(p (1 - p))`.
-
-    D is the step and p the mean share of a step that is left over, of which nothing is known
-    where numbers are longer than half a step.
-    """
-    sizes = tensor.detach().abs()
-    if not bool((sizes > 0).any()):
-        return 0.0
-    step = float(sizes[sizes > 0].min())
-    share = min(float(sizes.mean()) / step, 0.5)
-    return step * math.sqrt(share * (1 - share))
 
 
 def _magnitudes(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -20,9 +20,7 @@ class Comparison:
     A search that is free enough fits noise as well as it fits the image. So where the attacker
     believes that noise lies on the gradient, a share of all numbers, drawn at random, is
     withheld from the search; iterates, restarts and phases are chosen by their distance on these,
-    whose noise nothing was fitted to. And of two parameters the one with more noise counts
-    less: each is divided by its noise's standard deviation, after which an inner product of
-    two gradients is that of their Gaussian likelihood. Without noise all numbers serve both.
+    whose noise nothing was fitted to. Without noise all numbers serve both.
 
     Args:
         observation: what the server has, and what it believes.
@@ -37,18 +35,13 @@ class Comparison:
         protocol = observation.protocol
         self._protocol = protocol
         observed = protocol.as_gradient(observation.update)
-        stds = {name: protocol.noise(name) for name in observed}
-        noisy = [std for std in stds.values() if std > 0]
         self._masks: tuple[Update, Update] | None = None
-        if noisy:
+        if protocol.noise > 0:
             rng = torch.Generator().manual_seed(0)
-            draws = {n: torch.rand(t.shape, generator=rng).to(t) for n, t in observed.items()}
-            weights = {n: min(noisy) / std if std > 0 else 1.0 for n, std in stds.items()}
-            withheld = {n: draw < self.WITHHELD for n, draw in draws.items()}
-            self._masks = (
-                Update({n: weights[n] * ~held for n, held in withheld.items()}),
-                Update({n: weights[n] * held for n, held in withheld.items()}),
+            held = observed.map(
+                lambda t: (torch.rand(t.shape, generator=rng) < self.WITHHELD).to(t)
             )
+            self._masks = (held.map(lambda mask: 1 - mask), held)
         self._observed = self._parts(observed)
 
     def __call__(
