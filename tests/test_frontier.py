@@ -126,8 +126,16 @@ def test_the_picture_has_every_defence_and_needs_no_network(tmp_path: Path) -> N
     assert "http" not in page.split("base64,")[0]
     with Image.open(tmp_path / "frontier.png") as picture:
         assert picture.size[0] > 1000
-    with pytest.raises(InputError, match="at least one point"):
-        write_frontier([], tmp_path)
+    for none in ([], points[1:]):
+        with pytest.raises(InputError, match="at least one point, of no defence"):
+            write_frontier(none, tmp_path)
+
+
+def test_a_change_is_paired_over_the_images() -> None:
+    bare, noisy = point("none", "", "naive", 20.0, 0.5), point("noise", "", "told", 17.0, 0.4)
+    assert noisy.change(bare, "psnr") == pytest.approx((-3.0, 0.0), abs=1e-6)
+    assert noisy.mean("psnr")[1] > 1, "the images themselves differ"
+    assert noisy.change(bare, "stlpips") == (0.0, 0.0), "one image of two has both values"
 
 
 def test_the_command_line_goes_on_where_it_stopped(

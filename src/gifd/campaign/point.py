@@ -46,9 +46,17 @@ class Point(BaseModel):
 
     def mean(self, metric: str) -> tuple[float, float]:
         """Of 'psnr', 'ssim' or 'stlpips' over the images, and half of its 95 % interval."""
-        known = [value for value in getattr(self, metric) if value is not None]
-        mean, half = mean_interval(known) if known else (math.nan, None)
-        return mean, half or 0.0
+        return _interval([value for value in getattr(self, metric) if value is not None])
+
+    def change(self, other: Point, metric: str) -> tuple[float, float]:
+        """Likewise of this point's value minus the other's, image by image."""
+        pairs = zip(getattr(self, metric), getattr(other, metric), strict=True)
+        return _interval([a - b for a, b in pairs if a is not None and b is not None])
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    mean, half = mean_interval(values) if values else (math.nan, None)
+    return mean, half or 0.0
 
 
 def read_points(path: Path) -> list[Point]:

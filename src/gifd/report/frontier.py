@@ -19,29 +19,37 @@ STYLES = {"naive": ("--", "o"), "told": ("-", "o"), "estimated": (":", "s")}
 def write_frontier(points: Sequence[Point], folder: Path) -> Path:
     """Write `frontier.png` and a self-contained `frontier.html`.
 
+    Leakage is drawn as the change against no defence, paired over the images: what they differ
+    in among themselves is no matter of the defence.
+
     Returns:
         the path of the page.
 
     Raises:
-        InputError: there is no point.
+        InputError: there is no point without a defence.
     """
-    if not points:
-        raise InputError("expected at least one point to draw, got none")
+    bare = next((point for point in points if point.defense == "none"), None)
+    if bare is None:
+        raise InputError(
+            "expected at least one point, of no defence, to compare others with, got "
+            f"{[point.defense for point in points]}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    picture = _draw(points)
+    picture = _draw(points, bare)
     (folder / "frontier.png").write_bytes(picture)
-    rows = [(point, _cell(point, "psnr"), _cell(point, "stlpips")) for point in points]
+    metrics = ("psnr", "stlpips")
+    rows = [(p, *(_cell(*p.mean(m)) for m in metrics), *_changes(p, bare)) for p in points]
     page = _ENVIRONMENT.get_template("frontier.html.j2").render(
         picture="data:image/png;base64," + base64.b64encode(picture).decode("ascii"),
         rows=rows,
-        first=points[0],
+        first=bare,
     )
     path = folder / "frontier.html"
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _draw(points: Sequence[Point]) -> bytes:
+def _draw(points: Sequence[Point], bare: Point) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -49,14 +57,14 @@ def _draw(points: Sequence[Point]) -> bytes:
     names = sorted({point.defense for point in points} - {"none"})
     attackers = [a for a in STYLES if any(point.attacker == a for point in points)]
     for panel, metric, label in (
-        (panels[0], "psnr", "PSNR of the reconstruction, dB"),
-        (panels[1], "stlpips", "ST-LPIPS of the reconstruction (low: it leaks)"),
+        (panels[0], "psnr", f"PSNR, dB, against {_cell(*bare.mean('psnr'))} undefended"),
+        (panels[1], "stlpips", f"ST-LPIPS, against {_cell(*bare.mean('stlpips'))} undefended"),
     ):
         for index, name in enumerate(names):
             for attacker in attackers:
                 line, marker = STYLES[attacker]
                 own = [p for p in points if (p.defense, p.attacker) == (name, attacker)]
-                spots = [(p.accuracy, *p.mean(metric)) for p in own]
+                spots = sorted((p.accuracy, *p.change(bare, metric)) for p in own)
                 if spots:
                     panel.errorbar(
                         [spot[0] for spot in spots],
@@ -70,11 +78,8 @@ def _draw(points: Sequence[Point]) -> bytes:
                         markersize=4,
                         label=f"{name}, {attacker}",
                     )
-        for point in (p for p in points if p.defense == "none"):
-            value, half = point.mean(metric)
-            panel.errorbar(
-                [point.accuracy], [value], yerr=[half], fmt="k*", markersize=12, label="none"
-            )
+        panel.axhline(0, color="k", linewidth=0.7)
+        panel.plot([bare.accuracy], [0], "k*", markersize=12, label="none")
         panel.set_xlabel("test accuracy of the federation")
         panel.set_ylabel(label)
         panel.grid(alpha=0.25)
@@ -87,8 +92,13 @@ def _draw(points: Sequence[Point]) -> bytes:
     return file.getvalue()
 
 
-def _cell(point: Point, metric: str) -> str:
-    mean, half = point.mean(metric)
+def _changes(point: Point, bare: Point) -> list[str]:
+    if point is bare:
+        return ["", ""]
+    return [_cell(*point.change(bare, metric)) for metric in ("psnr", "stlpips")]
+
+
+def _cell(mean: float, half: float) -> str:
     return f"{mean:.2f} ± {half:.2f}" if half else f"{mean:.2f}"
 
 
