@@ -88,6 +88,18 @@ def test_several_images_and_attacks_are_an_object_a_line(picture: Path, tmp_path
     ]
 
 
+def test_options_of_a_prior_that_no_attack_has_are_said_to_be_unused(
+    picture: Path, tmp_path: Path
+) -> None:
+    chosen = ["--prior", "faces64", "--label-mapping", "off", "--out", tmp_path / "out"]
+    alone = run("attack", picture, "--attack", "ig", *chosen, *QUICK)
+    assert alone.exit_code == 0
+    assert "no attack here has a prior: --prior, --label-mapping not used" in alone.stderr
+    beside = run("attack", picture, "--attack", "ig", "--attack", "gifd", *chosen, *QUICK)
+    assert beside.exit_code == 0
+    assert "not used" not in beside.stderr
+
+
 def test_images_are_dealt_to_clients_in_batches(picture: Path, tmp_path: Path) -> None:
     paths = [picture]
     for turns in (1, 2, 3):

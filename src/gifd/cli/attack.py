@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
-from gifd import catalog
+from gifd import catalog, terminal
 from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
 from gifd.cli.choices import (
@@ -48,8 +48,9 @@ def attack(
         list[str] | None, typer.Option("--attack", help="May be repeated. Default: gifd.")
     ] = None,
     prior: Annotated[
-        str, typer.Option(help="From 'gifd prior list', or a checkpoint file.")
-    ] = "faces64",
+        str | None,
+        typer.Option(help="From 'gifd prior list', or a checkpoint file. Default: faces64."),
+    ] = None,
     prior_option: Annotated[
         list[str] | None,
         typer.Option(help="key=value of a checkpoint's architecture; may be repeated."),
@@ -96,11 +97,12 @@ def attack(
     local_steps: LocalSteps = None,
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
     label_mapping: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="For a conditional prior of other classes: auto, on, off, or a remapper's file."
+            help="For a conditional prior of other classes: auto, on, off, or a remapper's file. "
+            "Default: auto."
         ),
-    ] = "auto",
+    ] = None,
     size: Annotated[int, typer.Option(help="Images are cropped to size x size.", min=16)] = 64,
     victim_seed: Annotated[int, typer.Option(help="Seed of the victim's weights.")] = 0,
     seed: Seed = 0,
@@ -135,14 +137,24 @@ def attack(
     )
     built = chosen_attacks(
         attacks or ["gifd"],
-        load=lambda: catalog.prior(prior, size=size, options=prior_option or (), offline=offline),
+        load=lambda: catalog.prior(
+            prior or "faces64", size=size, options=prior_option or (), offline=offline
+        ),
         preset=preset,
         without=without or (),
         steps=steps,
         evaluations=evaluations,
         restarts=restarts,
-        mapped=lambda prior: chosen_mapping(label_mapping, prior, classes),
+        mapped=lambda prior: chosen_mapping(label_mapping or "auto", prior, classes),
     )
+    of_prior = {
+        "--prior": prior,
+        "--prior-option": prior_option,
+        "--label-mapping": label_mapping,
+    }
+    unused = [option for option, value in of_prior.items() if value]
+    if unused and not any(each.prior for each in built):
+        terminal.say.print(f"note: no attack here has a prior: {', '.join(unused)} not used")
     metrics = chosen_metrics(lpips=lpips, offline=offline)
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     origin = {"name": victim, "classes": classes, "seed": victim_seed}
