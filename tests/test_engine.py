@@ -273,6 +273,22 @@ def test_only_the_best_restarts_go_on(observed: Observation, keep: int) -> None:
     assert result.evaluations == 4 * LATENT_PHASE.steps + keep * FEATURE_PHASE.steps
 
 
+@pytest.mark.parametrize("keep", [None, 2])
+def test_merged_restarts_go_on_as_one_from_their_mean(
+    observed: Observation, keep: int | None
+) -> None:
+    merging = Phase(name="latent", space=Latent(), steps=1, keep=keep, merge=True)
+    run = attack(merging, dataclasses.replace(merging, name="consensus", merge=False))
+    result = run(observed, seed=5)
+    drawn = one_after_the_other(3, torch.Generator().manual_seed(5))["x"]  # each stays one step
+    best = columns(result).flatten().argsort()[:keep]
+    mean = {"x": drawn[best].mean(0, keepdim=True)}
+    prior = generator()
+    assert torch.allclose(result.phases[1].images, prior(mean)["x"].clamp(0, 1), atol=1e-6)
+    assert result.phases[1].restarts == (result.phases[0].best_restart,)
+    assert result.evaluations == run.planned_evaluations == 3 + 1
+
+
 # -- restarts that break ---------------------------------------------------------------
 
 

@@ -137,5 +137,5 @@ def planned_evaluations(phases: Sequence[Phase], restarts: int, matching: Distan
     for phase in phases:
         steps = phase.steps * phase.optimizer.evaluations_a_step
         planned += restarts * (steps + (phase.distance != matching))
-        restarts = min(restarts, phase.keep or restarts)
+        restarts = 1 if phase.merge else min(restarts, phase.keep or restarts)
     return planned

@@ -13,6 +13,7 @@ from torch.func import grad_and_value, vmap
 
 from gifd.errors import InputError
 from gifd.inversion.comparison import Comparison
+from gifd.inversion.consensus import consensus
 from gifd.inversion.curvature import smoothed_curvature
 from gifd.inversion.distances import Cosine, Distance
 from gifd.inversion.optimizers import Adam, Evaluated, Optimizer, Task, Variables
@@ -38,6 +39,7 @@ class Phase:
         constraints: variable name -> projection, applied after every step.
         curvature: width of the smoothed curvature of the replay, 0 for plain autograd.
         keep: how many of the best restarts go on to the next phase; None keeps all.
+        merge: whether those that go on go on as one, from their consensus.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Phase:
     constraints: Mapping[str, Projection] = field(default_factory=dict)
     curvature: float = 0.0
     keep: int | None = None
+    merge: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.curvature < 0 or (self.keep is not None and self.keep < 1):
@@ -292,7 +295,13 @@ class PhaseRun:
             evaluations=self.evaluations,
             seconds=time.perf_counter() - self.began,
         )
-        kept = sorted(going[: self.phase.keep])
+        kept = going[: self.phase.keep]
+        if self.phase.merge:
+            with torch.no_grad():
+                shown = [self.phase.space.images(self.setting, states[r]) for r in kept]
+            one = consensus([states[r] for r in kept], torch.stack(shown), self.labels[kept])
+            return result, {n: t[None] for n, t in one.items()}, [self.numbers[winner]]
+        kept.sort()
         names = [*self.carried, *self.best]
         state = {name: torch.stack([states[r][name] for r in kept]) for name in names}
         return result, state, [self.numbers[r] for r in kept]
