@@ -39,13 +39,13 @@ def test_runs_what_is_missing_at_equal_cost(benchmark: ModuleType, tmp_path: Pat
     app = typer.Typer()
     app.command()(benchmark.main)
     arguments = [source, "--match", "square_[01]*", "--victim", "convnet", "--evaluations", "9"]
-    arguments += ["--attacks", "ig:paper,gifd:strongest-regression", "--out", out]
+    arguments += ["--attacks", "ig:paper,gifd:strongest-smoothing", "--out", out]
     first = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert first.exit_code == 0, first.output
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 4
     assert {row["evaluations"] for row in rows} <= {8, 9}
-    assert "gifd:strongest-regression - ig:paper | 2 |" in first.stdout
+    assert "gifd:strongest-smoothing - ig:paper | 2 |" in first.stdout
     again = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert len(out.read_text().splitlines()) == 4, "what is there is not run again"
     assert again.stdout == first.stdout

@@ -10,7 +10,7 @@ from gifd.attacks.gifd import STRONGEST, gifd
 from gifd.inversion import Feature, Latent
 from gifd.priors.generator import Generator
 
-OF_THE_LATENT = ("scouting", "regression", "curvature", "length")
+OF_THE_LATENT = ("scouting", "regression", "smoothing", "curvature", "length", "consensus")
 
 
 def gifd_latent(
@@ -22,11 +22,14 @@ def gifd_latent(
 ) -> Attack:
     """The ablation that searches the latent alone, with the steps that GIFD spends on all."""
     chosen = choose(preset, STRONGEST, extensions).only(*OF_THE_LATENT)
-    full = gifd(prior, preset=preset, restarts=restarts, extensions=chosen)
+    one_by_one = chosen.without(["consensus"])
+    full = gifd(prior, preset=preset, restarts=restarts, extensions=one_by_one)
+    if full.restarts < 2:
+        chosen = one_by_one
     *before, latent = (phase for phase in full.phases if isinstance(phase.space, Latent))
     steps = sum(phase.steps for phase in full.phases if phase not in before)
-    phases = (*before, replace(latent, steps=steps))
-    return replace(full, name="gifd-latent", phases=phases)
+    phases = chosen.closing((*before, replace(latent, steps=steps)))
+    return replace(full, name="gifd-latent", phases=phases, extensions=chosen.switched_on())
 
 
 def gifd_noball(

@@ -36,7 +36,7 @@ class Reconstruction:
             with the images.
         hypotheses: how many labellings the restarts tried, in turn.
         prior_labels: (B,) the classes a conditional prior was asked for; None without one.
-        distance: the answer's matching distance.
+        distance: the answer's matching distance; of the smoothed replay where that was searched.
         phase: the name of the phase that gave the answer.
         phases: what every phase found.
         interrupted: whether Ctrl-C cut the search short.

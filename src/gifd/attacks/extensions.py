@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
@@ -24,21 +24,26 @@ class Extensions:
         regression: samples of the prior that teach a line from what enters the victim's head to
             the image, as a share of a phase's steps; its guess begins
             (`gifd.inversion.Regression`).
+        smoothing: width of the smoothed replay (`gifd.inversion.smoothing`).
         curvature: width of the smoothed curvature of the replay (`gifd.inversion.curvature`).
         length: weight of the term by which the cosine hears the update's length too, and with
             it the image's contrast and brightness (`gifd.inversion.Cosine`).
         share: L1 radii as a share of the entry feature's norm instead of absolute ones.
         variation: weight of the total variation in the feature phases, in place of the paper's.
         pixels: steps, as a share of a feature phase's, of one more phase on the image itself.
+        consensus: steps, as a share of a phase's, of one more run of the last phase, by one restart
+            from what all agree on (`gifd.inversion.consensus`); needs two restarts or more.
     """
 
     scouting: float = 0.0
     regression: float = 0.0
+    smoothing: float = 0.0
     curvature: float = 0.0
     length: float = 0.0
     share: float = 0.0
     variation: float = 0.0
     pixels: float = 0.0
+    consensus: float = 0.0
 
     @property
     def matching(self) -> Cosine:
@@ -54,12 +59,25 @@ class Extensions:
                 steps=max(1, round(steps * share)),
                 optimizer=optimizer,
                 distance=distance or self.matching,
+                smoothing=self.smoothing,
             )
             for name, share, optimizer in (
                 ("scouting", self.scouting, RandomSearch()),
                 ("regression", self.regression, Regression()),
             )
             if share > 0
+        )
+
+    def closing(self, phases: Sequence[Phase]) -> tuple[Phase, ...]:
+        """These phases, and one more from the restarts' consensus if that is switched on."""
+        if self.consensus <= 0:
+            return tuple(phases)
+        last = phases[-1]
+        steps = max(1, round(last.steps * self.consensus))
+        return (
+            *phases[:-1],
+            replace(last, merge=True),
+            replace(last, name="consensus", steps=steps),
         )
 
     def without(self, names: Iterable[str]) -> Extensions:

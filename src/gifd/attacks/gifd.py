@@ -23,7 +23,7 @@ from gifd.priors.generator import Generator
 
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
-STRONGEST = Extensions(regression=1.0)
+STRONGEST = Extensions(smoothing=0.3, consensus=1.0)
 
 
 def gifd(
@@ -61,6 +61,9 @@ def gifd(
     state is carried across a cut.
     """
     chosen = choose(preset, STRONGEST, extensions)
+    count = 4 if restarts is None else restarts
+    if count < 2:  # nobody to agree with
+        chosen = chosen.without(["consensus"])
     if drop_skip and prior.family != "stylegan2":
         raise InputError(f"expected a StyleGAN2 to drop the skip of, got {prior}")
     domains = Domains.of(prior, features=features, radius=radius, growth=radius_step)
@@ -76,8 +79,8 @@ def gifd(
         name="gifd",
         preset=preset,
         reference=REFERENCE,
-        phases=tuple(phases),
-        restarts=4 if restarts is None else restarts,
+        phases=chosen.closing(phases),
+        restarts=count,
         prior=prior,
         matching=chosen.matching,
         extensions=chosen.switched_on(),
@@ -96,6 +99,7 @@ def _phase(name: str, space: Space, chosen: Extensions, limits: Mapping[str, Pro
         regularizers=(TotalVariation(weight=variation), ImageNorm(weight=1e-6)),
         constraints=limits,
         curvature=chosen.curvature,
+        smoothing=chosen.smoothing,
     )
 
 
@@ -108,4 +112,5 @@ def _pixels(chosen: Extensions) -> Phase:
         distance=chosen.matching,
         regularizers=(TotalVariation(weight=1e-2),),
         curvature=chosen.curvature,
+        smoothing=chosen.smoothing,
     )

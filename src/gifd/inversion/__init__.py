@@ -29,6 +29,7 @@ from gifd.inversion.regularizers import (
     Regularizer,
     TotalVariation,
 )
+from gifd.inversion.smoothing import smoothed_replay
 from gifd.inversion.spaces import Feature, Latent, Pixels, Setting, Space, Weights
 
 __all__ = [
@@ -74,4 +75,5 @@ __all__ = [
     "project_l1",
     "search",
     "smoothed_curvature",
+    "smoothed_replay",
 ]

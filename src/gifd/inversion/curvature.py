@@ -13,14 +13,13 @@ in place of a Dirac impulse that autograd drops. Values and distances do not cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from gifd.inversion.relus import FLAT, ReLUMode
 
 
 def smoothed_curvature(width: float) -> AbstractContextManager[object]:
@@ -32,11 +31,7 @@ def smoothed_curvature(width: float) -> AbstractContextManager[object]:
         width: kernel width c as a multiple of the pre-activations' standard deviation;
             0 leaves autograd as it is.
     """
-    return _Smoothed(width) if width > 0 else nullcontext()
-
-
-_FLAT = 1e-12
-"""Widths at or below this mean a layer whose inputs are all alike: no kernel, no curvature."""
+    return _Curved(width) if width > 0 else nullcontext()
 
 
 class _Mask(torch.autograd.Function):
@@ -56,7 +51,7 @@ class _Mask(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         a, h = ctx.saved_tensors
         s = torch.sigmoid(a / h)
-        kernel = torch.where(h > _FLAT, s * (1 - s) / h, 0)
+        kernel = torch.where(h > FLAT, s * (1 - s) / h, 0)
         return grad * kernel, None
 
 
@@ -79,55 +74,6 @@ class _ReLU(torch.autograd.Function):
         return grad * _Mask.apply(a, h), None  # type: ignore[no-untyped-call]
 
 
-class _Smoothed(TorchFunctionMode):
-    def __init__(self, width: float) -> None:
-        super().__init__()
-        self.width = width
-
-    def relu(self, a: Tensor, inplace: bool = False) -> Tensor:
-        if inplace:
-            return a.copy_(self.relu(a.clone()))
-        h = (self.width * a.detach().std(correction=0)).clamp_min(_FLAT)
+class _Curved(ReLUMode):
+    def instead(self, a: Tensor, h: Tensor) -> Tensor:
         return _ReLU.apply(a, h)  # type: ignore[no-any-return, no-untyped-call]
-
-    def leaky_relu(self, a: Tensor, slope: float = 0.01, inplace: bool = False) -> Tensor:
-        if inplace:
-            return a.copy_(self.leaky_relu(a.clone(), slope))
-        return slope * a + (1 - slope) * self.relu(a)
-
-    def prelu(self, a: Tensor, weight: Tensor) -> Tensor:
-        slope = weight.view(-1, *[1] * (a.ndim - 2)) if weight.numel() > 1 else weight
-        return slope * a + (1 - slope) * self.relu(a)
-
-    def hardtanh(
-        self, a: Tensor, low: float = -1.0, high: float = 1.0, inplace: bool = False
-    ) -> Tensor:
-        if inplace:
-            return a.copy_(self.hardtanh(a.clone(), low, high))
-        return low + self.relu(a - low) - self.relu(a - high)
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (F.relu, torch.relu, Tensor.relu):
-            return self.relu(*args, **kwargs)
-        if func in (torch.relu_, Tensor.relu_):
-            return self.relu(args[0], inplace=True)
-        if func in (F.prelu, torch.prelu):
-            return self.prelu(*args, **kwargs)
-        if func is F.leaky_relu:
-            return self.leaky_relu(*args, **_renamed(kwargs, negative_slope="slope"))
-        if func is F.relu6:
-            return self.hardtanh(args[0], 0.0, 6.0, **kwargs)
-        if func is F.hardtanh:
-            return self.hardtanh(*args, **_renamed(kwargs, min_val="low", max_val="high"))
-        return func(*args, **kwargs)
-
-
-def _renamed(kwargs: Mapping[str, Any], **names: str) -> dict[str, Any]:
-    return {names.get(name, name): value for name, value in kwargs.items()}

@@ -19,6 +19,7 @@ from gifd.inversion.distances import Cosine, Distance
 from gifd.inversion.optimizers import Adam, Evaluated, Optimizer, Task, Variables
 from gifd.inversion.projections import Projection
 from gifd.inversion.regularizers import Candidate, GroupConsistency, Regularizer
+from gifd.inversion.smoothing import smoothed_replay
 from gifd.inversion.spaces import Setting, Space
 from gifd.observation import Observation
 from gifd.priors.generator import State
@@ -38,6 +39,8 @@ class Phase:
         regularizers: penalties on the image, added to the distance in the objective only.
         constraints: variable name -> projection, applied after every step.
         curvature: width of the smoothed curvature of the replay, 0 for plain autograd.
+        smoothing: width of the smoothed replay, 0 for the exact one. Its distances, by which
+            iterates and restarts are chosen, are those of the smoothed replay.
         keep: how many of the best restarts go on to the next phase; None keeps all.
         merge: whether those that go on go on as one, from their consensus.
     """
@@ -50,14 +53,21 @@ class Phase:
     regularizers: tuple[Regularizer, ...] = ()
     constraints: Mapping[str, Projection] = field(default_factory=dict)
     curvature: float = 0.0
+    smoothing: float = 0.0
     keep: int | None = None
     merge: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.curvature < 0 or (self.keep is not None and self.keep < 1):
+        widths = (self.curvature, self.smoothing)
+        if self.steps < 1 or min(widths) < 0 or (self.keep is not None and self.keep < 1):
             raise InputError(
-                f"expected steps >= 1, curvature >= 0 and keep >= 1 in phase '{self.name}', got "
-                f"steps={self.steps}, curvature={self.curvature}, keep={self.keep}"
+                f"expected steps >= 1, curvature >= 0, smoothing >= 0 and keep >= 1 in phase "
+                f"'{self.name}', got steps={self.steps}, curvature={self.curvature}, "
+                f"smoothing={self.smoothing}, keep={self.keep}"
+            )
+        if min(widths) > 0:
+            raise InputError(
+                f"expected smoothed curvature or a smoothed replay in phase '{self.name}', got both"
             )
 
 
@@ -192,7 +202,7 @@ class PhaseRun:
         state = {**carried, **variables}
         images = self.phase.space.images(self.setting, state)
         labels = self.phase.space.labels(state, known)
-        with smoothed_curvature(self.phase.curvature):
+        with smoothed_curvature(self.phase.curvature), smoothed_replay(self.phase.smoothing):
             replayed = self.observation.replay(images, labels)
         objective, distance = self.compare(self.phase.distance, replayed)
         if self.phase.regularizers:
@@ -315,7 +325,8 @@ class PhaseRun:
         with torch.no_grad():
             images = self.phase.space.images(self.setting, state)
             labels = self.phase.space.labels(state, self.labels[r])
-        replayed = self.observation.replay(images, labels).detach()
+        with smoothed_replay(self.phase.smoothing):
+            replayed = self.observation.replay(images, labels).detach()
         return float(self.compare(matching, replayed)[1])
 
 

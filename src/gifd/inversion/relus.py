@@ -1,0 +1,81 @@
+"""Every ReLU-like call of a victim, however it is written, replaced by one function."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+FLAT = 1e-12
+"""Widths at or below this mean a layer whose inputs are all alike."""
+
+
+class ReLUMode(TorchFunctionMode):
+    """A context that catches the calls, not the modules: any victim is replayed so, untouched.
+
+    Leaky ReLUs, PReLUs, ReLU6 and hard tanh are made of ReLUs.
+
+    Args:
+        width: of what takes the ReLU's place, as a multiple of its inputs' standard deviation.
+    """
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width = width
+
+    @abstractmethod
+    def instead(self, a: Tensor, h: Tensor) -> Tensor:
+        """What takes the place of `max(a, 0)`, h being the width in a's units."""
+
+    def relu(self, a: Tensor, inplace: bool = False) -> Tensor:
+        if inplace:
+            return a.copy_(self.relu(a.clone()))
+        h = (self.width * a.detach().std(correction=0)).clamp_min(FLAT)
+        return self.instead(a, h)
+
+    def leaky_relu(self, a: Tensor, slope: float = 0.01, inplace: bool = False) -> Tensor:
+        if inplace:
+            return a.copy_(self.leaky_relu(a.clone(), slope))
+        return slope * a + (1 - slope) * self.relu(a)
+
+    def prelu(self, a: Tensor, weight: Tensor) -> Tensor:
+        slope = weight.view(-1, *[1] * (a.ndim - 2)) if weight.numel() > 1 else weight
+        return slope * a + (1 - slope) * self.relu(a)
+
+    def hardtanh(
+        self, a: Tensor, low: float = -1.0, high: float = 1.0, inplace: bool = False
+    ) -> Tensor:
+        if inplace:
+            return a.copy_(self.hardtanh(a.clone(), low, high))
+        return low + self.relu(a - low) - self.relu(a - high)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (F.relu, torch.relu, Tensor.relu):
+            return self.relu(*args, **kwargs)
+        if func in (torch.relu_, Tensor.relu_):
+            return self.relu(args[0], inplace=True)
+        if func in (F.prelu, torch.prelu):
+            return self.prelu(*args, **kwargs)
+        if func is F.leaky_relu:
+            return self.leaky_relu(*args, **_renamed(kwargs, negative_slope="slope"))
+        if func is F.relu6:
+            return self.hardtanh(args[0], 0.0, 6.0, **kwargs)
+        if func is F.hardtanh:
+            return self.hardtanh(*args, **_renamed(kwargs, min_val="low", max_val="high"))
+        return func(*args, **kwargs)
+
+
+def _renamed(kwargs: Mapping[str, Any], **names: str) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in kwargs.items()}
