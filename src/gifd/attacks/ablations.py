@@ -22,10 +22,9 @@ def gifd_latent(
 ) -> Attack:
     """The ablation that searches the latent alone, with the steps that GIFD spends on all."""
     chosen = choose(preset, STRONGEST, extensions).only(*OF_THE_LATENT)
-    one_by_one = chosen.without(["consensus"])
-    full = gifd(prior, preset=preset, restarts=restarts, extensions=one_by_one)
-    if full.restarts < 2:
-        chosen = one_by_one
+    apart = chosen.without(["consensus"])  # what GIFD spends on its own is not the latent's
+    full = gifd(prior, preset=preset, restarts=restarts, extensions=apart)
+    chosen = chosen.among(full.restarts)
     *before, latent = (phase for phase in full.phases if isinstance(phase.space, Latent))
     steps = sum(phase.steps for phase in full.phases if phase not in before)
     phases = chosen.closing((*before, replace(latent, steps=steps)))

@@ -68,6 +68,10 @@ class Extensions:
             if share > 0
         )
 
+    def among(self, restarts: int) -> Extensions:
+        """These extensions for so many restarts: one alone has nobody to agree with."""
+        return self if restarts > 1 else self.without(["consensus"])
+
     def closing(self, phases: Sequence[Phase]) -> tuple[Phase, ...]:
         """These phases, and one more from the restarts' consensus if that is switched on."""
         if self.consensus <= 0:

@@ -60,10 +60,8 @@ def gifd(
     not at its last, and the answer is the best iterate of the chosen phase. All of the
     state is carried across a cut.
     """
-    chosen = choose(preset, STRONGEST, extensions)
     count = 4 if restarts is None else restarts
-    if count < 2:  # nobody to agree with
-        chosen = chosen.without(["consensus"])
+    chosen = choose(preset, STRONGEST, extensions).among(count)
     if drop_skip and prior.family != "stylegan2":
         raise InputError(f"expected a StyleGAN2 to drop the skip of, got {prior}")
     domains = Domains.of(prior, features=features, radius=radius, growth=radius_step)
