@@ -88,6 +88,25 @@ def test_stacked_updates_act_as_each_restart_by_itself(seed: int, restarts: int)
         assert torch.allclose(norms[r], alone.norm())
 
 
+@given(seeds, st.sampled_from([None, 2]))
+def test_products_at_once_are_dots_and_squares_and_so_are_their_derivatives(
+    seed: int, restarts: int | None
+) -> None:
+    u = draw(seed, restarts).map(lambda t: t.requires_grad_())
+    v = draw(seed + 1, restarts).map(lambda t: t.requires_grad_())
+    leaves = [*u.tensors, *v.tensors]
+
+    def derivatives(dots: Tensor, squares: Tensor) -> list[Tensor]:
+        value = (dots.sin() * squares.log1p()).sum()
+        first = torch.autograd.grad(value, leaves, create_graph=True)
+        norm = torch.stack([slope.square().sum() for slope in first]).sum()
+        return [value, *first, *torch.autograd.grad(norm, leaves)]
+
+    at_once = derivatives(*u.products(v))
+    for ours, plain in zip(at_once, derivatives(u.dots(v), u.squares()), strict=True):
+        assert torch.allclose(ours, plain, rtol=1e-10)
+
+
 def test_the_algebra_is_differentiable_until_detached() -> None:
     u, v = draw(0).map(lambda t: t.requires_grad_()), draw(1)
     (gradient,) = torch.autograd.grad((u * 2.0 + v).dot(v), u["z.weight"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -130,6 +131,13 @@ class Update(Mapping[str, Tensor]):
         """The squared Euclidean norm, tensor by tensor: shape (N,) or (N, R)."""
         return self.dots(self)
 
+    def products(self, other: Update) -> tuple[Float[Tensor, "N *R"], Float[Tensor, "N *R"]]:
+        """`dots(other)` and `squares()`, whose gradients come back in one pass, not in five."""
+        if self.restarts is not None:
+            return self.dots(other), self.squares()
+        pairs = [_Products.apply(a, b) for a, b in self._pairs(other)]  # type: ignore[no-untyped-call]
+        return torch.stack([dot for dot, _ in pairs]), torch.stack([sq for _, sq in pairs])
+
     def norm(self) -> Float[Tensor, "*R"]:
         """The Euclidean norm of all tensors concatenated."""
         return self.squares().sum(0).sqrt()
@@ -230,6 +238,31 @@ class Update(Mapping[str, Tensor]):
                 f"got {other.restarts}"
             )
         return [(self[name], other[name].expand_as(self[name])) for name in self]
+
+
+class _Products(torch.autograd.Function):
+    """`<a, b>` and `<a, a>` of two tensors; the gradient in a is `s b + 2 t a`.
+
+    Half of what a replay moves through memory is gradients of the last, wide layers. Left to
+    itself autograd makes three scaled copies of each and adds them twice.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        flat = a.reshape(-1)
+        return torch.dot(flat, b.reshape(-1)), torch.dot(flat, flat)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, s: Tensor, t: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        in_a, in_b = ctx.needs_input_grad
+        return torch.addcmul(b * s, a, 2 * t) if in_a else None, a * s if in_b else None
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -45,8 +45,9 @@ class Cosine(Distance):
 
     def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
         """At least 0; at most 2 where `norm` is 0."""
-        u, v = replayed.squares().sum() + _TINY, observed.squares().sum() + _TINY
-        distance = 1 - replayed.dot(observed) / (u.sqrt() * v.sqrt())
+        dots, squares = replayed.products(observed)
+        u, v = squares.sum() + _TINY, observed.squares().sum() + _TINY
+        distance = 1 - dots.sum() / (u.sqrt() * v.sqrt())
         if self.norm > 0:
             distance = distance + self.norm * (0.5 * (u.log() - v.log())).square()
         return distance
@@ -89,8 +90,9 @@ class LayerCosine(Distance):
 
     def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
         """At least 0."""
-        u, v = replayed.squares() + _TINY, observed.squares() + _TINY  # (N,)
-        distance = (1 - replayed.dots(observed) / (u.sqrt() * v.sqrt())).mean()
+        dots, squares = replayed.products(observed)  # (N,) each
+        u, v = squares + _TINY, observed.squares() + _TINY
+        distance = (1 - dots / (u.sqrt() * v.sqrt())).mean()
         if self.norm > 0:
             distance = distance + self.norm * (0.5 * (u.log() - v.log())).square().mean()
         return distance
