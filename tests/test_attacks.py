@@ -329,10 +329,12 @@ def test_the_paper_is_the_paper() -> None:
             "TotalVariation(weight=0.0001)",
             "ImageNorm(weight=1e-06)",
         ]
-        assert phase.curvature == 0
+        assert (phase.curvature, phase.smoothing) == (0, 0)
         assert phase.keep is None
     (pixels,) = catalog.attack("ig", prior=None, preset="paper").phases
-    assert (pixels.space, pixels.steps, pixels.curvature) == (Pixels(), 24_000, 0)
+    assert (pixels.space, pixels.steps) == (Pixels(), 24_000)
+    assert (pixels.curvature, pixels.smoothing) == (0, 0)
+    assert [repr(r) for r in pixels.regularizers] == ["TotalVariation(weight=0.1)"]
     assert "signed=True" in repr(pixels.optimizer)
 
 

@@ -29,7 +29,7 @@ class Extensions:
         length: weight of the term by which the cosine hears the update's length too, and with
             it the image's contrast and brightness (`gifd.inversion.Cosine`).
         share: L1 radii as a share of the entry feature's norm instead of absolute ones.
-        variation: weight of the total variation in the feature phases, in place of the paper's.
+        variation: weight of the total variation of pixels and features, in place of the paper's.
         pixels: steps, as a share of a feature phase's, of one more phase on the image itself.
         consensus: steps, as a share of a phase's, of one more run of the last phase, by one restart
             from what all agree on (`gifd.inversion.consensus`); needs two restarts or more.

@@ -23,7 +23,7 @@ from gifd.priors.generator import Generator
 
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
-STRONGEST = Extensions(smoothing=0.3, consensus=1.0)
+STRONGEST = Extensions(smoothing=0.3, variation=3e-3, consensus=1.0)
 
 
 def gifd(
