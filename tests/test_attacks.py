@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -463,3 +466,33 @@ def test_dropping_the_skip_is_for_reproduction_only(
     assert kept.phases[1].curve[0][0] == pytest.approx(kept.phases[0].distance, abs=1e-5)
     with pytest.raises(InputError, match="expected a StyleGAN2"):
         gifd(paper_prior("biggan-deep"), drop_skip=True)
+
+
+def test_another_type_than_expected_is_one_line() -> None:
+    lines = """
+    import torch
+    from gifd import Client, Model, ggl, gias, gifd, ig
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    client = Client(model=Model(module=net))
+    images = torch.rand(1, 3, 1, 1)
+    for mistake in (
+        lambda: gifd("faces64"),
+        lambda: ggl("faces64"),
+        lambda: gias("faces64"),
+        lambda: Client(model=torch.nn.Linear(3, 2)),
+        lambda: client.step(images, 1),
+        lambda: client.step("face.png", torch.tensor([1])),
+        lambda: ig()(images),
+    ):
+        try:
+            mistake()
+        except Exception as error:
+            print(type(error).__name__, error)
+    """  # by itself, because the tests' run-time types would speak first
+    plain = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(lines)], capture_output=True, text=True, check=True
+    )
+    said = plain.stdout.splitlines()
+    assert len(said) == 7
+    assert all(line.startswith("InputError expected ") and ", got " in line for line in said)
+    assert "torch.tensor([3]), got 1" in said[4]

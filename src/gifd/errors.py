@@ -27,6 +27,16 @@ class WeightsError(GifdError):
     """A weights file that is missing, unreadable or not the one that was named."""
 
 
+def expect(value: object, kind: type, wanted: str) -> None:
+    """Refuse a value of another type where a newcomer is likely to hand one over.
+
+    Raises:
+        InputError: says what was wanted and what came.
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"expected {wanted}, got {one_line(repr(value), 40)}")
+
+
 def one_line(message: object, limit: int = 160) -> str:
     """What another library says of an error, on one line and cut to `limit` characters."""
     line = " ".join(str(message).split())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gifd.attacks.extensions import Preset
 from gifd.attacks.label_mapping import LabelMapping
-from gifd.errors import InputError
+from gifd.errors import InputError, expect
 from gifd.inversion.distances import Cosine, Distance
 from gifd.inversion.engine import Callback, Search, planned_evaluations, search
 from gifd.inversion.phase import Phase, PhaseResult
@@ -137,6 +137,7 @@ class Attack:
                 the labels can be neither inferred nor were granted.
             ModelError: no linear head, or nothing finite was found.
         """
+        expect(observation, Observation, "an Observation, as Client(...).step makes one")
         began = time.perf_counter()
         model, ledger = observation.model, observation.ledger
         if self.prior is not None and self.prior.image_shape != ledger.image_shape:
@@ -294,6 +295,15 @@ class Attack:
                 for phase in self.phases
             ],
         }
+
+
+def expect_prior(prior: object) -> None:
+    """Refuse what is no generator, such as the name of one.
+
+    Raises:
+        InputError: it is none.
+    """
+    expect(prior, Generator, "a prior, as faces64() makes one")
 
 
 def _plain(value: object) -> object:

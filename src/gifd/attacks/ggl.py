@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gifd.attacks.attack import Attack
+from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.inversion import CMAES, Latent, LatentDivergence, Phase, Squared
 from gifd.priors.generator import IMAGE, Generator
@@ -32,6 +32,7 @@ def ggl(
     Differs from the official code: the start is drawn from the prior, not from U[0, 1]; its
     CMA-ES runs squash the latent by tanh in place of the divergence.
     """
+    expect_prior(prior)
     chosen = choose(preset, STRONGEST, extensions).only("regression")
     compared = preset == "gifd-paper"
     normal = prior.family != "stylegan2"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gifd.attacks.attack import Attack
+from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.inversion import Adam, Latent, Phase, StepDecay, TotalVariation, Weights
 from gifd.priors.generator import Generator
@@ -31,6 +31,7 @@ def gias(
     there were restarts, which are then all the same; here it is one. The answer is the best
     iterate, not the last.
     """
+    expect_prior(prior)
     chosen = choose(preset, STRONGEST, extensions).only("regression")
     compared = preset == "gifd-paper"
     weight_lr = 1e-5 if compared and prior.family == "biggan-deep" else 1e-3

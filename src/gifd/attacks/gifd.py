@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gifd.attacks.attack import Attack
+from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.domains import Domains
 from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.errors import InputError
@@ -60,6 +60,7 @@ def gifd(
     not at its last, and the answer is the best iterate of the chosen phase. All of the
     state is carried across a cut.
     """
+    expect_prior(prior)
     count = 4 if restarts is None else restarts
     chosen = choose(preset, STRONGEST, extensions).among(count)
     if drop_skip and prior.family != "stylegan2":

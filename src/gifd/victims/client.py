@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gifd.batch_norm import Statistics, batch_statistics, running_statistics
 from gifd.defenses import Defense, check_order, known_attacker, seen_by, wrapped
-from gifd.errors import InputError, ModelError, one_line
+from gifd.errors import InputError, ModelError, expect, one_line
 from gifd.model import Model
 from gifd.observation import Ledger, Observation, Secret
 from gifd.protocols import FedSGD, Protocol
@@ -37,7 +37,7 @@ class Client:
         seed: of the defences' randomness.
 
     Raises:
-        InputError: defences that cannot follow each other.
+        InputError: no `Model`, or defences that cannot follow each other.
     """
 
     model: Model
@@ -49,6 +49,7 @@ class Client:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        expect(self.model, Model, "a Model, as Model(module=your_network) makes one")
         known_attacker(self.attacker)
         check_order(self.defenses)
 
@@ -65,9 +66,11 @@ class Client:
             what the server sees, and what stays with the client.
 
         Raises:
-            InputError: images outside [0, 1] or a label that the model does not have.
+            InputError: no tensors, images outside [0, 1] or a label that the model does not have.
             ModelError: the step cannot be replayed (see `check_replay`).
         """
+        expect(images, Tensor, "images as a tensor (B, C, H, W)")
+        expect(labels, Tensor, "labels as a tensor (B,), such as torch.tensor([3])")
         model = self.model
         secret = Secret(images=images.to(model.device), labels=labels.to(model.device))
         images, labels = secret.images, secret.labels
