@@ -98,7 +98,7 @@ def test_ig_recovers_a_picture(seeded: Seeded, pictures: Pictures) -> None:
     model = Model(module=seeded(0, network), mean=(0.5,) * 3, std=(0.25,) * 3)
     observation, secret = Client(model=model).step(pictures(1, 1, 32), torch.tensor([3]))
     for preset in PRESETS[::2]:
-        found = gifd.ig(preset=preset).with_steps(150)(observation)
+        found = gifd.ig(preset=preset).with_steps(400)(observation)
         assert float(PSNR()(found.images, secret.images)) > 20
 
 
