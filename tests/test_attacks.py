@@ -364,6 +364,16 @@ def test_every_extension_can_be_switched_off(name: str, prior: Generator) -> Non
         Extensions().without(["luck"])
 
 
+@pytest.mark.parametrize(("features", "exact"), [(1, 1), (2, 2), (3, 2)])
+def test_a_smoothed_replay_finishes_what_an_exact_one_began(
+    features: int, exact: int, prior: Generator
+) -> None:
+    attack = gifd(prior, preset="strongest", features=features, restarts=1)
+    widths = [phase.smoothing for phase in attack.phases]
+    assert widths == [0.0] * exact + [0.3] * (features + 1 - exact)
+    assert gifd(prior, preset="strongest", restarts=2).phases[-1].smoothing == 0.3
+
+
 # -- the paper's generators ----------------------------------------------------------------
 
 

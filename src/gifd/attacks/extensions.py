@@ -24,7 +24,8 @@ class Extensions:
         regression: samples of the prior that teach a line from what enters the victim's head to
             the image, as a share of a phase's steps; its guess begins
             (`gifd.inversion.Regression`).
-        smoothing: width of the smoothed replay (`gifd.inversion.smoothing`).
+        smoothing: width of the smoothed replay (`gifd.inversion.smoothing`), in all that IG does
+            and in the later half of GIFD's phases.
         curvature: width of the smoothed curvature of the replay (`gifd.inversion.curvature`).
         length: weight of the term by which the cosine hears the update's length too, and with
             it the image's contrast and brightness (`gifd.inversion.Cosine`).
@@ -59,7 +60,6 @@ class Extensions:
                 steps=max(1, round(steps * share)),
                 optimizer=optimizer,
                 distance=distance or self.matching,
-                smoothing=self.smoothing,
             )
             for name, share, optimizer in (
                 ("scouting", self.scouting, RandomSearch()),

@@ -54,7 +54,8 @@ def gifd(
         radius_step: the radii's growth, likewise.
         drop_skip: lose StyleGAN2's RGB skip at every cut, as the official code does: only to
             reproduce its numbers.
-        extensions: in place of the preset's own.
+        extensions: in place of the preset's own. A smoothed replay finishes what an exact one
+            began: the domains up to K / 2 are searched exactly.
 
     Differs from the official code: each phase starts at the best iterate of the one before,
     not at its last, and the answer is the best iterate of the chosen phase. All of the
@@ -67,11 +68,14 @@ def gifd(
         raise InputError(f"expected a StyleGAN2 to drop the skip of, got {prior}")
     domains = Domains.of(prior, features=features, radius=radius, growth=radius_step)
     dropped = ("rgb",) if drop_skip else ()
-    phases = list(chosen.opening(STEPS))
+    exact = chosen.without(["smoothing"])
+    phases = list(exact.opening(STEPS))
     for k in range(domains.features + 1):
+        finishing = 2 * k > domains.features
         space = Feature(k, drop=dropped) if k else Latent()
         limits = domains.limits(prior, k, chosen.share)
-        phases.append(_phase(f"feature {k}" if k else "latent", space, chosen, limits))
+        name = f"feature {k}" if k else "latent"
+        phases.append(_phase(name, space, chosen if finishing else exact, limits))
     if chosen.pixels > 0:
         phases.append(_pixels(chosen))
     return Attack(
