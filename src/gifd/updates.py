@@ -243,8 +243,8 @@ class Update(Mapping[str, Tensor]):
 class _Products(torch.autograd.Function):
     """`<a, b>` and `<a, a>` of two tensors; the gradient in a is `s b + 2 t a`.
 
-    Half of what a replay moves through memory is gradients of the last, wide layers. Left to
-    itself autograd makes three scaled copies of each and adds them twice.
+    Left to itself autograd makes three scaled copies, one of b and two of a, and adds them twice:
+    five passes through the memory of a wide layer where two do.
     """
 
     generate_vmap_rule = True

@@ -124,8 +124,9 @@ class PartialMatching(Distance):
         kept = replayed.detach().map(self._mask)
         u, v = replayed.times(kept), observed.times(kept)
         away = [tensor.abs().mean() for tensor in (u - v).tensors]
-        lengths = (u.squares() + _TINY).sqrt() * (v.squares() + _TINY).sqrt()
-        return torch.stack(away).sum() + (1 - u.dots(v) / lengths).sum()
+        dots, squares = u.products(v)
+        lengths = (squares + _TINY).sqrt() * (v.squares() + _TINY).sqrt()
+        return torch.stack(away).sum() + (1 - dots / lengths).sum()
 
     def _mask(self, tensor: Tensor) -> Tensor:
         """1 where an element is among the largest, else 0."""
