@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test kernels check format clean
 
 demo: .venv/ready
 	$(BIN)/gifd demo --out runs/demo
@@ -13,6 +13,11 @@ demo: .venv/ready
 
 test: .venv/ready check
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# The numerical tests once more, on the kernels of the oldest processors.
+kernels: .venv/ready
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n auto --maxprocesses 4 -m numerical
+	ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m numerical
 
 check: .venv/ready
 	$(BIN)/ruff check .

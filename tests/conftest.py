@@ -8,6 +8,7 @@ from jaxtyping import install_import_hook
 checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("gifd", checker)
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from gifd.model import Model
 from gifd.victims import ConvNet, LeNet
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("GIFD_TEST_THREADS", "1")))
 settings.register_profile("gifd", deadline=None, max_examples=25)
 settings.load_profile("gifd")
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from gifd.inversion.consensus import consensus
 from gifd.priors import State
 
+pytestmark = pytest.mark.numerical
+
 SHAPE = (3, 4, 4)
 
 

@@ -30,6 +30,8 @@ from gifd.inversion import (
 from gifd.inversion.optimizers import Evaluate, Evaluated, Task, Variables
 from gifd.updates import Update
 
+pytestmark = pytest.mark.numerical
+
 seeds = st.integers(0, 10**6)
 positive = st.floats(1e-3, 1e3)
 DISTANCES: list[Distance] = [Cosine(), Squared(), LayerCosine(), LayerCosine(norm=0.5)]

@@ -14,6 +14,8 @@ from gifd.errors import InputError, WeightsError
 from gifd.priors import Gaussian, Generator, Stage, State, dcgan, digiface_dcgan
 from gifd.priors.dcgan import dcgan_stages
 
+pytestmark = pytest.mark.numerical
+
 
 def dcgan_tensors(
     seed: int, *, latent: int = 6, width: int = 2, channels: int = 3, doublings: int = 2

@@ -24,6 +24,8 @@ from gifd.observation import Observation
 from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.victims import Client, ConvNet
 
+pytestmark = pytest.mark.numerical
+
 Seeded = Callable[[int, Callable[[], nn.Module]], nn.Module]
 Pictures = Callable[..., Tensor]
 

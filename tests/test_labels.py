@@ -13,6 +13,8 @@ from gifd.observation import Observation
 from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.victims import Client, ConvNet
 
+pytestmark = pytest.mark.numerical
+
 PROTOCOLS = [FedSGD(), FedAvg(steps=1, lr=0.1), FedAvg(steps=3, lr=0.01, momentum=0.9)]
 
 

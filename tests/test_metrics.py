@@ -18,6 +18,8 @@ from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric, match, score
 from gifd.metrics import lpips as lpips_module
 from gifd.metrics import stlpips as stlpips_module
 
+pytestmark = pytest.mark.numerical
+
 PIXEL_METRICS: list[Metric] = [MSE(), PSNR(), SSIM()]
 few = settings(max_examples=15, deadline=None)
 

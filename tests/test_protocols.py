@@ -15,6 +15,8 @@ from gifd.model import Model
 from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.updates import Update
 
+pytestmark = pytest.mark.numerical
+
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 LABELS = torch.tensor([0, 3, 1, 1])
 

@@ -29,6 +29,8 @@ from gifd.observation import Ledger
 from gifd.updates import Update
 from gifd.victims import Client, ConvNet
 
+pytestmark = pytest.mark.numerical
+
 Pictures = Callable[..., Tensor]
 Seeded = Callable[[int, Callable[[], nn.Module]], nn.Module]
 

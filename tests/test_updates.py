@@ -13,6 +13,8 @@ from torch import Tensor
 from gifd.errors import UpdateError
 from gifd.updates import Update
 
+pytestmark = pytest.mark.numerical
+
 SHAPES = {"z.weight": (3, 2), "a.bias": (3,), "scale": ()}
 seeds = st.integers(0, 10**6)
 factors = st.floats(-10, 10).filter(lambda factor: abs(factor) > 1e-3)
