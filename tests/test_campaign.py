@@ -1,6 +1,8 @@
 """Trials, their records and the store; the report that is made from them."""
 
 import dataclasses
+import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,18 +17,24 @@ from gifd.campaign.record import Outcome, Record
 from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
 from gifd.errors import InputError
+from gifd.inversion import Cosine
 from gifd.metrics import MSE, PSNR, SSIM
 from gifd.report import write_report
 from gifd.victims import Client
 
 
 @pytest.fixture(scope="module")
-def outcome() -> Outcome:
+def client() -> Client:
+    return Client(model=catalog.victim("convnet", classes=5, size=32, seed=1))
+
+
+@pytest.fixture(scope="module")
+def outcome(client: Client) -> Outcome:
     trial = Trial(
         names=["bars.png"],
         images=torch.linspace(0, 1, 32).repeat(1, 3, 32, 1),
         labels=torch.tensor([2]),
-        client=Client(model=catalog.victim("convnet", classes=5, size=32, seed=1)),
+        client=client,
         victim={"name": "convnet"},
         attack=ig(restarts=2).with_steps(4),
         metrics=(PSNR(), SSIM(), MSE()),
@@ -44,13 +52,34 @@ def test_a_record_survives_the_file(outcome: Outcome, tmp_path: Path) -> None:
         assert picture.size == (32, 32)
 
 
-def test_a_record_agrees_with_the_pictures(outcome: Outcome) -> None:
+def test_a_record_agrees_with_the_pictures(client: Client, outcome: Outcome) -> None:
     difference = outcome.answer.double() - outcome.private.double()
     assert outcome.record.mse == pytest.approx(float(difference.square().mean()), rel=1e-6)
     assert outcome.record.evaluations == 8
     assert len(outcome.record.phases[0].curve) == 4
-    best = min(v for row in outcome.record.phases[0].curve for v in row if v is not None)
-    assert outcome.record.distance == pytest.approx(best, abs=1e-9)
+    observation, _ = client.step(outcome.private, torch.tensor([2]))
+    replayed = observation.replay(outcome.answer, torch.tensor([2])).detach()
+    distance = float(Cosine()(replayed, observation.update))
+    assert outcome.record.distance == pytest.approx(distance, rel=1e-4), "of the exact replay"
+
+
+def test_a_record_says_what_chose_and_which_replay_a_curve_is_of(outcome: Outcome) -> None:
+    record = outcome.record
+    assert record.selection == "Cosine(norm=0.0) of the exact replay"
+    assert [phase.smoothing for phase in record.phases] == [0.3]
+    own = min(v for row in record.phases[0].curve for v in row if v is not None)
+    assert record.distance is not None
+    assert record.distance > 1.05 * own, "the smoothed replay is nearer"
+
+
+def test_a_record_of_an_earlier_version_is_read_and_claims_nothing(outcome: Outcome) -> None:
+    old = json.loads(outcome.record.model_dump_json()) | {"schema_version": 2}
+    del old["selection"]
+    for phase in old["phases"]:
+        del phase["smoothing"]
+    read = Record.model_validate(old)
+    assert (read.schema_version, read.selection) == (2, None)
+    assert [phase.smoothing for phase in read.phases] == [None]
 
 
 def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
@@ -132,6 +161,22 @@ def test_the_report_is_self_contained_and_tells_the_ledger(
         assert words in page.text
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size[1] > 2 * 192
+
+
+def test_curves_of_exact_and_smoothed_replays_are_not_joined(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    (phase,) = outcome.record.phases
+    exact = phase.model_copy(update={"smoothing": 0.0})
+    both = outcome.record.model_copy(update={"phases": [exact, exact, phase]})
+    store = Store(tmp_path)
+    store.add(dataclasses.replace(outcome, record=both, phases=outcome.phases * 3))
+    page = write_report(store).read_text(encoding="utf-8")
+    lines = re.findall(r"<path [^>]*/>", page)
+    assert ["stroke-dasharray" in line for line in lines] == [False, True]
+    lengths = [line.count("L") + 1 for line in re.findall(r'<path d="M([^"]+)"', page)]
+    assert lengths == [2 * len(phase.curve), len(phase.curve)]
+    assert "not comparable with a solid line" in page
 
 
 def test_trials_behind_other_defences_are_told_apart(outcome: Outcome, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from gifd.inversion import smoothed_curvature
 from gifd.model import Model
 from gifd.protocols import FedSGD
 
+pytestmark = pytest.mark.numerical
+
 Activation = Callable[[Tensor], Tensor]
 
 

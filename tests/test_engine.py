@@ -25,6 +25,7 @@ from gifd.inversion import (
     L1Ball,
     Latent,
     LayerCosine,
+    Measure,
     Optimizer,
     Phase,
     Pixels,
@@ -34,6 +35,7 @@ from gifd.inversion import (
     Sphere,
     Squared,
     TotalVariation,
+    smoothed_replay,
 )
 from gifd.inversion.optimizers import Evaluate, Task, Variables
 from gifd.labels import label_hypotheses
@@ -239,6 +241,48 @@ def test_a_phase_begins_where_the_last_one_was_best(observed: Observation) -> No
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.9 * float(columns(result)[0].min())
     assert (result.phase, result.distance) == ("pixels", distances[-1])
+
+
+def test_the_last_iterate_is_the_result_where_a_phase_keeps_it(observed: Observation) -> None:
+    strays = Strays(slice(None), after=4, to=5.0)
+    phase = dataclasses.replace(LATENT_PHASE, optimizer=strays, constraints={}, keeps="last")
+    result = attack(phase, FEATURE_PHASE)(observed)
+    latent, curve = result.phases[0], columns(result)
+    assert latent.distance == pytest.approx(float(curve[-1].min()), rel=1e-12)
+    assert latent.distance > float(curve.min())
+    assert latent.best_restart == int(curve[-1].argmin())
+    assert torch.allclose(columns(result, 1)[0], curve[-1], rtol=1e-6)
+    replayed = observed.replay(latent.images, latent.labels).detach()
+    assert float(Cosine()(replayed, observed.update)) == pytest.approx(latent.distance, rel=1e-6)
+
+
+@pytest.mark.parametrize("chosen_by", [0.0, 0.3])
+def test_exact_and_smoothed_phases_are_compared_by_one_measure(
+    pictures: Pictures, chosen_by: float
+) -> None:
+    """A smoothed replay of the same images is nearer; so neither may be judged by its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Model(module=ConvNet(4, width=4).double().eval())
+    observation, _ = Client(model=model).step(pictures(3, 1, 16).double(), torch.tensor([2]))
+    exact = dataclasses.replace(LATENT_PHASE, steps=6)
+    smoothed = dataclasses.replace(FEATURE_PHASE, steps=6, smoothing=0.3)
+    selection = Measure(smoothing=chosen_by)
+    run = dataclasses.replace(
+        attack(exact, smoothed, prior=generator(size=16)), selection=selection
+    )
+    result = run(observation)
+    assert result.selection == selection
+    for phase, width in zip(result.phases, (0.0, 0.3), strict=True):
+        with smoothed_replay(chosen_by):
+            replayed = observation.replay(phase.images, phase.labels).detach()
+        distance = float(Cosine()(replayed, observation.update))
+        assert phase.distance == pytest.approx(distance, rel=1e-6)
+        assert phase.measure == Measure(smoothing=width), "what its curve is of"
+        own = min(value for row in phase.curve for value in row)
+        assert (phase.distance == pytest.approx(own, rel=1e-6)) == (width == chosen_by)
+    assert result.distance == min(phase.distance for phase in result.phases)
+    assert result.evaluations == run.planned_evaluations == 3 * (6 + 6) + 3
 
 
 @pytest.mark.parametrize("answer", ["least-distance", "last"])

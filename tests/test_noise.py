@@ -162,7 +162,7 @@ def test_who_knows_of_noise_does_not_fit_it(prior: Generator) -> None:
 
 
 def test_a_guess_from_noise_alone_is_what_all_images_have_in_common(prior: Generator) -> None:
-    phase = Phase(name="regression", space=Latent(), steps=14, optimizer=Regression())
+    phase = Phase(name="regression", space=Latent(), steps=14, optimizer=Regression(), keeps="last")
     attack = Attack(name="t", reference="none", phases=(phase,), restarts=1, prior=prior)
     naive = errors(attack, "naive", prior, 3.0)
     told = errors(attack, "told", prior, 3.0)

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.inversion import L1Ball, Projection, Sphere, project_l1
+from gifd.inversion import Chain, L1Ball, Projection, Sphere, project_l1
+
+pytestmark = pytest.mark.numerical
 
 seeds = st.integers(0, 10**6)
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -138,6 +140,26 @@ def test_the_sphere_keeps_direction_and_takes_the_entrys_norm(
     )
     assert torch.allclose(cosine, torch.ones_like(cosine))
     assert torch.allclose(Sphere()(projected, entry), projected, rtol=1e-5, atol=0)
+
+
+@given(seeds)
+def test_each_entry_of_the_first_axis_can_have_a_sphere_of_its_own(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    entry, value = torch.randn(2, 2, 3, 4, 5, generator=rng, dtype=torch.float64)
+    projected = Sphere(each=True)(value, entry)
+    assert torch.allclose(projected.norm(dim=3), entry.norm(dim=3))
+    for style in range(4):
+        alone = Sphere()(value[:, :, style], entry[:, :, style])
+        assert torch.allclose(projected[:, :, style], alone)
+
+
+@given(seeds)
+def test_a_chain_projects_one_after_the_other(seed: int) -> None:
+    entry, value = entries(seed)
+    ball = L1Ball(radius=0.5)
+    projected = Chain((Sphere(), ball))(value, entry)
+    assert torch.equal(projected, ball(Sphere()(value, entry), entry))
+    assert (lengths(projected - entry) <= 0.5 * (1 + 1e-5)).all()
 
 
 def test_the_sphere_has_an_answer_for_zero() -> None:

@@ -9,10 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gifd.inversion import Cosine
 from gifd.inversion.curvature import smoothed_curvature
 from gifd.inversion.smoothing import smoothed_replay
 from gifd.model import Model
+from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.victims import Client, ConvNet
+
+pytestmark = pytest.mark.numerical
 
 
 @given(width=st.floats(0.05, 2.0), seed=st.integers(0, 2**16))
@@ -61,16 +65,56 @@ def test_the_narrower_it_is_the_nearer_to_the_exact_update() -> None:
     assert away[3] < 1e-8
 
 
-def test_its_slope_is_the_share_of_the_noise_that_passes_and_bends_by_its_density() -> None:
-    a = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+def test_its_slopes_are_those_of_the_value_whose_width_moves_too() -> None:
+    def smooth(a: Tensor) -> Tensor:
+        with smoothed_replay(0.5):
+            return F.relu(a)
+
+    a = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     a.requires_grad_()
-    h = 0.5 * a.detach().std(correction=0)
-    density = torch.exp(-0.5 * (a.detach() / h).square()) / (h * (2 * torch.pi) ** 0.5)
-    with smoothed_replay(0.5):
-        (slope,) = torch.autograd.grad(F.relu(a).sum(), a, create_graph=True)
-    (bend,) = torch.autograd.grad(slope.sum(), a)
-    assert torch.allclose(slope, torch.special.ndtr(a / h))
-    assert torch.allclose(bend, density)
+    assert torch.autograd.gradcheck(smooth, a)
+    assert torch.autograd.gradgradcheck(smooth, a)
+
+
+def test_inputs_that_are_all_alike_have_finite_slopes() -> None:
+    for level in (0.0, 1.5, -2.0):
+        a = torch.full((9,), level, requires_grad=True)
+        with smoothed_replay(0.3):
+            (slope,) = torch.autograd.grad(F.relu(a).square().sum(), a, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.square().sum(), a)
+        assert bool(torch.isfinite(slope).all())
+        assert bool(torch.isfinite(bend).all())
+
+
+@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=2, lr=0.1)], ids=repr)
+@pytest.mark.parametrize("width", [0.0, 0.1, 0.3, 1.0])
+def test_the_gradient_of_a_distance_is_that_of_finite_differences(
+    width: float, protocol: Protocol, pictures: Callable[..., Tensor]
+) -> None:
+    """Of every replay whose derivative is its own: the exact one and the smoothed ones.
+
+    Smoothed curvature is none of them: it leaves the value alone and replaces the slope.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = ConvNet(4, width=4).double().eval()
+    client = Client(model=Model(module=module), protocol=protocol)
+    observation, _ = client.step(pictures(3, side=16).double(), torch.tensor([3]))
+    images, label = pictures(4, side=16).double(), torch.tensor([3])
+
+    def distance(x: Tensor) -> Tensor:
+        with smoothed_replay(width):
+            return Cosine()(observation.replay(x, label), observation.update)
+
+    leaf = images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(distance(leaf), leaf)
+    rng = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        way = torch.randn(images.shape, generator=rng, dtype=torch.float64)
+        step = 1e-6  # within which no ReLU of so small a network flips
+        ends = [float(distance(images + sign * step * way).detach()) for sign in (1, -1)]
+        difference = (ends[0] - ends[1]) / (2 * step)
+        assert float((slope * way).sum()) == pytest.approx(difference, rel=1e-5)
 
 
 def test_nothing_is_smoothed_at_width_zero() -> None:

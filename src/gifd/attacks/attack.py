@@ -15,8 +15,8 @@ from torch import Tensor
 from gifd.attacks.extensions import Preset
 from gifd.attacks.label_mapping import LabelMapping
 from gifd.errors import InputError, expect
-from gifd.inversion.distances import Cosine, Distance
 from gifd.inversion.engine import Callback, Search, planned_evaluations, search
+from gifd.inversion.measure import Measure
 from gifd.inversion.phase import Phase, PhaseResult
 from gifd.inversion.spaces import Setting
 from gifd.labels import label_hypotheses
@@ -36,7 +36,8 @@ class Reconstruction:
             with the images.
         hypotheses: how many labellings the restarts tried, in turn.
         prior_labels: (B,) the classes a conditional prior was asked for; None without one.
-        distance: the answer's matching distance; of the smoothed replay where that was searched.
+        distance: the answer's matching distance, by `selection`.
+        selection: the one measure by which restarts, phases and the answer were chosen.
         phase: the name of the phase that gave the answer.
         phases: what every phase found.
         interrupted: whether Ctrl-C cut the search short.
@@ -50,6 +51,7 @@ class Reconstruction:
     hypotheses: int
     prior_labels: Int[Tensor, "B"] | None
     distance: float
+    selection: Measure
     phase: str
     phases: tuple[PhaseResult, ...]
     interrupted: bool
@@ -66,7 +68,7 @@ class Reconstruction:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """Phases, a common matching distance and a rule for the answer.
+    """Phases, one measure to choose by and a rule for the answer.
 
     Args:
         name: as in the catalogue.
@@ -76,7 +78,7 @@ class Attack:
         phases: run one after the other.
         restarts: searches beside each other; the one with the least distance wins.
         prior: the generator, for attacks that have one.
-        matching: by which phases and restarts are compared.
+        selection: by what phases and restarts are compared.
         answer: 'least-distance' over the phases, or the 'last' phase.
         extensions: what is ours in it, by name: for the record.
         label_mapping: for a conditional prior whose classes are not the private ones.
@@ -91,7 +93,7 @@ class Attack:
     preset: Preset = "paper"
     restarts: int = 4
     prior: Generator | None = None
-    matching: Distance = Cosine()
+    selection: Measure = Measure()
     answer: Literal["least-distance", "last"] = "least-distance"
     extensions: Mapping[str, float] = field(default_factory=dict)
     label_mapping: LabelMapping | None = None
@@ -168,7 +170,7 @@ class Attack:
                 labels,
                 phases,
                 setting,
-                matching=self.matching,
+                selection=self.selection,
                 callback=told,
                 batched=batched,
             )
@@ -202,6 +204,7 @@ class Attack:
             ),
             hypotheses=len(known),
             distance=chosen.distance,
+            selection=self.selection,
             phase=chosen.name,
             phases=before if fine is None else (*before, *fine.phases),
             interrupted=found.interrupted,
@@ -256,7 +259,7 @@ class Attack:
         passes = [self.phases]
         if self.label_mapping is not None:
             passes.append(self.label_mapping.phases(self.phases))
-        return sum(planned_evaluations(each, self.restarts, self.matching) for each in passes)
+        return sum(planned_evaluations(each, self.restarts, self.selection) for each in passes)
 
     def with_evaluations(self, total: int) -> Attack:
         """The same attack with as many steps as `total` victim gradients pay for.
@@ -286,7 +289,7 @@ class Attack:
             "reference": self.reference,
             "restarts": self.restarts,
             "prior": None if self.prior is None else repr(self.prior),
-            "matching": repr(self.matching),
+            "selection": repr(self.selection),
             "answer": self.answer,
             "extensions": dict(self.extensions),
             "label_mapping": _plain(self.label_mapping),

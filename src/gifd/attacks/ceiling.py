@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from gifd.attacks.attack import Attack
-from gifd.inversion import Squared
+from gifd.inversion import Measure, Squared
 from gifd.model import Model
 from gifd.observation import Ledger, Observation
 from gifd.protocols import Protocol
@@ -81,7 +81,9 @@ def ceiling(attack: Attack) -> Attack:
     rest is the gradient's doing.
     """
     phases = tuple(
-        replace(phase, distance=Squared(), regularizers=(), curvature=0.0)
+        replace(phase, distance=Squared(), regularizers=(), curvature=0.0, smoothing=0.0)
         for phase in attack.phases
     )
-    return replace(attack, name=f"{attack.name}-ceiling", phases=phases, matching=Squared())
+    return replace(
+        attack, name=f"{attack.name}-ceiling", phases=phases, selection=Measure(distance=Squared())
+    )

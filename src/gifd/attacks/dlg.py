@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import LBFGS, Phase, Pixels, Squared
+from gifd.attacks.extensions import Extensions, Preset, choose, keeps
+from gifd.inversion import LBFGS, Measure, Phase, Pixels, Squared
 
 REFERENCE = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv:1906.08935"
 IDLG_REFERENCE = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, arXiv:2001.02610"
@@ -24,10 +24,10 @@ def dlg(
     `paper`: 300 calls of L-BFGS with 20 evaluations each, learning rate 1, both from standard
     normal noise, nothing clipped. `gifd-paper` is the same: that paper does not compare it.
 
-    `strongest` is the same too: of our extensions none was found to help it.
+    `strongest` keeps the best iterate, not the last: of our extensions none was found to help it.
 
-    Differs from the official code: the best iterate is kept, not the last. The noise is
-    standard normal in the model's normalised units; the paper's LeNet has no normalisation.
+    Differs from the official code: the noise is standard normal in the model's normalised units;
+    the paper's LeNet has no normalisation.
     """
     chosen = choose(preset, STRONGEST, extensions).only("curvature")
     pixels = Phase(
@@ -36,6 +36,7 @@ def dlg(
         steps=300 * 20,
         optimizer=LBFGS(),
         distance=Squared(),
+        keeps=keeps(preset),
         curvature=chosen.curvature,
     )
     return Attack(
@@ -44,7 +45,7 @@ def dlg(
         reference=REFERENCE,
         phases=(pixels,),
         restarts=1 if restarts is None else restarts,
-        matching=Squared(),
+        selection=Measure(distance=Squared()),
         extensions=chosen.switched_on(),
     )
 

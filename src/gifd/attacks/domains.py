@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, replace
 
 from gifd.errors import InputError
-from gifd.inversion import L1Ball, Projection, Sphere
+from gifd.inversion import Chain, L1Ball, Projection, Sphere
 from gifd.priors.generator import IMAGE, Generator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Domains:
-    """What the paper chooses for a generator.
+    """What the paper, or we where it has not the generator, choose for one.
 
     Args:
         features: K, how many feature domains; 0 takes half of the stages, rounded up.
@@ -20,7 +20,8 @@ class Domains:
         growth: of the radii, a phase.
         beside: the L1 radius, in the latent phase, of all that is searched there, and later of
             what is searched beside a feature (w, the noise maps); it grows a phase like the
-            other. None keeps the latent at its initial norm instead.
+            other. Each style of w+ and each noise map keeps its norm too. None: the latent keeps
+            its initial norm, and has no ball.
     """
 
     features: int = 0
@@ -72,7 +73,8 @@ class Domains:
             elif k > 0 and (name == IMAGE or self.beside is None):
                 limits[name] = L1Ball(radius=self.radius + (k - 1) * self.growth)
             elif self.beside is not None:
-                limits[name] = L1Ball(radius=self.beside + k * self.growth)
+                ball = L1Ball(radius=self.beside + k * self.growth)
+                limits[name] = Chain((Sphere(each=True), ball))
         return limits
 
 
@@ -85,7 +87,8 @@ DOMAINS = {
 }
 """The paper's choices by a generator's name or family; any other takes the defaults.
 
-The last three are not in the paper. The DCGAN's features have mean L1 norms of 921, 1226 and 3886,
-those of faces64 341, 567, 891 and 1459, those of photos64 350, 748, 1506 and 3378, so that the
-paper's radii would hold nothing; their own are about 15 % of those. `beside` is as long as a w+.
+The last three generators are not in the paper, and their radii are ours: the DCGAN's features have
+mean L1 norms of 921, 1226 and 3886, those of faces64 341, 567, 891 and 1459, those of photos64 350,
+748, 1506 and 3378, so that the paper's radii would hold nothing; these are about 15 % of those.
+`beside` is as long as a w+.
 """

@@ -7,7 +7,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from gifd.errors import InputError
-from gifd.inversion import Cosine, Distance, Latent, Phase, RandomSearch, Regression
+from gifd.inversion import Cosine, Distance, Keeps, Latent, Phase, RandomSearch, Regression
+
+BEST: Keeps = "best"
+LAST: Keeps = "last"
 
 Preset = Literal["paper", "gifd-paper", "strongest"]
 """As its own paper has an attack, as GIFD's paper compares it, or with our extensions."""
@@ -60,10 +63,11 @@ class Extensions:
                 steps=max(1, round(steps * share)),
                 optimizer=optimizer,
                 distance=distance or self.matching,
+                keeps=kept,
             )
-            for name, share, optimizer in (
-                ("scouting", self.scouting, RandomSearch()),
-                ("regression", self.regression, Regression()),
+            for name, share, optimizer, kept in (
+                ("scouting", self.scouting, RandomSearch(), BEST),
+                ("regression", self.regression, Regression(), LAST),
             )
             if share > 0
         )
@@ -120,6 +124,11 @@ def known_preset(name: str) -> Preset:
         if preset == name:
             return preset
     raise InputError(f"expected a preset ({', '.join(PRESETS)}), got '{name}'")
+
+
+def keeps(preset: str) -> Keeps:
+    """Papers go on from a phase's last iterate and answer with it; `strongest` takes the best."""
+    return BEST if known_preset(preset) == "strongest" else LAST
 
 
 def choose(preset: str, strongest: Extensions, given: Extensions | None = None) -> Extensions:

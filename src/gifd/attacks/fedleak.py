@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.extensions import Extensions, Preset, choose, keeps
 from gifd.inversion import (
     DeepPrior,
     GradientRegularized,
+    Measure,
     PartialMatching,
     Phase,
     TotalVariation,
@@ -29,10 +30,10 @@ def fedleak(
     the settings of the code published with it. `gifd-paper` is the same: that paper does not
     compare it.
 
-    `strongest` adds smoothed curvature.
+    `strongest` adds smoothed curvature and keeps the best iterate, not the last.
 
-    Differs from that code: labels are granted or inferred, not taken from the truth; the best
-    iterate is kept; the answer is not median-filtered; no spectral norm (see `DeepPrior`).
+    Differs from that code: labels are granted or inferred, not taken from the truth; the answer is
+    not median-filtered; no spectral norm (see `DeepPrior`).
     """
     chosen = choose(preset, STRONGEST, extensions).only("curvature")
     phase = Phase(
@@ -42,6 +43,7 @@ def fedleak(
         optimizer=GradientRegularized(),
         distance=PartialMatching(),
         regularizers=(TotalVariation(weight=1e-5),),
+        keeps=keeps(preset),
         curvature=chosen.curvature,
     )
     return Attack(
@@ -50,6 +52,6 @@ def fedleak(
         reference=REFERENCE,
         phases=(phase,),
         restarts=1 if restarts is None else restarts,
-        matching=PartialMatching(),
+        selection=Measure(distance=PartialMatching()),
         extensions=chosen.switched_on(),
     )

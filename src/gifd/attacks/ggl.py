@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import CMAES, Latent, LatentDivergence, Phase, Squared
+from gifd.inversion import CMAES, Latent, LatentDivergence, Measure, Phase, Squared
 from gifd.priors.generator import IMAGE, Generator
 
 REFERENCE = "Li et al., Generative Gradient Leakage (GGL), CVPR 2022, arXiv:2203.15696"
@@ -57,6 +57,6 @@ def ggl(
         phases=phases,
         restarts=(4 if compared else 1) if restarts is None else restarts,
         prior=prior,
-        matching=distance,
+        selection=Measure(distance=distance),
         extensions=chosen.switched_on(),
     )

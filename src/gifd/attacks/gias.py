@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.extensions import Extensions, Preset, choose, keeps
 from gifd.inversion import Adam, Latent, Phase, StepDecay, TotalVariation, Weights
-from gifd.priors.generator import Generator
+from gifd.priors.generator import IMAGE, Generator
 
 REFERENCE = "Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021"
 STRONGEST = Extensions(regression=1.0)
@@ -20,16 +20,17 @@ def gias(
 ) -> Attack:
     """Search the latent, then for each image the weights of a generator of its own.
 
+    Noise maps are drawn and stay as they are.
+
     `paper`: 1,000 steps at learning rate 0.03 in the latent, then 8,000 at 1e-3 in the weights,
     both Adam with tenfold decay at 3/8, 5/8, 7/8 on `1 - cos + 1e-6 TV`; 3 restarts, of which
     the best latent goes on to the weights. `gifd-paper`: TV 1e-4, 4 restarts, and 1e-5 in the
     weights of a BigGAN.
 
-    `strongest` begins at a regression (`gifd.inversion.Regression`).
+    `strongest` begins at a regression (`gifd.inversion.Regression`) and keeps the best iterates.
 
     Differs from the official code: it sends the best latent into as many weight searches as
-    there were restarts, which are then all the same; here it is one. The answer is the best
-    iterate, not the last.
+    there were restarts, which are then all the same; here it is one.
     """
     expect_prior(prior)
     chosen = choose(preset, STRONGEST, extensions).only("regression")
@@ -40,10 +41,11 @@ def gias(
         *chosen.opening(1000),
         Phase(
             name="latent",
-            space=Latent(),
+            space=Latent(only=(IMAGE,)),
             steps=1000,
             optimizer=Adam(lr=0.03, schedule=StepDecay()),
             regularizers=variation,
+            keeps=keeps(preset),
             keep=1,
         ),
         Phase(
@@ -52,6 +54,7 @@ def gias(
             steps=8000,
             optimizer=Adam(lr=weight_lr, schedule=StepDecay()),
             regularizers=variation,
+            keeps=keeps(preset),
         ),
     )
     return Attack(

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.domains import Domains
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.extensions import Extensions, Preset, choose, keeps
 from gifd.errors import InputError
 from gifd.inversion import (
     Adam,
     Feature,
     ImageNorm,
+    Keeps,
     Latent,
+    Measure,
     Phase,
     Pixels,
     Projection,
@@ -42,7 +44,9 @@ def gifd(
     For k = 1..K the variable is h_k, entered at h_k^0 = G_k(h_(k-1)) and after every step
     projected onto `|h_k - h_k^0|_1 <= r_k`, `r_k = radius + (k - 1) * radius_step`. Every
     phase: 1,000 steps of Adam at learning rate 0.1, warm-up and cosine decay, on
-    `1 - cos + 1e-4 TV + 1e-6 |x|_2 / (H W)`. The phase with the least distance answers.
+    `1 - cos + 1e-4 TV + 1e-6 |x|_2 / (H W)`. A phase ends at its last iterate, where the next one
+    begins (in `strongest` at its best); of all ends the one with the least distance answers. The
+    radii are the paper's for its two generators, and ours for others (`DOMAINS`).
 
     Args:
         prior: the generator.
@@ -57,9 +61,10 @@ def gifd(
         extensions: in place of the preset's own. A smoothed replay finishes what an exact one
             began: the domains up to K / 2 are searched exactly.
 
-    Differs from the official code: each phase starts at the best iterate of the one before,
-    not at its last, and the answer is the best iterate of the chosen phase. All of the
-    state is carried across a cut.
+    Differs from the official code: all of the state is carried across a cut, the RGB skip too;
+    the schedule is read at the end of a step (`gifd.inversion.Adam`); every noise map still to come
+    is searched, there the first 5 + 2k; the answer is the best restart's image, there the last
+    restart's with the best one's distance.
     """
     expect_prior(prior)
     count = 4 if restarts is None else restarts
@@ -75,7 +80,7 @@ def gifd(
         space = Feature(k, drop=dropped) if k else Latent()
         limits = domains.limits(prior, k, chosen.share)
         name = f"feature {k}" if k else "latent"
-        phases.append(_phase(name, space, chosen if finishing else exact, limits))
+        phases.append(_phase(name, space, chosen if finishing else exact, limits, keeps(preset)))
     if chosen.pixels > 0:
         phases.append(_pixels(chosen))
     return Attack(
@@ -85,12 +90,14 @@ def gifd(
         phases=chosen.closing(phases),
         restarts=count,
         prior=prior,
-        matching=chosen.matching,
+        selection=Measure(distance=chosen.matching),
         extensions=chosen.switched_on(),
     )
 
 
-def _phase(name: str, space: Space, chosen: Extensions, limits: Mapping[str, Projection]) -> Phase:
+def _phase(
+    name: str, space: Space, chosen: Extensions, limits: Mapping[str, Projection], kept: Keeps
+) -> Phase:
     feature = isinstance(space, Feature)
     variation = chosen.variation if feature and chosen.variation > 0 else 1e-4
     return Phase(
@@ -101,6 +108,7 @@ def _phase(name: str, space: Space, chosen: Extensions, limits: Mapping[str, Pro
         distance=chosen.matching,
         regularizers=(TotalVariation(weight=variation), ImageNorm(weight=1e-6)),
         constraints=limits,
+        keeps=kept,
         curvature=chosen.curvature,
         smoothing=chosen.smoothing,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.extensions import BEST, LAST, Extensions, Preset, choose
 from gifd.inversion import (
     Adam,
     BatchNormPrior,
     GroupConsistency,
     ImageNorm,
+    Measure,
     Phase,
     Pixels,
     Regularizer,
@@ -67,6 +68,7 @@ def gradinversion(
         optimizer=optimizer,
         distance=distance,
         regularizers=regularizers,
+        keeps=LAST if compared else BEST,
         curvature=chosen.curvature,
     )
     return Attack(
@@ -75,6 +77,6 @@ def gradinversion(
         reference=REFERENCE,
         phases=(pixels,),
         restarts=(4 if compared else 8) if restarts is None else restarts,
-        matching=distance,
+        selection=Measure(distance=distance),
         extensions=chosen.switched_on(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.extensions import Extensions, Preset, choose, keeps
 from gifd.inversion import Adam, Phase, Pixels, StepDecay, TotalVariation
 
 REFERENCE = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv:2003.14053"
@@ -25,9 +25,11 @@ def ig(
     `gifd-paper`: unsigned, TV 1e-4, 15,000 steps, 4 restarts.
 
     `strongest`: a smoothed replay, whose slope can be trusted with a tenth of the total variation.
-    `curvature` may be had in its place; the other extensions do not concern it.
+    `curvature` may be had in its place; the other extensions do not concern it. It keeps the best
+    iterate, the papers the last.
 
-    Differs from the official code: the best iterate is kept, not the last.
+    Differs from the official code: the answer is the last iterate whose distance is known, a step
+    before the code's.
     """
     chosen = choose(preset, STRONGEST, extensions).only("smoothing", "curvature", "variation")
     compared = preset == "gifd-paper"
@@ -38,6 +40,7 @@ def ig(
         steps=15_000 if compared else 24_000,
         optimizer=Adam(lr=0.1, schedule=StepDecay(), signed=not compared),
         regularizers=(TotalVariation(weight=variation),),
+        keeps=keeps(preset),
         curvature=chosen.curvature,
         smoothing=chosen.smoothing,
     )

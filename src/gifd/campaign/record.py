@@ -29,11 +29,16 @@ class Scores(BaseModel):
 
 
 class PhaseRecord(Scores):
-    """One phase: its best images' distance and scores, and how the search went."""
+    """One phase: its images' distance by the run's `selection`, their scores, and its course.
+
+    `curve` has a row a step and a distance a restart, by the phase's own distance and of its own
+    replay: smoothed by `smoothing`, or exact where that is 0. None: not known, in old records.
+    """
 
     name: str
     distance: Number
     curve: list[list[Number]]
+    smoothing: float | None = None
     restarts: list[int]
     best_restart: int
     dropped: list[int]
@@ -58,16 +63,19 @@ class ImageRecord(Scores):
 class Record(Scores):
     """One trial. Its distance and scores are of the answer; phases and images have their own.
 
-    `defenses` are the client's; `ledger` lists all that the attacker was granted; None is: not
-    granted.
+    `selection` is the measure by which restarts, phases and the answer were chosen, and which every
+    `distance` here is of; None in records before version 3, whose phases were each measured by
+    their own. `defenses` are the client's; `ledger` lists all that the attacker was granted; None
+    is: not granted.
     """
 
-    schema_version: int = 2
+    schema_version: int = 3
     image: str
     images: list[ImageRecord]
     attack: str
     preset: str
     distance: Number
+    selection: str | None = None
     phase: str
     seconds: float
     evaluations: int

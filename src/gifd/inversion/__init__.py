@@ -6,6 +6,7 @@ from gifd.inversion.curvature import smoothed_curvature
 from gifd.inversion.deep_prior import DeepPrior
 from gifd.inversion.distances import Cosine, Distance, LayerCosine, PartialMatching, Squared
 from gifd.inversion.engine import Callback, Progress, Search, search
+from gifd.inversion.measure import Measure
 from gifd.inversion.optimizers import (
     LBFGS,
     Adam,
@@ -17,8 +18,8 @@ from gifd.inversion.optimizers import (
     StepDecay,
     WarmupCosine,
 )
-from gifd.inversion.phase import Phase, PhaseResult
-from gifd.inversion.projections import L1Ball, Projection, Sphere, project_l1
+from gifd.inversion.phase import Keeps, Phase, PhaseResult
+from gifd.inversion.projections import Chain, L1Ball, Projection, Sphere, project_l1
 from gifd.inversion.regression import Regression
 from gifd.inversion.regularizers import (
     BatchNormPrior,
@@ -39,6 +40,7 @@ __all__ = [
     "BatchNormPrior",
     "Callback",
     "Candidate",
+    "Chain",
     "Comparison",
     "Constant",
     "Cosine",
@@ -48,10 +50,12 @@ __all__ = [
     "GradientRegularized",
     "GroupConsistency",
     "ImageNorm",
+    "Keeps",
     "L1Ball",
     "Latent",
     "LatentDivergence",
     "LayerCosine",
+    "Measure",
     "Optimizer",
     "PartialMatching",
     "Phase",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gifd.errors import InputError, ModelError
-from gifd.inversion.distances import Distance
+from gifd.inversion.measure import Measure
 from gifd.inversion.phase import Phase, PhaseResult, PhaseRun
 from gifd.inversion.spaces import Setting
 from gifd.observation import Observation
@@ -49,11 +49,11 @@ def search(
     phases: Sequence[Phase],
     setting: Setting,
     *,
-    matching: Distance,
+    selection: Measure,
     callback: Callback | None = None,
     batched: bool | None = None,
 ) -> Search:
-    """Run the phases one after the other, each from the best iterates of the one before.
+    """Run the phases one after the other, each from the iterates that the one before kept.
 
     A step evaluates, for each restart r with variables h_r,
 
@@ -61,7 +61,8 @@ def search(
         objective_r = d_r + sum of regularisers,
 
     and moves h_r along the objective's gradient. The iterate kept is the one with the least
-    d_r: never one chosen by comparison with the truth, which this function does not have.
+    d_r, or the last one (`Phase.keeps`): never one chosen by comparison with the truth, which
+    this function does not have.
     Ctrl-C ends the search with the best so far.
 
     Args:
@@ -69,7 +70,7 @@ def search(
         labels: (R, B) class indices that each restart's replay uses.
         phases: at least one.
         setting: prior, sizes and randomness.
-        matching: the measure by which phases are compared.
+        selection: the measure by which restarts and phases are compared.
         callback: told of every step.
         batched: all restarts in one vectorised call; None does so on accelerators only,
             where it is faster (on CPUs one by one is).
@@ -82,7 +83,7 @@ def search(
         raise InputError("expected an attack with at least one phase, got none")
     if batched is None:
         batched = setting.model.device.type != "cpu"
-    planned = planned_evaluations(phases, setting.restarts, matching)
+    planned = planned_evaluations(phases, setting.restarts, selection)
     began = time.perf_counter()
     numbers = list(range(setting.restarts))
     results: list[PhaseResult] = []
@@ -115,7 +116,7 @@ def search(
             interrupted = True
         dropped += run.dropped
         if run.found:
-            result, state, numbers = run.finish(matching)
+            result, state, numbers = run.finish(selection)
             results.append(result)
         elif not results and not interrupted:
             raise ModelError(
@@ -129,13 +130,13 @@ def search(
     return Search(phases=tuple(results), interrupted=False, dropped=tuple(dropped))
 
 
-def planned_evaluations(phases: Sequence[Phase], restarts: int, matching: Distance) -> int:
+def planned_evaluations(phases: Sequence[Phase], restarts: int, selection: Measure) -> int:
     """Victim gradients of a whole run: those of every step and restart, and one more a restart
-    to compare by another distance than the phase's own.
+    to compare by another measure than the phase's own.
     """
     planned = 0
     for phase in phases:
         steps = phase.steps * phase.optimizer.evaluations_a_step
-        planned += restarts * (steps + (phase.distance != matching))
+        planned += restarts * (steps + (phase.measure != selection))
         restarts = 1 if phase.merge else min(restarts, phase.keep or restarts)
     return planned

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -115,8 +115,6 @@ class Optimizer(ABC):
     """Whether it asks for gradients; without them an evaluation costs about a third."""
     evaluations_a_step: ClassVar[int] = 1
     """How often a step asks for the objective of each restart."""
-    keeps: ClassVar[Literal["best", "last"]] = "best"
-    """Whether the evaluated iterate with the least distance goes on, or the last one."""
 
     @abstractmethod
     def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from gifd.inversion.comparison import Comparison
 from gifd.inversion.consensus import consensus
 from gifd.inversion.curvature import smoothed_curvature
 from gifd.inversion.distances import Cosine, Distance
+from gifd.inversion.measure import Measure
 from gifd.inversion.optimizers import Adam, Evaluated, Optimizer, Task, Variables
 from gifd.inversion.projections import Projection
 from gifd.inversion.regularizers import Candidate, GroupConsistency, Regularizer
@@ -24,6 +26,9 @@ from gifd.inversion.spaces import Setting, Space
 from gifd.observation import Observation
 from gifd.priors.generator import State
 from gifd.representation import observed_representations, representations
+
+Keeps = Literal["best", "last"]
+"""The evaluated iterate with the least distance, or the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,8 @@ class Phase:
         regularizers: penalties on the image, added to the distance in the objective only.
         constraints: variable name -> projection, applied after every step.
         curvature: width of the smoothed curvature of the replay, 0 for plain autograd.
-        smoothing: width of the smoothed replay, 0 for the exact one. Its distances, by which
-            iterates and restarts are chosen, are those of the smoothed replay.
+        smoothing: width of the smoothed replay, 0 for the exact one.
+        keeps: which iterate of each restart is its result and goes on to the next phase.
         keep: how many of the best restarts go on to the next phase; None keeps all.
         merge: whether those that go on go on as one, from their consensus.
     """
@@ -54,6 +59,7 @@ class Phase:
     constraints: Mapping[str, Projection] = field(default_factory=dict)
     curvature: float = 0.0
     smoothing: float = 0.0
+    keeps: Keeps = "best"
     keep: int | None = None
     merge: bool = False
 
@@ -70,6 +76,11 @@ class Phase:
                 f"expected smoothed curvature or a smoothed replay in phase '{self.name}', got both"
             )
 
+    @property
+    def measure(self) -> Measure:
+        """What its curve is of, and its iterates are kept by."""
+        return Measure(distance=self.distance, smoothing=self.smoothing)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhaseResult:
@@ -77,10 +88,11 @@ class PhaseResult:
 
     Args:
         name: the phase's name.
-        images: (B, C, H, W) in [0, 1], of the best iterate of the best restart.
+        images: (B, C, H, W) in [0, 1], of the iterate that the best restart kept.
         labels: (B,) those it was replayed with; of soft labels the likeliest.
-        distance: that iterate's matching distance, by the run's common measure.
-        curve: a row a step, a matching distance (the phase's own) a restart.
+        distance: that iterate's matching distance, by the run's selection measure.
+        curve: a row a step, a matching distance by `measure` a restart.
+        measure: the phase's own.
         restarts: the numbers, from 0, of the restarts that took part, in the curve's order.
         best_restart: the number of the one that won.
         dropped: the numbers of those that became non-finite here.
@@ -93,6 +105,7 @@ class PhaseResult:
     labels: Int[Tensor, "B"]
     distance: float
     curve: tuple[tuple[float, ...], ...]
+    measure: Measure
     restarts: tuple[int, ...]
     best_restart: int
     dropped: tuple[int, ...]
@@ -101,7 +114,7 @@ class PhaseResult:
 
 
 class PhaseRun:
-    """The loop of one phase and what it remembers: the best iterate of every restart.
+    """The loop of one phase and what it remembers: the iterate to keep of every restart.
 
     Args:
         phase: what to do.
@@ -264,7 +277,7 @@ class PhaseRun:
         row = torch.full((len(self.numbers),), torch.nan, dtype=torch.float64)
         row[alive] = distances
         self.curve.append(tuple(row.tolist()))
-        keeps_last = self.phase.optimizer.keeps == "last"
+        keeps_last = self.phase.keeps == "last"
         for position, r in enumerate(alive):
             if not finite[position]:
                 self.dropped.append(self.numbers[r])
@@ -279,15 +292,15 @@ class PhaseRun:
         values[alive] = objectives.detach().to("cpu", torch.float64)
         return Evaluated(gradients=full, objectives=values)
 
-    def finish(self, matching: Distance) -> tuple[PhaseResult, State, list[int]]:
+    def finish(self, selection: Measure) -> tuple[PhaseResult, State, list[int]]:
         """The phase's result, and the states and numbers of the restarts that go on."""
         going = [r for r in range(len(self.numbers)) if torch.isfinite(self.best_distance[r])]
         going = [r for r in going if self.numbers[r] not in self.dropped] or going
         measured = {r: float(self.best_distance[r]) for r in going}
         states = {r: self._state(r) for r in going}
-        if matching != self.phase.distance:
+        if selection != self.phase.measure:
             for r in going:
-                measured[r] = self._measure(r, states[r], matching)
+                measured[r] = self._measure(r, states[r], selection)
         going.sort(key=lambda r: measured[r])
         winner = going[0]
         with torch.no_grad():
@@ -299,6 +312,7 @@ class PhaseRun:
             labels=labels if labels.ndim == 1 else labels.argmax(1),
             distance=measured[winner],
             curve=tuple(self.curve),
+            measure=self.phase.measure,
             restarts=tuple(self.numbers),
             best_restart=self.numbers[winner],
             dropped=tuple(self.dropped),
@@ -319,15 +333,15 @@ class PhaseRun:
     def _state(self, r: int) -> State:
         return {**_row(self.carried, r), **_row(self.best, r)}
 
-    def _measure(self, r: int, state: State, matching: Distance) -> float:
-        """The common distance of one iterate: one more gradient of the victim, no search."""
+    def _measure(self, r: int, state: State, selection: Measure) -> float:
+        """The distance of one iterate by the run's measure: one more gradient of the victim."""
         self.evaluations += 1
         with torch.no_grad():
             images = self.phase.space.images(self.setting, state)
             labels = self.phase.space.labels(state, self.labels[r])
-        with smoothed_replay(self.phase.smoothing):
+        with smoothed_replay(selection.smoothing):
             replayed = self.observation.replay(images, labels).detach()
-        return float(self.compare(matching, replayed)[1])
+        return float(self.compare(selection.distance, replayed)[1])
 
 
 def _row(state: State, r: int) -> State:

@@ -14,7 +14,7 @@ from gifd.errors import InputError
 
 
 class Projection(ABC):
-    """The nearest point of a set around where a phase started; idempotent."""
+    """The nearest point of a set that belongs to where a phase started; idempotent."""
 
     @abstractmethod
     def __call__(
@@ -74,18 +74,45 @@ class Sphere(Projection):
 
     A zero vector is as near to one point of the sphere as to any other: the entry is taken.
 
-    Source: Menon et al., PULSE, CVPR 2020; the latent phase of GIFD with BigGAN.
+    Args:
+        each: rescale each entry along a sample's first axis by itself, as the styles (L, D) of a
+            w+ or the single channel of a noise map.
+
+    Source: Menon et al., PULSE, CVPR 2020; the latent phase of GIFD with BigGAN, and, with `each`,
+    the latents and noise maps of every phase of its code with StyleGAN2.
     """
+
+    each: bool = False
 
     def __call__(
         self, value: Float[Tensor, "R B *S"], entry: Float[Tensor, "R B *S"]
     ) -> Float[Tensor, "R B *S"]:
         """The nearest point on the entry's sphere."""
-        dims = tuple(range(2, value.ndim))
+        dims = tuple(range(3 if self.each else 2, value.ndim))
         radius = entry.square().sum(dims, keepdim=True, dtype=torch.float64).sqrt()
         norm = value.square().sum(dims, keepdim=True, dtype=torch.float64).sqrt()
         scaled = value * (radius / norm.clamp_min(1e-30)).to(value.dtype)
         return torch.where(norm == 0, entry, scaled)
+
+
+@final
+@dataclass(frozen=True)
+class Chain(Projection):
+    """One projection after the other. The result lies in the last one's set, near the others'.
+
+    Args:
+        projections: in their order.
+    """
+
+    projections: tuple[Projection, ...]
+
+    def __call__(
+        self, value: Float[Tensor, "R B *S"], entry: Float[Tensor, "R B *S"]
+    ) -> Float[Tensor, "R B *S"]:
+        """Each of them, all about the same entry."""
+        for projection in self.projections:
+            value = projection(value, entry)
+        return value
 
 
 def project_l1(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Tensor, "N M"]:

@@ -27,7 +27,9 @@ class Regression(Optimizer):
     last step a ridge line from what enters the head to the image, averaged down to at most
     `SIZE` pixels a side, is fitted to the samples and read at the private representation: a
     blurred estimate of the private image. The variables then follow Adam for `fit` steps of
-    the generator alone, `min |down(images(h)) - estimate|^2`. Each restart draws for itself.
+    the generator alone, `min |down(images(h)) - estimate|^2`. Each restart draws for itself. The
+    phase must keep the last iterate (`Phase(keeps="last")`): a guess may be better than the first
+    draw and yet have a larger distance.
 
     A gradient of the matching distance is a forward, a backward and a double backward pass, and
     costs as much as 13 to 18 samples (ResNet-18 and `faces64`, two cores); so a step of ten is
@@ -50,7 +52,6 @@ class Regression(Optimizer):
     lr: float = 0.05
 
     gradients = False
-    keeps = "last"
 
     SIZE: ClassVar[int] = 32
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 FLAT = 1e-12
-"""Widths at or below this mean a layer whose inputs are all alike."""
+"""Added to a spread, so that it has a slope where a layer's inputs are all alike."""
 
 
 class ReLUMode(TorchFunctionMode):
@@ -30,13 +30,17 @@ class ReLUMode(TorchFunctionMode):
 
     @abstractmethod
     def instead(self, a: Tensor, h: Tensor) -> Tensor:
-        """What takes the place of `max(a, 0)`, h being the width in a's units."""
+        """What takes the place of `max(a, 0)`.
+
+        Args:
+            a: the inputs.
+            h: the width in a's units, a differentiable scalar: `width * std(a)`.
+        """
 
     def relu(self, a: Tensor, inplace: bool = False) -> Tensor:
         if inplace:
             return a.copy_(self.relu(a.clone()))
-        h = (self.width * a.detach().std(correction=0)).clamp_min(FLAT)
-        return self.instead(a, h)
+        return self.instead(a, self.width * (a.var(correction=0) + FLAT**2).sqrt())
 
     def leaky_relu(self, a: Tensor, slope: float = 0.01, inplace: bool = False) -> Tensor:
         if inplace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
+from itertools import chain, groupby
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -78,21 +79,25 @@ class _Group:
 
 
 def _chart(records: Sequence[Record]) -> dict[str, object]:
-    """Least distance so far against evaluations, on a logarithmic axis, as SVG paths."""
-    lines: list[list[tuple[float, float]]] = []
-    for record in records:
-        points, spent, least = [], 0.0, math.inf
-        for phase in record.phases:
-            for row in phase.curve:
+    """Least distance so far against evaluations, on a logarithmic axis, as SVG paths.
+
+    Distances of exact and of smoothed replays are not comparable: a line begins anew between them.
+    """
+    lines: list[tuple[str, str, bool, list[tuple[float, float]]]] = []
+    for i, record in enumerate(records):
+        name, spent = f"{record.attack} ({record.preset})", 0.0
+        for smoothing, phases in groupby(record.phases, key=lambda phase: phase.smoothing):
+            least, points = math.inf, list[tuple[float, float]]()
+            lines.append((name, COLOURS[i % len(COLOURS)], bool(smoothing), points))
+            for row in chain.from_iterable(phase.curve for phase in phases):
                 values = [value for value in row if value is not None and value > 0]
                 spent += len(values)
                 least = min([least, *values])
                 if math.isfinite(least):
                     points.append((spent, least))
-        lines.append(points)
-    everything = [point for line in lines for point in line]
+    everything = [point for *_, line in lines for point in line]
     if not everything:
-        return {"lines": [], "ticks": [], "right": 0}
+        return {"lines": [], "names": {}, "smoothed": False, "ticks": [], "right": 0}
     right = max(x for x, _ in everything)
     low = math.floor(math.log10(min(y for _, y in everything)) * 2) / 2
     high = math.ceil(math.log10(max(y for _, y in everything)) * 2) / 2
@@ -108,11 +113,9 @@ def _chart(records: Sequence[Record]) -> dict[str, object]:
 
     decades = range(math.ceil(low), math.floor(high) + 1)
     return {
-        "lines": [
-            (f"{record.attack} ({record.preset})", COLOURS[i % len(COLOURS)], path(line))
-            for i, (record, line) in enumerate(zip(records, lines, strict=True))
-            if line
-        ],
+        "lines": [(colour, smoothed, path(line)) for _, colour, smoothed, line in lines if line],
+        "names": {name: colour for name, colour, _, line in lines if line},
+        "smoothed": any(smoothed for _, _, smoothed, _ in lines),
         "ticks": [(place(0, 10.0**d)[1], f"{10.0**d:g}") for d in decades],
         "right": int(right),
     }
