@@ -39,6 +39,36 @@ class Utility:
     epsilon: float | None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Federation:
+    """What is to be learnt, and behind which defences: the arguments of `utility`."""
+
+    model: Model
+    data: ImageSet
+    defenses: tuple[Defense, ...]
+    rounds: int
+    clients: int
+    batch: int
+    seed: int
+
+    def run(self, callback: Callable[[int, float], None] | None = None) -> Utility:
+        """Learn it.
+
+        Raises:
+            InputError: see `utility`.
+        """
+        return utility(
+            self.model,
+            self.data,
+            self.defenses,
+            rounds=self.rounds,
+            clients=self.clients,
+            batch=self.batch,
+            seed=self.seed,
+            callback=callback,
+        )
+
+
 def utility(
     model: Model,
     data: ImageSet,
