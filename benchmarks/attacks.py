@@ -2,17 +2,17 @@
 
     python benchmarks/attacks.py faces.zip --match 'face_*' --limit 8 --evaluations 400
 
-Every attack meets the same images, the same victim and the same seed, and spends the same
-number of victim gradients. Results are appended to a JSON Lines file as they come, so that
-an interrupted run goes on where it stopped, and two shards (`--shard 0/2`, `--shard 1/2`)
-may run beside each other. The table at the end gives means with 95 % t-intervals and the
-paired differences over images.
+Every client has a victim, an attack's start and a defence's noise of its own (`seeds_of`), the
+same for every attack, and every attack spends the same number of victim gradients. Results are
+appended to a JSON Lines file as they come, each under a key of all that decides it, so that an
+interrupted run goes on where it stopped, and two shards (`--shard 0/2`, `--shard 1/2`) may run
+beside each other. The tables at the end are of this call's settings alone: means over the n
+clients with 95 % t-intervals, and paired differences.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,18 +20,23 @@ import torch
 import typer
 
 from gifd import catalog
+from gifd.campaign.sweep import Keys, Results, Row, covered, drawn, finished, number, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.defenses import known_attacker
 from gifd.errors import InputError
 from gifd.images import class_in, read_images
 from gifd.interval import written
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
+from gifd.report.strip import decibel
+from gifd.terminal import one_line_errors
 from gifd.victims import Client
 
 METRICS = ("psnr", "ssim", "stlpips", "mse", "seconds")
-Row = dict[str, object]
+Found = Mapping[str, Mapping[int, Row]]
+"""By attack, then by the client's number."""
 
 
+@one_line_errors
 def main(
     source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
     match: Annotated[str, typer.Option(help="Which file names.")] = "*",
@@ -49,8 +54,10 @@ def main(
     victim: str = "resnet18",
     classes: int = 10,
     size: int = 64,
-    victim_seed: int = 0,
-    seed: int = 0,
+    victim_seed: Annotated[
+        int, typer.Option(help="Of the victims' weights, each client's its own.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of starts and noise, likewise.", min=0)] = 0,
     device: str = "cpu",
     threads: Annotated[int, typer.Option(help="PyTorch's threads; 0: its own choice.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images a client; LIMIT counts clients.")] = 1,
@@ -65,10 +72,9 @@ def main(
     shard: Annotated[str, typer.Option(help="k/n: only every n-th client, from the k-th.")] = "0/1",
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/benchmark.jsonl"),
 ) -> None:
-    """Run what is missing in OUT, then print the table of all that is there."""
+    """Run what is missing in OUT, then print the tables of what was asked for."""
     if threads:
         torch.set_num_threads(threads)
-    model = catalog.victim(victim, classes=classes, size=size, seed=victim_seed, device=device)
     generator = catalog.prior(prior)
     built = {}
     for spec in attacks.split(","):
@@ -88,20 +94,24 @@ def main(
         )
         built[spec] = attack.with_evaluations(evaluations)
     which, of = (int(part) for part in shard.split("/"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    client = Client(
-        model=model,
-        grant_labels=grant_labels,
-        defenses=tuple(catalog.defense(text) for text in defense or ()),
-        attacker=known_attacker(attacker),
-        seed=seed,
-    )
+    results, keys = Results(out), Keys()
+    chosen = tuple(catalog.defense(text) for text in defense or ())
+    metrics = (PSNR(), SSIM(), MSE(), STLPIPS())
     pictures = list(read_images(source, match=match, limit=limit * batch_size, size=size))
     batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
-    done = {(row["image"], row["spec"], row["seed"]) for row in _rows(out)}
+    plan: dict[str, dict[int, str]] = {spec: {} for spec in built}
+    victims: set[str] = set()
     for index, batch in enumerate(batches):
-        if index % of != which:
-            continue
+        seeds = seeds_of(index, seed=seed, victim_seed=victim_seed)
+        model = catalog.victim(victim, classes=classes, size=size, seed=seeds.victim, device=device)
+        victims.add(keys.of(model))
+        client = Client(
+            model=model,
+            grant_labels=grant_labels,
+            defenses=drawn(chosen, seeds.trial),
+            attacker=known_attacker(attacker),
+            seed=seeds.trial,
+        )
         names = [name for name, _ in batch]
         dealt = [(index * batch_size + i) % classes for i in range(len(batch))]
         known = dealt if labels is None else [class_in(name, labels) for name in names]
@@ -111,52 +121,55 @@ def main(
                 images=torch.stack([image for _, image in batch]),
                 labels=torch.tensor(known),
                 client=client,
-                victim={"name": victim, "classes": classes, "seed": victim_seed},
+                victim={"name": victim, "classes": classes, "seed": seeds.victim},
                 attack=attack,
-                metrics=(PSNR(), SSIM(), MSE(), STLPIPS()),
-                seed=seed,
+                metrics=metrics,
+                seed=seeds.trial,
             )
-            if (trial.name, spec, seed) in done:
+            key = plan[spec][index] = keys.trial(trial)
+            if key in results or index % of != which:
                 continue
-            record = trial.run().record
-            row = {"spec": spec, "planned": evaluations}
+            record = finished(trial)
+            row: dict[str, object] = {"spec": spec, "planned": evaluations}
             row |= record.model_dump(include={"image", "seed", "distance", "phase", "evaluations"})
+            row |= {"victim": victim, "victim_seed": seeds.victim}
             row |= {metric: getattr(record, metric) for metric in METRICS}
             row["phases"] = [[p.name, p.distance, p.psnr] for p in record.phases]
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            results.add(key, row)
             typer.echo(
-                f"{trial.name} {spec}: {record.psnr:.2f} dB, distance {record.distance:.4f}, "
-                f"{record.seconds:.0f} s",
+                f"{trial.name} {spec}: PSNR {decibel(record.psnr)}, "
+                f"distance {record.distance:.4f}, {record.seconds:.0f} s",
                 err=True,
             )
-    typer.echo(table(list(_rows(out)), list(built)))
+    results = Results(out)  # other shards' too
+    found = {
+        spec: {index: results[key] for index, key in of_spec.items() if key in results}
+        for spec, of_spec in plan.items()
+    }
+    typer.echo(f"{covered(len(victims))}\n\n{table(found)}")
 
 
-def table(rows: Sequence[Row], specs: Sequence[str]) -> str:
-    """Means with 95 % t-intervals over images, and paired differences, as Markdown."""
+def table(found: Found) -> str:
+    """Means with 95 % t-intervals over n clients, and paired differences, as Markdown."""
     lines = [
-        f"| attack | images | {' | '.join(METRICS)} | evaluations |",
+        f"| attack | n | {' | '.join(METRICS)} | evaluations |",
         "|---|---|" + "---|" * (len(METRICS) + 1),
     ]
-    values = {
-        spec: {(row["image"], row["seed"]): row for row in rows if row["spec"] == spec}
-        for spec in specs
-    }
-    for spec, by_image in values.items():
-        if by_image:
-            cells = [written([_number(row[m]) for row in by_image.values()]) for m in METRICS]
-            spent = {row["evaluations"] for row in by_image.values()}
+    for spec, rows in found.items():
+        if rows:
+            cells = [written([number(row, m) for row in rows.values()]) for m in METRICS]
+            spent = sorted({number(row, "evaluations") for row in rows.values()})
             lines.append(
-                f"| {spec} | {len(by_image)} | {' | '.join(cells)} | "
-                f"{', '.join(str(n) for n in sorted(map(str, spent)))} |"
+                f"| {spec} | {len(rows)} | {' | '.join(cells)} | "
+                f"{', '.join(f'{n:.0f}' for n in spent)} |"
             )
-    lines += ["", "| paired difference | images | psnr | ssim | stlpips | mse |", "|---" * 6 + "|"]
-    for left, right in _pairs(specs):
-        both = [key for key in values[left] if key in values[right]]
+    lines += ["", "| paired difference | n | psnr | ssim | stlpips | mse |", "|---" * 6 + "|"]
+    for left, right in _pairs(list(found)):
+        one, other = found[left], found[right]
+        both = [index for index in one if index in other]
         if len(both) > 1:
             cells = [
-                written([_number(values[left][k][m]) - _number(values[right][k][m]) for k in both])
+                written([number(one[i], m) - number(other[i], m) for i in both])
                 for m in ("psnr", "ssim", "stlpips", "mse")
             ]
             lines.append(f"| {left} - {right} | {len(both)} | {' | '.join(cells)} |")
@@ -166,18 +179,6 @@ def table(rows: Sequence[Row], specs: Sequence[str]) -> str:
 def _pairs(specs: Sequence[str]) -> list[tuple[str, str]]:
     """Every attack against the ones before it."""
     return [(b, a) for i, b in enumerate(specs) for a in specs[:i]]
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float):
-        raise InputError(f"expected numbers to average, got {value!r}")
-    return float(value)
-
-
-def _rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
     python benchmarks/defenses.py faces.zip --match 'face_*' --limit 8 --evaluations 240
 
-The defences and strengths are the four of the GIFD paper. Every attack meets the same images,
-victim and seeds at the same number of victim gradients. Results are appended to a JSON Lines
-file as they come; the tables give means with 95 % t-intervals over images, and paired
-differences: of every attack from itself without a defence, and of the last attack from the first.
+The defences and strengths are the four of the GIFD paper. Every image has a victim, an attack's
+start and a defence's noise of its own (`seeds_of`), the same for every attack, defence and
+attacker, and all spend the same number of victim gradients. Results are appended to a JSON Lines
+file as they come, each under a key of all that decides it; the tables are of this call's settings
+alone: means over the n images with 95 % t-intervals, and paired differences, of every attack from
+itself without a defence, and of the last attack from the first.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,18 +20,22 @@ import torch
 import typer
 
 from gifd import catalog
+from gifd.campaign.sweep import Keys, Results, Row, covered, drawn, finished, number, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.defenses import known_attacker
 from gifd.images import read_images
 from gifd.interval import written
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
+from gifd.report.strip import decibel
+from gifd.terminal import one_line_errors
 from gifd.victims import Client
 
 METRICS = ("psnr", "ssim", "stlpips")
-Key = tuple[str, str, str, str]
-Row = dict[str, float]
+Cell = tuple[str, str, str]
+"""A defence, an attacker and an attack."""
 
 
+@one_line_errors
 def main(
     source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
     match: Annotated[str, typer.Option(help="Which file names.")] = "*",
@@ -46,103 +52,102 @@ def main(
     victim: str = "resnet18",
     classes: int = 10,
     size: int = 64,
-    seed: int = 0,
+    victim_seed: Annotated[
+        int, typer.Option(help="Of the victims' weights, each image's its own.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of starts and noise, likewise.", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="PyTorch's threads; 0: its own choice.")] = 0,
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/defenses.jsonl"),
 ) -> None:
-    """Run what is missing in OUT, then print the tables of all that is there."""
+    """Run what is missing in OUT, then print the tables of what was asked for."""
     if threads:
         torch.set_num_threads(threads)
-    model = catalog.victim(victim, classes=classes, size=size, seed=0)
     generator = catalog.prior(prior)
     built = {}
     for spec in attacks.split(","):
         name, _, preset = spec.partition(":")
         attack = catalog.attack(name, prior=generator, preset=preset, restarts=1)
         built[spec] = attack.with_evaluations(evaluations)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    rows = _rows(out)
+    results, keys = Results(out), Keys()
+    metrics = (PSNR(), SSIM(), MSE(), STLPIPS())
     plan = [(d, a) for d in defenses.split(";") for a in attackers.split(",")]
     plan = [(d, a) for d, a in plan if d != "none" or a == "naive"]
+    found: dict[Cell, dict[int, Row]] = {}
+    victims: set[str] = set()
     for index, (name, image) in enumerate(read_images(source, match=match, limit=limit, size=size)):
+        seeds = seeds_of(index, seed=seed, victim_seed=victim_seed)
+        model = catalog.victim(victim, classes=classes, size=size, seed=seeds.victim)
+        victims.add(keys.of(model))
         for defense, attacker in plan:
+            own = () if defense == "none" else (catalog.defense(defense),)
             client = Client(
                 model=model,
-                defenses=() if defense == "none" else (catalog.defense(defense),),
+                defenses=drawn(own, seeds.trial),
                 attacker=known_attacker(attacker),
-                seed=seed,
+                seed=seeds.trial,
             )
             for spec, attack in built.items():
-                if (defense, attacker, spec, name) in rows:
-                    continue
                 trial = Trial(
                     names=[name],
                     images=image[None],
                     labels=torch.tensor([index % classes]),
                     client=client,
-                    victim={"name": victim},
+                    victim={"name": victim, "classes": classes, "seed": seeds.victim},
                     attack=attack,
-                    metrics=(PSNR(), SSIM(), MSE(), STLPIPS()),
-                    seed=seed,
+                    metrics=metrics,
+                    seed=seeds.trial,
                 )
-                record = trial.run().record
-                row = {
-                    "defense": defense,
-                    "attacker": attacker,
-                    "spec": spec,
-                    "image": name,
-                    "believed": record.ledger["believed"],
-                    **{metric: getattr(record, metric) for metric in METRICS},
-                }
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                typer.echo(f"{name} {defense} {attacker} {spec}: {record.psnr:.2f} dB", err=True)
-    _print(_rows(out), plan, list(built))
+                key = keys.trial(trial)
+                if key not in results:
+                    record = finished(trial)
+                    row = {
+                        "defense": defense,
+                        "attacker": attacker,
+                        "spec": spec,
+                        "image": name,
+                        "victim": victim,
+                        "victim_seed": seeds.victim,
+                        "seed": record.seed,
+                        "believed": record.ledger["believed"],
+                        **{metric: getattr(record, metric) for metric in METRICS},
+                    }
+                    results.add(key, row)
+                    told = f"{name} {defense} {attacker} {spec}: PSNR {decibel(record.psnr)}"
+                    typer.echo(told, err=True)
+                found.setdefault((defense, attacker, spec), {})[index] = results[key]
+    typer.echo(f"{covered(len(victims))}\n")
+    _print(found, plan, list(built))
 
 
-def _print(rows: dict[Key, Row], plan: list[tuple[str, str]], specs: list[str]) -> None:
+def _print(
+    found: Mapping[Cell, Mapping[int, Row]], plan: list[tuple[str, str]], specs: list[str]
+) -> None:
     """A row a defence, attacker and attack, and the paired differences."""
-    names = list(dict.fromkeys(key[3] for key in rows))
 
-    def found(defense: str, attacker: str, spec: str) -> dict[str, Row]:
-        keys = {name: (defense, attacker, spec, name) for name in names}
-        return {name: rows[key] for name, key in keys.items() if key in rows}
+    def less(one: Cell, other: Cell) -> list[str]:
+        pairs = [(row, found[other][index]) for index, row in found[one].items()]
+        return [written([number(a, m) - number(b, m) for a, b in pairs]) for m in METRICS]
 
-    def less(one: dict[str, Row], other: dict[str, Row]) -> list[str]:
-        both = [name for name in names if name in one and name in other]
-        return [written([one[n][m] - other[n][m] for n in both]) if both else "" for m in METRICS]
-
-    header = (
-        "defence",
-        "attacker",
-        "attack",
-        "images",
-        *METRICS,
-        *(f"{m}, change" for m in METRICS),
-    )
+    header = ("defence", "attacker", "attack", "n", *METRICS, *(f"{m}, change" for m in METRICS))
     typer.echo(f"| {' | '.join(header)} |\n" + "|---" * len(header) + "|")
-    first, *_, last = specs
+    first, last = specs[0], specs[-1]
     for defense, attacker in plan:
         for spec in specs:
-            own, bare = found(defense, attacker, spec), found("none", "naive", spec)
-            if own:
-                means = [written([row[metric] for row in own.values()]) for metric in METRICS]
-                changes = [""] * len(METRICS) if defense == "none" else less(own, bare)
-                cells = (defense, attacker, spec, str(len(own)), *means, *changes)
-                typer.echo(f"| {' | '.join(cells)} |")
+            own, bare = (defense, attacker, spec), ("none", "naive", spec)
+            rows = found[own].values()
+            means = [written([number(row, metric) for row in rows]) for metric in METRICS]
+            compared = defense != "none" and bare in found
+            changes = less(own, bare) if compared else [""] * len(METRICS)
+            typer.echo(f"| {' | '.join((*own, str(len(rows)), *means, *changes))} |")
     if first == last:
         return
-    typer.echo(f"\n| {last} - {first} | attacker | {' | '.join(METRICS)} |\n" + "|---" * 5 + "|")
+    typer.echo(
+        f"\n| {last} - {first} | attacker | n | {' | '.join(METRICS)} |\n" + "|---" * 6 + "|"
+    )
     for defense, attacker in plan:
-        pairs = less(found(defense, attacker, last), found(defense, attacker, first))
-        typer.echo(f"| {defense} | {attacker} | {' | '.join(pairs)} |")
-
-
-def _rows(path: Path) -> dict[Key, Row]:
-    if not path.exists():
-        return {}
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {(r["defense"], r["attacker"], r["spec"], r["image"]): r for r in found}
+        one, other = (defense, attacker, last), (defense, attacker, first)
+        cells = (defense, attacker, str(len(found[one])), *less(one, other))
+        typer.echo(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,30 @@
-"""The benchmark that compares attacks: equal cost, paired by image, resumable."""
+"""The benchmarks: equal cost, paired by image, resumable, and never another setting's table."""
 
 import importlib.util
 import json
-import zipfile
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import typer
 from PIL import Image
 from scipy import stats
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
+
+from gifd.campaign.record import Outcome
+from gifd.campaign.trial import Trial
+from gifd.interval import written
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark", BENCHMARKS / "attacks.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,71 +32,232 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_runs_what_is_missing_at_equal_cost(benchmark: ModuleType, tmp_path: Path) -> None:
-    import typer
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    return load("attacks")
 
-    source, out = tmp_path / "images.zip", tmp_path / "rows.jsonl"
-    with zipfile.ZipFile(source, "w") as archive:
-        for index in range(3):
-            array = np.full((64, 64, 3), 60 * index + 40, dtype=np.uint8)
-            array[16:48, 16:48] += 30
-            path = tmp_path / f"square_{index}.png"
-            Image.fromarray(array).save(path)
-            archive.write(path, f"folder/{path.name}")
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures; two match 'square_[01]*'."""
+    folder = tmp_path_factory.mktemp("images")
+    for index in range(3):
+        array = np.full((64, 64, 3), 60 * index + 40, dtype=np.uint8)
+        array[16:48, 16:48] += 30
+        Image.fromarray(array).save(folder / f"square_{index}.png")
+    return folder
+
+
+def run(module: ModuleType, *arguments: object) -> Result:
     app = typer.Typer()
-    app.command()(benchmark.main)
+    app.command()(module.main)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(module: ModuleType, *arguments: object) -> str:
+    result = run(module, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_seconds(text: str) -> list[list[str]]:
+    """The cells of the tables, but for the one that no two runs share."""
+    return [[c for i, c in enumerate(line.split("|")) if i != 7] for line in text.splitlines()]
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ctrl-C in the trial after so many; `stopped(-1)` lets all run again."""
+    whole, left = Trial.run, [-1]
+
+    def some(self: Trial, *args: Any, **kwargs: Any) -> Outcome:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trial, "run", some)
+
+    def after(trials: int) -> None:
+        left[0] = trials
+
+    return after
+
+
+def test_every_attack_has_the_same_cost_and_the_same_seeds(
+    benchmark: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.jsonl"
     arguments = [source, "--match", "square_[01]*", "--victim", "convnet", "--evaluations", "9"]
     arguments += ["--attacks", "ig:paper,gifd:strongest-smoothing", "--out", out]
-    first = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert first.exit_code == 0, first.output
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    first = done(benchmark, *arguments)
+    rows = rows_of(out)
     assert len(rows) == 4
     assert {row["evaluations"] for row in rows} <= {8, 9}
-    assert "gifd:strongest-smoothing - ig:paper | 2 |" in first.stdout
-    again = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert len(out.read_text().splitlines()) == 4, "what is there is not run again"
-    assert again.stdout == first.stdout
+    assert "| attack | n | psnr |" in first
+    assert "gifd:strongest-smoothing - ig:paper | 2 |" in first
+    assert "Victim, start and noise are drawn anew for each n" in first
+    for kind in ("seed", "victim_seed"):
+        drawn = {image: {r[kind] for r in rows if r["image"] == image} for image in IMAGES}
+        assert all(len(seeds) == 1 for seeds in drawn.values()), "the attacks are paired"
+        assert drawn[IMAGES[0]] != drawn[IMAGES[1]]
+    assert done(benchmark, *arguments) == first
+    assert rows_of(out) == rows, "what is there is not run again"
+
+
+IMAGES = ("square_0.png", "square_1.png")
+SMALL = ["--match", "square_[01]*", "--victim", "convnet", "--evaluations", "4"]
+IG = [*SMALL, "--size", "32", "--attacks", "ig:paper"]
+
+OTHER_SETTINGS: dict[str, list[str]] = {
+    "evaluations": ["--evaluations", "6"],
+    "victim": ["--victim", "lenet"],
+    "victim's seed": ["--victim-seed", "1"],
+    "seed": ["--seed", "1"],
+    "restarts": ["--restarts", "2"],
+    "defence": ["--defense", "noise:std=0.1"],
+    "its strength": ["--defense", "noise:std=0.2"],
+    "its attacker": ["--defense", "noise:std=0.2", "--attacker", "naive"],
+    "labels": ["--labels", "square_([0-9])", "--classes", "11"],
+    "granted labels": ["--grant-labels"],
+    "size": ["--size", "48"],
+    "batches": ["--limit", "1", "--batch-size", "2"],
+    "preset": ["--attacks", "ig:strongest"],
+}
+
+
+def test_other_settings_are_computed_anew_and_printed_alone(
+    benchmark: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    first = done(benchmark, source, *IG, "--out", out)
+    for name, changed in OTHER_SETTINGS.items():
+        before = rows_of(out)
+        text = done(benchmark, source, *IG, *changed, "--out", out)
+        new = rows_of(out)[len(before) :]
+        assert len(new) == (1 if name == "batches" else 2), name
+        spec = new[0]["spec"]
+        line = f"| {spec} | {len(new)} | {written([row['psnr'] for row in new])} |"
+        assert line in text, f"{name}: the table is of what was asked for"
+        assert rows_of(out)[: len(before)] == before, name
+    keys = [row["key"] for row in rows_of(out)]
+    assert len(set(keys)) == len(keys)
+    assert done(benchmark, source, *IG, "--out", out) == first
+    assert len(rows_of(out)) == len(keys), "the first setting's results are still there"
+
+
+def test_another_prior_is_computed_anew_and_not_for_an_attack_without_one(
+    benchmark: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    both = [*SMALL, "--evaluations", "8", "--attacks", "ig:paper,gifd:paper", "--out", out]
+    first = done(benchmark, source, *both)
+    second = done(benchmark, source, *both, "--prior", "photos64")
+    specs = [row["spec"] for row in rows_of(out)]
+    assert (specs.count("ig:paper"), specs.count("gifd:paper")) == (2, 4)
+    assert second != first
+    assert done(benchmark, source, *both) == first
+
+
+def test_other_pictures_under_the_same_names_are_computed_anew(
+    benchmark: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    out, folder = tmp_path / "rows.jsonl", tmp_path / "images"
+    folder.mkdir()
+    for name in IMAGES:
+        (folder / name).write_bytes((source / name).read_bytes())
+    done(benchmark, folder, *IG, "--out", out)
+    with Image.open(folder / IMAGES[1]) as picture:
+        changed = picture.copy()
+    changed.putpixel((3, 5), (0, 0, 0))
+    changed.save(folder / IMAGES[1])
+    text = done(benchmark, folder, *IG, "--out", out)
+    rows = rows_of(out)
+    assert [row["image"] for row in rows] == [*IMAGES, IMAGES[1]]
+    assert written([rows[0]["psnr"], rows[2]["psnr"]]) in text
+
+
+def test_a_victim_of_fixed_weights_is_said_to_be_one(
+    benchmark: ModuleType, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_fixed.py").write_text(
+        "import torch\nfrom gifd.victims import ConvNet\n\n\ndef make():\n"
+        "    torch.manual_seed(3)\n    return ConvNet(10, width=4).eval()\n"
+    )
+    text = done(benchmark, source, *IG, "--victim", "own_fixed:make", "--out", out)
+    assert "the victim is one" in text
+    first, second = rows_of(out)
+    assert first["seed"] != second["seed"]
+
+
+def test_attacks_that_were_interrupted_go_on_to_the_same_table(
+    benchmark: ModuleType, source: Path, tmp_path: Path, stopped: Callable[[int], None]
+) -> None:
+    arguments = [source, *SMALL, "--attacks", "ig:paper,idlg:paper"]
+    arguments += ["--defense", "noise:std=0.1"]
+    whole = done(benchmark, *arguments, "--out", tmp_path / "whole.jsonl")
+    out = tmp_path / "rows.jsonl"
+    stopped(3)
+    assert run(benchmark, *arguments, "--out", out).exit_code == 130
+    assert len(rows_of(out)) == 3
+    out.write_bytes(out.read_bytes()[:-20])  # a kill while the third was written
+    stopped(2)
+    resumed = done(benchmark, *arguments, "--out", out)
+    assert without_seconds(resumed) == without_seconds(whole)
+    shards = tmp_path / "shards.jsonl"
+    stopped(-1)
+    partly = done(benchmark, *arguments, "--shard", "1/2", "--out", shards)
+    assert "| idlg:paper | 1 |" in partly
+    both = done(benchmark, *arguments, "--shard", "0/2", "--out", shards)
+    assert without_seconds(both) == without_seconds(whole)
+
+
+@pytest.mark.parametrize("name", ["attacks", "defenses"])
+def test_a_file_of_an_older_version_is_refused(name: str, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    old = '{"spec": "ig:paper", "image": "square_0.png", "seed": 0, "psnr": 99.0}\n'
+    out.write_text(old)
+    result = run(load(name), source, *SMALL, "--evaluations", "9", "--out", out)
+    assert result.exit_code == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "cannot be matched, name another --out" in line
+    assert "Traceback" not in result.output
+    assert out.read_text() == old
 
 
 def test_the_table_has_paired_t_intervals(benchmark: ModuleType) -> None:
     left, right = [20.0, 18.0, 19.5], [17.0, 16.5, 18.0]
-    common = {"ssim": 0.5, "stlpips": 0.2, "mse": 0.01, "seconds": 1.0, "seed": 0}
-    rows = [
-        {"image": str(i), "spec": spec, "psnr": values[i], "evaluations": 5, **common}
+    common = {"ssim": 0.5, "stlpips": 0.2, "mse": 0.01, "seconds": 1.0, "evaluations": 5}
+    found = {
+        spec: {i: {"psnr": values[i], **common} for i in range(3)}
         for spec, values in (("a", right), ("b", left))
-        for i in range(3)
-    ]
-    text = benchmark.table(rows, ["a", "b"])
+    }
+    text = benchmark.table(found)
     differences = np.array(left) - np.array(right)
     half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / np.sqrt(3)
     assert f"| b - a | 3 | {differences.mean():.2f} ± {half:.2f} |" in text
 
 
-def test_defences_are_compared_with_every_attacker(tmp_path: Path) -> None:
-    import typer
+DEFENSES = ["--defenses", "none;sparsify:rate=0.9", "--attackers", "naive,told"]
 
-    spec = importlib.util.spec_from_file_location("defenses", BENCHMARKS / "defenses.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    source, out = tmp_path / "images", tmp_path / "rows.jsonl"
-    source.mkdir()
-    for index in range(2):
-        array = np.full((64, 64, 3), 60 * index + 40, dtype=np.uint8)
-        array[16:48, 16:48] += 30
-        Image.fromarray(array).save(source / f"square_{index}.png")
-    app = typer.Typer()
-    app.command()(module.main)
-    arguments = [str(source), "--victim", "convnet", "--evaluations", "8", "--out", str(out)]
-    arguments += ["--defenses", "none;sparsify:rate=0.9", "--attackers", "naive,told"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert len(out.read_text().splitlines()) == 2 * 2 * 3, "none has one attacker"
-    assert "| sparsify:rate=0.9 | told | gifd:paper | 2 |" in result.stdout
-    assert "| none | naive | gifd:paper | 2 |" in result.stdout
-    _, _, paired = result.stdout.partition("| gifd:paper - ig:paper | attacker |")
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
+
+def test_defences_are_compared_with_every_attacker(source: Path, tmp_path: Path) -> None:
+    module, out = load("defenses"), tmp_path / "rows.jsonl"
+    arguments = [source, *SMALL, "--evaluations", "8", *DEFENSES, "--out", out]
+    first = done(module, *arguments)
+    rows = rows_of(out)
+    assert len(rows) == 2 * 2 * 3, "none has one attacker"
+    assert "| defence | attacker | attack | n |" in first
+    assert "| sparsify:rate=0.9 | told | gifd:paper | 2 |" in first
+    assert "| none | naive | gifd:paper | 2 |" in first
+    assert "Victim, start and noise are drawn anew for each n" in first
+    _, _, paired = first.partition("| gifd:paper - ig:paper | attacker | n |")
 
     def psnr(spec: str) -> list[float]:
         own = [r for r in rows if (r["spec"], r["attacker"]) == (spec, "told")]
@@ -97,7 +265,75 @@ def test_defences_are_compared_with_every_attacker(tmp_path: Path) -> None:
 
     mean = sum(a - b for a, b in zip(psnr("gifd:paper"), psnr("ig:paper"), strict=True)) / 2
     (line,) = [line for line in paired.splitlines() if "| told |" in line]
-    assert float(line.split("|")[3].split("±")[0]) == pytest.approx(mean, abs=0.05)
-    again = CliRunner().invoke(app, arguments)
-    assert again.stdout == result.stdout
-    assert len(out.read_text().splitlines()) == 12
+    assert float(line.split("|")[4].split("±")[0]) == pytest.approx(mean, abs=0.05)
+    for kind in ("seed", "victim_seed"):
+        drawn = [{r[kind] for r in rows if r["image"] == image} for image in IMAGES]
+        assert len(drawn[0]) == len(drawn[1]) == 1, "alike for every attack and defence"
+        assert drawn[0] != drawn[1]
+    assert done(module, *arguments) == first
+    assert rows_of(out) == rows
+
+
+def test_defences_of_other_settings_are_computed_anew(source: Path, tmp_path: Path) -> None:
+    module, out = load("defenses"), tmp_path / "rows.jsonl"
+    base = [source, *IG, "--attackers", "naive", "--defenses", "none;noise:std=0.1", "--out", out]
+    first = done(module, *base)
+    changes: dict[str, list[str]] = {
+        "evaluations": ["--evaluations", "6"],
+        "victim": ["--victim", "lenet"],
+        "victim's seed": ["--victim-seed", "1"],
+        "seed": ["--seed", "1"],
+        "classes": ["--classes", "11"],
+        "size": ["--size", "48"],
+    }
+    for name, changed in changes.items():
+        before = len(rows_of(out))
+        text = done(module, *base, *changed)
+        new = rows_of(out)[before:]
+        assert len(new) == 4, name
+        for defense in ("none", "noise:std=0.1"):
+            values = [row["psnr"] for row in new if row["defense"] == defense]
+            assert f"| {defense} | naive | ig:paper | 2 | {written(values)} |" in text, name
+    before = len(rows_of(out))
+    done(module, *base, "--defenses", "none;noise:std=0.2")
+    assert len(rows_of(out)) == before + 2, "no defence is what it was"
+    assert done(module, *base) == first
+    assert len(rows_of(out)) == before + 2
+
+
+def test_the_noise_of_a_defence_is_drawn_for_each_image(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is the same for every attack and attacker that meets this image."""
+    noise: dict[tuple[str, int], list[torch.Tensor]] = {}
+    whole = Trial.run
+
+    def kept(self: Trial, *args: Any, **kwargs: Any) -> Outcome:
+        sent, _ = self.client.step(self.images, self.labels)
+        bare = type(self.client)(model=self.client.model).step(self.images, self.labels)[0]
+        own = torch.cat([(sent.update[n] - bare.update[n]).flatten() for n in sent.update])
+        noise.setdefault((self.name, len(self.client.defenses)), []).append(own)
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trial, "run", kept)
+    arguments = [source, *IG, "--attackers", "naive,told", "--defenses", "none;noise:std=0.1"]
+    done(load("defenses"), *arguments, "--out", tmp_path / "rows.jsonl")
+    one, other = noise[IMAGES[0], 1], noise[IMAGES[1], 1]
+    assert len(one) == len(other) == 2
+    torch.testing.assert_close(one[0], one[1], rtol=0, atol=0)
+    torch.testing.assert_close(other[0], other[1], rtol=0, atol=0)
+    assert abs(float(torch.corrcoef(torch.stack([one[0], other[0]]))[0, 1])) < 0.05
+
+
+def test_defences_that_were_interrupted_go_on_to_the_same_tables(
+    source: Path, tmp_path: Path, stopped: Callable[[int], None]
+) -> None:
+    module, out = load("defenses"), tmp_path / "rows.jsonl"
+    arguments = [source, *IG, "--attackers", "naive,told", "--defenses", "none;noise:std=0.1"]
+    whole = done(module, *arguments, "--out", tmp_path / "whole.jsonl")
+    stopped(2)
+    assert run(module, *arguments, "--out", out).exit_code == 130
+    out.write_bytes(out.read_bytes()[:-20])
+    stopped(5)
+    assert done(module, *arguments, "--out", out) == whole
+    assert re.search(r"\| noise:std=0.1 \| told \| ig:paper \| 2 \|", whole)
