@@ -1,14 +1,18 @@
 """The price of a defence: a short federation that learns, and the picture of both sides."""
 
-from collections.abc import Callable
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from gifd.campaign.point import Point, read_points
+from gifd.campaign.point import Point
+from gifd.campaign.record import Outcome
+from gifd.campaign.trial import Trial
 from gifd.campaign.utility import utility
 from gifd.cli import app
 from gifd.cli.frontier import cells
@@ -138,38 +142,172 @@ def test_a_change_is_paired_over_the_images() -> None:
     assert noisy.change(bare, "stlpips") == (0.0, 0.0), "one image of two has both values"
 
 
-def test_the_command_line_goes_on_where_it_stopped(
-    tmp_path: Path, pictures: Callable[..., torch.Tensor]
-) -> None:
-    data, private, out = tmp_path / "data", tmp_path / "private", tmp_path / "out"
-    teach = stripes(120)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two private images and a data set, as arguments."""
+    root = tmp_path_factory.mktemp("frontier")
+    teach, rng = stripes(60), torch.Generator().manual_seed(1)
     assert teach.labels is not None
     for i, (image, label) in enumerate(zip(teach.images, teach.labels.tolist(), strict=True)):
-        write_image(image.float() / 255, data / f"{i:03d}_class{label}.png")
-    for i, image in enumerate(pictures(0, 2, 32)):
-        write_image(image, private / f"{i}_class{i}.png")
-    grid = ["--grid", "sparsify:rate=0.5/0.9", "--attack", "ig", "--preset", "paper"]
-    small = ["--size", "32", "--data-size", "16", "--rounds", "3", "--clients", "2"]
-    small += ["--batch-size", "4", "--evaluations", "4", "--limit", "2"]
-    arguments = ["frontier", str(private), "--data", str(data), *grid, *small, "--out", str(out)]
-    first = CliRunner().invoke(app, arguments)
-    assert first.exit_code == 0, first.output
-    points = read_points(out / "frontier.jsonl")
-    assert [(p.defense, p.strength, p.attacker) for p in points] == [
-        ("none", "", "naive"),
-        ("sparsify", "rate=0.5", "naive"),
-        ("sparsify", "rate=0.5", "told"),
-        ("sparsify", "rate=0.9", "naive"),
-        ("sparsify", "rate=0.9", "told"),
+        write_image(image.float() / 255, root / "data" / f"{i:03d}_class{label}.png")
+    for i in range(2):
+        write_image(torch.rand(3, 32, 32, generator=rng), root / "private" / f"{i}_class{i}.png")
+    return [str(root / "private"), "--data", str(root / "data")]
+
+
+SMALL = ["--attack", "ig", "--preset", "paper", "--size", "32", "--data-size", "16"]
+SMALL += ["--rounds", "2", "--clients", "2", "--batch-size", "4", "--evaluations", "4"]
+SMALL += ["--limit", "2", "--device", "cpu", "--grid", "sparsify:rate=0.9"]
+
+
+def run(folders: list[str], *arguments: object) -> Result:
+    return CliRunner().invoke(app, ["frontier", *folders, *SMALL, *map(str, arguments)])
+
+
+def done(folders: list[str], *arguments: object) -> str:
+    result = run(folders, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stderr
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "frontier.jsonl").read_text().splitlines()]
+
+
+def kinds(rows: list[dict[str, Any]]) -> tuple[int, int]:
+    """How many attacks and federations."""
+    found = [row["kind"] for row in rows]
+    return found.count("attack"), found.count("federation")
+
+
+def points_of(out: Path) -> list[list[str]]:
+    """The rows of the page's table."""
+    page = (out / "frontier.html").read_text(encoding="utf-8")
+    body = page[page.index("<tbody>") : page.index("</tbody>")]
+    return [re.findall("<td>(.*?)</td>", row) for row in body.split("<tr>")[1:]]
+
+
+def test_a_frontier_is_attacks_and_federations_of_which_attackers_share_one(
+    folders: list[str], tmp_path: Path
+) -> None:
+    text = done(folders, "--out", tmp_path)
+    rows = rows_of(tmp_path)
+    assert kinds(rows) == (2 * 3, 2)
+    assert [point[:4] for point in points_of(tmp_path)] == [
+        ["none", "", "", "2"],
+        ["sparsify", "rate=0.9", "naive", "2"],
+        ["sparsify", "rate=0.9", "told", "2"],
     ]
-    assert all(len(p.psnr) == 2 for p in points)
-    assert (out / "frontier.html").exists()
-    again = CliRunner().invoke(app, arguments)
-    assert again.exit_code == 0, again.output
-    assert read_points(out / "frontier.jsonl") == points, "nothing is computed twice"
-    other = CliRunner().invoke(app, [*arguments, "--seed", "3"])
-    assert other.exit_code == 2
-    assert "points of seed 3, got one of 0: choose another --out" in other.stderr
-    bad = CliRunner().invoke(app, [*arguments, "--grid", "noize:std=1"])
+    page = (tmp_path / "frontier.html").read_text(encoding="utf-8")
+    for words in ("n = 2 images", "one victim, convnet", "one federation of 2 rounds"):
+        assert words in page
+    assert re.search(r"attacker +n +PSNR", text), "the table on the terminal says n too"
+    attacks = [row for row in rows if row["kind"] == "attack"]
+    drawn = [{row["seed"] for row in attacks if row["image"][0] == image} for image in "01"]
+    assert [len(seeds) for seeds in drawn] == [1, 1], "alike for all defences and attackers"
+    assert drawn[0] != drawn[1], "but not for all images"
+    assert {row["victim_seed"] for row in attacks} == {0}
+    told, naive = (
+        [row["psnr"] for row in attacks if (row["defense"], row["attacker"]) == ("sparsify", who)]
+        for who in ("told", "naive")
+    )
+    assert not set(told) & set(naive)
+    before = points_of(tmp_path)
+    done(folders, "--out", tmp_path)
+    assert rows_of(tmp_path) == rows, "nothing is computed twice"
+    assert points_of(tmp_path) == before
+
+
+OTHER_SETTINGS: dict[str, tuple[list[str], tuple[int, int]]] = {
+    "evaluations": (["--evaluations", "6"], (6, 0)),
+    "restarts": (["--restarts", "2"], (6, 0)),
+    "size": (["--size", "48"], (6, 0)),
+    "clients": (["--clients", "3"], (0, 2)),
+    "batch size": (["--batch-size", "5"], (0, 2)),
+    "rounds": (["--rounds", "3"], (0, 2)),
+    "data size": (["--data-size", "8"], (0, 2)),
+    "seed": (["--seed", "1"], (6, 2)),
+    "victim": (["--victim", "lenet"], (6, 2)),
+    "another attacker": (["--attacker", "told"], (2, 0)),
+}
+"""What is computed anew: so many attacks, and so many federations."""
+
+
+def test_other_settings_are_computed_anew_and_drawn_alone(
+    folders: list[str], tmp_path: Path
+) -> None:
+    done(folders, "--out", tmp_path)
+    first = points_of(tmp_path)
+    for name, (changed, computed) in OTHER_SETTINGS.items():
+        before = rows_of(tmp_path)
+        done(folders, *changed, "--out", tmp_path)
+        rows = rows_of(tmp_path)
+        assert rows[: len(before)] == before, name
+        assert kinds(rows[len(before) :]) == computed, name
+        cells = {tuple(point[:3]) for point in points_of(tmp_path)}
+        assert len(cells) == len(points_of(tmp_path)), f"{name}: today's points alone"
+    before = rows_of(tmp_path)
+    done(folders, "--out", tmp_path)
+    assert rows_of(tmp_path) == before
+    assert points_of(tmp_path) == first, "the first setting's points are still there"
+
+
+def test_another_prior_is_computed_anew(folders: list[str], tmp_path: Path) -> None:
+    of_prior = ["--attack", "gifd", "--size", "64", "--evaluations", "8", "--limit", "1"]
+    of_prior += ["--attacker", "told", "--out", str(tmp_path)]
+    done(folders, *of_prior, "--prior", "faces64")
+    assert kinds(rows_of(tmp_path)) == (2, 2)
+    done(folders, *of_prior, "--prior", "photos64")
+    assert kinds(rows_of(tmp_path)) == (4, 2)
+    done(folders, *of_prior, "--prior", "faces64", "--offline")
+    assert kinds(rows_of(tmp_path)) == (4, 2), "where weights come from decides nothing"
+
+
+def test_a_frontier_that_was_interrupted_goes_on_to_the_same_points(
+    folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    done(folders, "--out", whole)
+    run_trial, left = Trial.run, [3]
+
+    def some(self: Trial, *args: Any, **kwargs: Any) -> Outcome:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return run_trial(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trial, "run", some)
+    assert run(folders, "--out", out).exit_code == 130
+    assert kinds(rows_of(out)) == (3, 2)
+    file = out / "frontier.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])  # a kill while the third was written
+    left[0] = 4
+    done(folders, "--out", out)
+    assert left[0] == 0
+    assert points_of(out) == points_of(whole)
+
+
+def test_points_of_an_older_version_are_refused(folders: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "frontier.jsonl"
+    old = point("none", "", "naive", 20.0, 0.9).model_dump_json() + "\n"
+    file.write_text(old)
+    result = run(folders, "--out", tmp_path)
+    assert result.exit_code == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "cannot be matched, name another --out" in line
+    assert file.read_text() == old
+
+
+def test_a_row_that_was_changed_by_hand_is_refused(folders: list[str], tmp_path: Path) -> None:
+    done(folders, "--out", tmp_path)
+    file = tmp_path / "frontier.jsonl"
+    file.write_text(re.sub(r'"accuracy": [0-9.]+', '"accuracy": "good"', file.read_text()))
+    result = run(folders, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "expected results of a frontier, got: " in result.stderr
+
+
+def test_a_defence_that_there_is_not_is_refused(folders: list[str], tmp_path: Path) -> None:
+    bad = run(folders, "--grid", "noize:std=1", "--out", tmp_path)
     assert bad.exit_code == 2
     assert "known defence" in bad.stderr

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from pydantic import ValidationError
 
 from gifd import catalog, terminal
-from gifd.attacks import Attack
-from gifd.campaign.point import Point, add_point, read_points
-from gifd.campaign.record import Record
+from gifd.campaign.point import Point
+from gifd.campaign.sweep import Keys, Results, Row, drawn, finished, seeds_of
 from gifd.campaign.trial import Trial
-from gifd.campaign.utility import Utility, utility
+from gifd.campaign.utility import Federation
 from gifd.cli.choices import chosen_attacks, chosen_metrics
 from gifd.cli.options import Device, Evaluations, Offline, Restarts, Seed, device_of
 from gifd.defenses import known_attacker
 from gifd.defenses.dpsgd import accountant_installed
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
 from gifd.images import class_in, read_images
 from gifd.report.frontier import write_frontier
 from gifd.terminal import one_line_errors
@@ -34,6 +37,10 @@ GRID = (
     "quantize:scheme=int8/ternary/sign",
     "dpsgd:noise=0.003/0.01/0.03",
 )
+SCORES = ("psnr", "ssim", "stlpips")
+ROW = {"image", "attack", "preset", "evaluations", "distance", "seed", *SCORES}
+VICTIM_SEED = 0
+"""The victim is one model under audit: where the federation begins is what is attacked."""
 
 
 @one_line_errors
@@ -67,18 +74,18 @@ def frontier(
     seed: Seed = 0,
     device: Device = "auto",
     offline: Offline = False,
-    out: Annotated[Path, typer.Option(help="Folder; what is there is not computed again.")] = Path(
-        "runs/frontier"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder; what it holds of these settings is kept.")
+    ] = Path("runs/frontier"),
 ) -> None:
     """Attack each defence at each strength, train a federation with it, and draw both."""
     plan = [("none", "")] + [cell for row in grid or GRID for cell in cells(row)]
-    attackers = [known_attacker(name) for name in attacker or ("naive", "told")]
+    attackers = [known_attacker(name) for name in dict.fromkeys(attacker or ("naive", "told"))]
     learnt = read_image_set(data, size=data_size, labels=labels)
     classes = len(learnt.classes)
     on = device_of(device)
-    model = catalog.victim(victim, classes=classes, size=size, seed=0, device=on)
-    pupil = catalog.victim(victim, classes=classes, size=data_size, seed=0, device=on)
+    model = catalog.victim(victim, classes=classes, size=size, seed=VICTIM_SEED, device=on)
+    pupil = catalog.victim(victim, classes=classes, size=data_size, seed=VICTIM_SEED, device=on)
     (built,) = chosen_attacks(
         [attack],
         load=lambda: catalog.prior(prior, size=size, offline=offline),
@@ -91,67 +98,82 @@ def frontier(
     metrics = chosen_metrics(lpips=False, offline=offline)
     private = list(read_images(images, match=match, limit=limit, size=size))
     known = [class_in(name, labels) for name, _ in private]
-    path = out / "frontier.jsonl"
-    found = read_points(path)
-    _check(
-        found,
-        attack=built.name,
-        preset=built.preset,
-        evaluations=built.planned_evaluations,
-        victim=victim,
-        seed=seed,
-        rounds=rounds,
-        images=[name for name, _ in private],
-    )
-    done = {(p.defense, p.strength, p.attacker) for p in found}
+    results, keys = Results(out / "frontier.jsonl"), Keys()
     if any(name == "dpsgd" for name, _ in plan) and not accountant_installed():
         terminal.say.print("note: epsilon is left out, it needs Opacus: pip install 'gifd[dp]'")
-    for name, strength in plan:
+    points = []
+    for name, strength in dict.fromkeys(plan):
         defenses = (
             () if name == "none" else (catalog.defense(f"{name}:{strength}" if strength else name),)
         )
-        left = [a for a in attackers if (name, strength, a) not in done]
-        if name == "none":
-            left = left[:1] if len(left) == len(attackers) else []
-        if not left:
-            continue
-        with terminal.steps(f"federation, {name} {strength}", rounds) as told:
-            learned = utility(
-                pupil,
-                learnt,
-                defenses,
-                rounds=rounds,
-                clients=clients,
-                batch=batch_size,
-                seed=seed,
-                callback=told,
-            )
-        for each in left:
-            client = Client(model=model, defenses=defenses, attacker=each, seed=seed)
-            records = []
-            for (file, image), label in zip(private, known, strict=True):
+        federation = Federation(
+            model=pupil,
+            data=learnt,
+            defenses=defenses,
+            rounds=rounds,
+            clients=clients,
+            batch=batch_size,
+            seed=seed,
+        )
+        cell: dict[str, object] = {"defense": name, "strength": strength}
+        key = keys.federation(federation)
+        if key not in results:
+            with terminal.steps(f"federation, {name} {strength}", rounds) as told:
+                cost = dataclasses.asdict(federation.run(told))
+            results.add(key, {"kind": "federation", **cell, "rounds": rounds} | _finite(cost))
+        learned = results[key]
+        for each in attackers if defenses else attackers[:1]:
+            rows = []
+            for index, ((file, image), label) in enumerate(zip(private, known, strict=True)):
+                seeds = seeds_of(index, seed=seed)
                 trial = Trial(
                     names=[file],
                     images=image[None],
                     labels=torch.tensor([label]),
-                    client=client,
-                    victim={"name": victim},
+                    client=Client(
+                        model=model,
+                        defenses=drawn(defenses, seeds.trial),
+                        attacker=each,
+                        seed=seeds.trial,
+                    ),
+                    victim={"name": victim, "classes": classes, "seed": VICTIM_SEED},
                     attack=built,
                     metrics=metrics,
-                    seed=seed,
+                    seed=seeds.trial,
                 )
-                with terminal.progress(f"{name} {strength}, {each}: {file}") as callback:
-                    records.append(trial.run(callback).record)
-            add_point(_point(name, strength, each, built, records, learned, victim, rounds), path)
-    points = read_points(path)
+                key = keys.trial(trial)
+                if key not in results:
+                    with terminal.progress(f"{name} {strength}, {each}: {file}") as callback:
+                        record = finished(trial, callback)
+                    row = {"kind": "attack", **cell, "attacker": each, "victim": victim}
+                    row |= {"victim_seed": VICTIM_SEED, **record.model_dump(include=ROW)}
+                    results.add(key, row)
+                rows.append(results[key])
+            points.append(
+                _point(
+                    rows,
+                    learned,
+                    defense=name,
+                    strength=strength,
+                    attacker=each,
+                    attack=built.name,
+                    preset=built.preset,
+                    evaluations=built.planned_evaluations,
+                    victim=victim,
+                    seed=seed,
+                    rounds=rounds,
+                    images=[file for file, _ in private],
+                )
+            )
     terminal.table(
         "",
-        ("defence", "strength", "attacker", "PSNR", "ST-LPIPS", "accuracy"),
+        ("defence", "strength", "attacker", "n", "PSNR", "ST-LPIPS", "accuracy"),
         [
             (
                 p.defense,
                 p.strength,
                 p.attacker,
+                str(len(p.images)),
                 f"{p.mean('psnr')[0]:.2f}",
                 f"{p.mean('stlpips')[0]:.3f}",
                 f"{p.accuracy:.3f}",
@@ -161,17 +183,6 @@ def frontier(
         console=terminal.say,
     )
     terminal.say.print(f"report: {write_frontier(points, out)}", soft_wrap=True)
-
-
-def _check(points: list[Point], **setting: object) -> None:
-    """Refuse to add to the points of another setting."""
-    for point in points:
-        for name, wanted in setting.items():
-            if point.setting[name] != wanted:
-                raise InputError(
-                    f"expected a folder with points of {name} {wanted}, got one of "
-                    f"{point.setting[name]}: choose another --out"
-                )
 
 
 def cells(row: str) -> list[tuple[str, str]]:
@@ -191,32 +202,25 @@ def cells(row: str) -> list[tuple[str, str]]:
     return found
 
 
-def _point(
-    name: str,
-    strength: str,
-    attacker: str,
-    attack: Attack,
-    records: list[Record],
-    learned: Utility,
-    victim: str,
-    rounds: int,
-) -> Point:
-    return Point(
-        defense=name,
-        strength=strength,
-        attack=attack.name,
-        preset=attack.preset,
-        attacker=attacker,
-        evaluations=attack.planned_evaluations,
-        victim=victim,
-        seed=records[0].seed,
-        rounds=rounds,
-        images=[record.image for record in records],
-        psnr=[record.psnr for record in records],
-        ssim=[record.ssim for record in records],
-        stlpips=[record.stlpips for record in records],
-        accuracy=learned.accuracy,
-        cosine=learned.cosine,
-        length=learned.length,
-        epsilon=learned.epsilon,
-    )
+def _point(rows: Sequence[Row], learned: Row, **setting: object) -> Point:
+    """The point of the attacks on all images and of the federation.
+
+    Raises:
+        InputError: a row that is none of these.
+    """
+    scores = {metric: [row.get(metric) for row in rows] for metric in SCORES}
+    cost = {name: learned.get(name) for name in ("accuracy", "cosine", "length", "epsilon")}
+    if cost["accuracy"] is None:  # no image was held out
+        cost["accuracy"] = math.nan
+    try:
+        return Point.model_validate(scores | cost | setting)
+    except ValidationError as error:
+        raise InputError(f"expected results of a frontier, got: {one_line(error)}") from None
+
+
+def _finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """JSON has no infinity and no NaN: they are null."""
+    return {
+        name: value if value is not None and math.isfinite(value) else None
+        for name, value in values.items()
+    }
