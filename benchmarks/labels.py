@@ -4,7 +4,8 @@
 
 A third of the images trains the victim (the ConvNet, Adam), a third is the attacker's own, and of
 the last third batches are drawn at random, repeats included. A row gives, for each batch size, the
-share of labels found, corrected for chance: 0 is what drawn labels have, 1 is all.
+share of labels found, corrected for chance: 0 is what drawn labels have, 1 is all. One victim is
+trained: intervals are over the n batches and hold for this victim. Nothing is kept in a file.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def main(
         with torch.no_grad():
             logits = model.logits(model.parameters, model.buffers, held[0][:512])
         accuracy = float((logits.argmax(1) == held[1][:512]).float().mean())
-        typer.echo(f"\n{upto} steps, accuracy {accuracy:.2f}\n")
+        told = f"{upto} steps, accuracy {accuracy:.2f}"
+        typer.echo(f"\n{told}; one victim, n = {draws} batches of each size\n")
         typer.echo(
             f"| estimator | {' | '.join(f'B = {b}' for b in sizes)} |\n|---|" + "---|" * len(sizes)
         )

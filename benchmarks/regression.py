@@ -5,7 +5,9 @@
 No gradient is searched. Samples of the prior go through the victim, forwards only; a ridge line
 from what enters the head to the image (averaged down to 32 px) is fitted to them and read at
 what the update of each private image shows. PSNR is that of the estimate, enlarged again. The
-last row is the mean of the samples, which needs no update at all.
+last row is the mean of the samples, which needs no update at all. One line is fitted for one
+victim: intervals are over the n images and hold for this victim and these samples. Nothing is kept
+in a file.
 """
 
 from __future__ import annotations
@@ -62,12 +64,13 @@ def main(
     seconds = (time.perf_counter() - began) / max(counts)
     x, small = torch.cat(inputs), torch.cat(outputs)
     y, shape = small.flatten(1), small.shape[1:]
-    typer.echo(f"{len(private)} images; {seconds:.3f} s a sample\n")
-    typer.echo("| samples | PSNR, dB |\n|---|---|")
+    typer.echo(f"One victim and one draw of samples; {seconds:.3f} s a sample\n")
+    typer.echo("| samples | n | PSNR, dB |\n|---|---|---|")
     for count in counts:
         guess = Ridge.fit(x[:count], y[:count])(observed)
-        typer.echo(f"| {count} | {_psnr(guess.reshape(-1, *shape), private)} |")
-    typer.echo(f"| their mean | {_psnr(small.mean(0).expand(len(private), *shape), private)} |")
+        typer.echo(f"| {count} | {len(private)} | {_psnr(guess.reshape(-1, *shape), private)} |")
+    mean = small.mean(0).expand(len(private), *shape)
+    typer.echo(f"| their mean | {len(private)} | {_psnr(mean, private)} |")
 
 
 def _psnr(small: torch.Tensor, private: torch.Tensor) -> str:

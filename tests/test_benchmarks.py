@@ -337,3 +337,29 @@ def test_defences_that_were_interrupted_go_on_to_the_same_tables(
     stopped(5)
     assert done(module, *arguments, "--out", out) == whole
     assert re.search(r"\| noise:std=0.1 \| told \| ig:paper \| 2 \|", whole)
+
+
+def test_directions_are_of_victims_and_starts_of_each_image(source: Path) -> None:
+    arguments = [source, "--match", "square_[01]*", "--victim", "convnet", "--widths", "0"]
+    module = load("curvature")
+    first = done(module, *arguments)
+    assert "Victim, start and noise are drawn anew for each n" in first
+    assert re.search(r"\| noise \| 0 \| 2 \| -?0\.\d+ ± 0\.\d+ \|", first)
+    assert done(module, *arguments) == first
+    assert done(module, *arguments, "--victim-seed", "1") != first
+    assert done(module, *arguments, "--seed", "1") != first
+
+
+def test_a_line_for_one_victim_says_so_and_n(source: Path) -> None:
+    text = done(load("regression"), source, "--victim", "convnet", "--samples", "10")
+    assert "One victim and one draw of samples" in text
+    assert re.search(r"\| 10 \| 3 \| \d+\.\d+ ± ", text)
+
+
+def test_label_counts_of_one_victim_say_so_and_n(tmp_path: Path) -> None:
+    for index in range(18):
+        array = np.full((16, 16, 3), 10 * index, dtype=np.uint8)
+        Image.fromarray(array).save(tmp_path / f"{index:02d}_class{index % 3}.png")
+    arguments = [tmp_path, "--labels", "class([0-9])", "--size", "16", "--steps", "0"]
+    text = done(load("labels"), *arguments, "--batches", "1", "--draws", "2")
+    assert "one victim, n = 2 batches of each size" in text
