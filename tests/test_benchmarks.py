@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from gifd.campaign.record import Outcome
 from gifd.campaign.trial import Trial
+from gifd.cli import app
 from gifd.interval import written
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -49,9 +50,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(module: ModuleType, *arguments: object) -> Result:
-    app = typer.Typer()
-    app.command()(module.main)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    command = typer.Typer()
+    command.command()(module.main)
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
 def done(module: ModuleType, *arguments: object) -> str:
@@ -194,6 +195,23 @@ def test_a_victim_of_fixed_weights_is_said_to_be_one(
     assert "the victim is one" in text
     first, second = rows_of(out)
     assert first["seed"] != second["seed"]
+
+
+def test_a_row_is_repeated_from_its_seeds(
+    benchmark: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    defense = ["--defense", "noise:std=0.1"]
+    out = tmp_path / "rows.jsonl"
+    done(benchmark, source, *IG, *defense, "--out", out)
+    row = rows_of(out)[1]
+    same = ["--attack", "ig", "--preset", "paper", "--evaluations", "4", "--restarts", "1"]
+    same += ["--victim", "convnet", "--victim-seed", str(row["victim_seed"]), "--device", "cpu"]
+    same += ["--seed", str(row["seed"]), "--label", "1", "--size", "32", *defense]
+    where = ["--json", "--out", str(tmp_path / "runs")]
+    repeated = CliRunner().invoke(app, ["attack", str(source / IMAGES[1]), *same, *where])
+    assert repeated.exit_code == 0, repeated.output
+    record = json.loads(repeated.stdout)
+    assert [record[name] for name in ("psnr", "distance")] == [row["psnr"], row["distance"]]
 
 
 def test_attacks_that_were_interrupted_go_on_to_the_same_table(

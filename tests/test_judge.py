@@ -80,6 +80,7 @@ def test_a_judgement_of_two_images(generator: Generator) -> None:
     one, again = (judge(generator, images, steps=12, samples=8, seed=4) for _ in range(2))
     assert one.psnr == again.psnr
     assert one.shift == again.shift
+    assert one.seeds == again.seeds
     assert {len(values) for values in (*one.psnr.values(), *one.stlpips.values())} == {2}
     for domain, fit in one.fits.items():
         assert PSNR()(fit, images).tolist() == one.psnr[domain]
@@ -88,6 +89,16 @@ def test_a_judgement_of_two_images(generator: Generator) -> None:
     conditional = prior(classes=3).generator(name="tiny", latent="w+")
     with pytest.raises(InputError, match="expected labels of 0 to 2"):
         judge(conditional, images, steps=12, labels=[0, 3])
+
+
+def test_each_image_has_starts_of_its_own(generator: Generator) -> None:
+    twice = torch.rand(1, 3, 32, 32, generator=rng()).repeat(2, 1, 1, 1)
+    found = judge(generator, twice, steps=12, samples=8, seed=4)
+    assert len(set(found.seeds)) == 2
+    for values in found.psnr.values():
+        assert values[0] != values[1]
+    other = judge(generator, twice, steps=12, samples=8, seed=5)
+    assert not set(other.seeds) & set(found.seeds)
 
 
 # -- the distance between sets -----------------------------------------------------------

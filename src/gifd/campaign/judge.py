@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gifd.attacks import Extensions, gifd, gifd_latent
 from gifd.attacks.ceiling import ceiling, exposed
+from gifd.campaign.sweep import seeds_of
 from gifd.errors import InputError
 from gifd.inversion import Callback
 from gifd.metrics import PSNR, STLPIPS, kernel_distance
@@ -27,6 +28,7 @@ class Judgement:
     Args:
         prior: its name.
         psnr, stlpips: by domain ('latent', 'features'), a value an image.
+        seeds: of each image's searches: intervals over the images cover starts too.
         shift: `kernel_distance` between the images and the prior's samples.
         fits: by domain, the images found, (N, C, H, W) in [0, 1].
     """
@@ -34,6 +36,7 @@ class Judgement:
     prior: str
     psnr: dict[str, list[float]]
     stlpips: dict[str, list[float]]
+    seeds: list[int]
     shift: float
     fits: dict[str, Float[Tensor, "N C H W"]] = field(repr=False)
 
@@ -57,7 +60,7 @@ def judge(
         steps: of each search, all phases together.
         labels: the class of each image, for a conditional prior; drawn with the seed by default.
         samples: of the prior, for the shift.
-        seed: of all randomness.
+        seed: of all randomness; each image's searches draw their own of it (`seeds_of`).
         offline: use cached weights and download nothing.
         callback: called with an image's number, gives what is told of every step.
 
@@ -79,11 +82,12 @@ def judge(
         "features": gifd(prior, restarts=1, extensions=LIMITS),
     }
     fits: dict[str, list[Tensor]] = {domain: [] for domain in searches}
+    seeds = [seeds_of(index, seed=seed).trial for index in range(len(images))]
     for index, image in enumerate(images):
         observation = exposed(image[None], known[index : index + 1])
         for domain, search in searches.items():
             found = ceiling(search).with_steps(steps)(
-                observation, seed=seed, callback=callback(index) if callback else None
+                observation, seed=seeds[index], callback=callback(index) if callback else None
             )
             fits[domain].append(found.images)
     found_images = {domain: torch.cat(each) for domain, each in fits.items()}
@@ -93,6 +97,7 @@ def judge(
         prior=prior.name,
         psnr={domain: psnr(fit, images).tolist() for domain, fit in found_images.items()},
         stlpips={domain: stlpips(fit, images).tolist() for domain, fit in found_images.items()},
+        seeds=seeds,
         shift=kernel_distance(images, drawn, offline=offline),
         fits=found_images,
     )
