@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad
 
-from gifd.errors import ModelError
+from gifd.errors import GifdError, ModelError, one_line
+from gifd.kernels import once_only, unfused
+from gifd.outputs import logits_in
 from gifd.trace import Call, Calls
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -38,7 +40,8 @@ class Model:
     Parameters with `requires_grad=False` are not trained and hence not part of an update.
 
     Args:
-        module: the network; called with normalised images (B, C, H, W).
+        module: the network; called with normalised images (B, C, H, W). It returns logits
+            (B, N), or what `gifd.outputs.logits_in` finds them in.
         mean, std: the normalisation, one number a channel.
         loss: `(logits, labels) -> scalar`; labels are indices (B,) or probabilities (B, N).
 
@@ -52,6 +55,7 @@ class Model:
     loss: Loss = F.cross_entropy
     parameters: Mapping[str, Tensor] = field(init=False, repr=False)
     buffers: Mapping[str, Tensor] = field(init=False, repr=False)
+    _tried: tuple[int, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
@@ -67,6 +71,11 @@ class Model:
         fixed |= {name: b.detach().clone() for name, b in self.module.named_buffers()}
         object.__setattr__(self, "parameters", trained)
         object.__setattr__(self, "buffers", fixed)
+
+    @property
+    def training(self) -> bool:
+        """Whether any part of the module is in training mode."""
+        return any(part.training for part in self.module.modules())
 
     @property
     def device(self) -> torch.device:
@@ -95,21 +104,110 @@ class Model:
         buffers: Mapping[str, Tensor],
         images: Float[Tensor, "B C H W"],
     ) -> Float[Tensor, "..."]:
-        """The module's output at these parameters, (B, N). Buffers it writes to are copies."""
+        """The module's logits at these parameters, (B, N). Buffers it writes to are copies.
+
+        Every forward pass of a victim is this one, and can be differentiated twice.
+        """
         state = dict(parameters)
-        if any(part.training for part in self.module.modules()):
+        if self.training:
             zero = images.new_zeros(())  # adding it gives the copies the axis of a vmap around us
             buffers = {name: b + zero.to(b.dtype) for name, b in buffers.items()}
         state |= buffers
-        return functional_call(self.module, state, (self.normalize(images),))  # type: ignore[no-any-return]
+        inputs = self.normalize(images).to(next(iter(parameters.values())).dtype)
+        with unfused():
+            return logits_in(functional_call(self.module, state, (inputs,)))
+
+    def loss_at(
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Float[Tensor, "B C H W"],
+        labels: Shaped[Tensor, "B *N"],
+    ) -> Float[Tensor, ""]:
+        """The loss of these images at these parameters.
+
+        Raises:
+            ModelError: it is not one number.
+        """
+        loss = self.loss(self.logits(parameters, buffers, images), labels)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ModelError(
+                f"expected a loss that is one number in a tensor, got {got}: give it "
+                "reduction='mean', or 'sum' if the client sums"
+            )
+        return loss
+
+    def tried(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
+        """The logits of these images, checked; what the module raises is told in one line.
+
+        Raises:
+            ModelError: the module does not take them, or does not return logits (B, N).
+        """
+        try:
+            logits = self.logits(self.parameters, self.buffers, images)
+        except GifdError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"expected a model that takes images {tuple(images.shape)}, got: "
+                f"{one_line(error) or type(error).__name__}"
+            ) from None
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise ModelError(
+                f"expected logits (B, classes) from the model, got shape {tuple(logits.shape)}"
+            )
+        return logits
 
     def classes(self, image_shape: Sequence[int]) -> int:
-        """How many logits the model writes for an image of shape (C, H, W)."""
+        """How many logits the model writes for an image of shape (C, H, W).
+
+        Raises:
+            ModelError: see `tried`.
+        """
         like = next(iter(self.parameters.values()))
         with torch.no_grad():
-            return self.logits(
-                self.parameters, self.buffers, like.new_zeros(2, *image_shape)
-            ).shape[-1]
+            return self.tried(like.new_zeros(2, *image_shape)).shape[1]
+
+    def check_twice(self, image_shape: Sequence[int]) -> None:
+        """Refuse what an attack by gradients cannot differentiate twice, by trying it, once.
+
+        Args:
+            image_shape: (C, H, W) of an image that the module takes.
+
+        Raises:
+            ModelError: the loss is not one number, or it or the module has no second derivative.
+        """
+        if self._tried == tuple(image_shape):
+            return
+        own = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
+        like = next(iter(own.values()))
+        images = like.new_zeros(2, *image_shape).requires_grad_()
+        labels = torch.zeros(2, dtype=torch.long, device=self.device)
+
+        def loss(theta: Mapping[str, Tensor]) -> Tensor:
+            return self.loss_at(theta, self.buffers, images, labels)
+
+        try:
+            with torch.enable_grad():
+                grad(loss)(dict(self.parameters))  # sees what torch.func cannot see through
+                one = images.new_ones(()).requires_grad_()  # a constant would hide `once_only`
+                slopes = torch.autograd.grad(
+                    one * loss(own), list(own.values()), create_graph=True, materialize_grads=True
+                )
+                total = torch.stack([slope.sum() for slope in slopes]).sum()
+                torch.autograd.grad(total, images)
+                if once_only(total):
+                    raise RuntimeError("a function marked with @once_differentiable")
+        except GifdError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                "expected a model and a loss of logits (B, N) and labels (B,) that can be "
+                f"differentiated twice, got: {one_line(error) or type(error).__name__}: write them "
+                "in PyTorch's own operations"
+            ) from None
+        object.__setattr__(self, "_tried", tuple(image_shape))
 
     def head(self, image_shape: Sequence[int]) -> Head:
         """Find the linear layer that writes the logits by following one forward pass.
@@ -159,13 +257,14 @@ class Model:
     def _head_call(self, images: Tensor, remedy: str) -> Call:
         calls = Calls(F.linear, ("input", "weight", "bias"))
         with calls:
-            output = self.logits(self.parameters, self.buffers, images)
-        if not calls.made or calls.made[-1].result is not output:
+            output = self.tried(images)
+        writing = [call for call in calls.made if call.result is output]
+        if not writing:
             raise ModelError(
                 "expected a model whose last layer is linear (its output the logits), got "
                 f"{type(self.module).__name__}: {remedy}"
             )
-        return calls.made[-1]
+        return writing[-1]
 
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.shape[-3] != len(self.mean):

@@ -81,7 +81,7 @@ class FedSGD(Protocol):
         """The gradient at `parameters`."""
 
         def loss(theta: dict[str, Tensor]) -> Tensor:
-            return model.loss(model.logits(theta, buffers, images), labels)
+            return model.loss_at(theta, buffers, images, labels)
 
         return Update(grad(loss)(dict(parameters)))
 

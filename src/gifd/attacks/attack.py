@@ -137,7 +137,7 @@ class Attack:
         Raises:
             InputError: the prior makes images of another shape than the private ones, or
                 the labels can be neither inferred nor were granted.
-            ModelError: no linear head, or nothing finite was found.
+            ModelError: no linear head, no second derivative, or nothing finite was found.
         """
         expect(observation, Observation, "an Observation, as Client(...).step makes one")
         began = time.perf_counter()
@@ -152,6 +152,8 @@ class Attack:
             source = "searched"
         else:
             known, source = label_hypotheses(observation, most=self.restarts)
+        if any(phase.optimizer.gradients for phase in self.phases):
+            model.check_twice(ledger.image_shape)
         labels = known[torch.arange(self.restarts) % len(known)]  # (R, B)
         generator = None if self.prior is None else self.prior.to(model.device)
 

@@ -147,7 +147,7 @@ def utility(
         server.step()
         if callback is not None:
             with torch.no_grad():
-                loss = model.loss(model.logits(theta, model.buffers, x), y)
+                loss = model.loss_at(theta, model.buffers, x, y)
             callback(round_, float(loss))
     final = {name: p.detach() for name, p in theta.items()}
     dp = next((d for d in defenses if isinstance(d, DPSGD) and d.noise > 0), None)

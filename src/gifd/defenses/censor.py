@@ -89,7 +89,7 @@ class _Sampled(Local):
 
         def loss(at: Mapping[str, Tensor]) -> float:
             with torch.no_grad():
-                return float(model.loss(model.logits(at, buffers, images), labels))
+                return float(model.loss_at(at, buffers, images, labels))
 
         best, least = gradient, loss(start)
         for _ in range(self.censor.tries):

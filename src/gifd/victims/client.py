@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gifd.batch_norm import Statistics, batch_statistics, running_statistics
 from gifd.defenses import Defense, check_order, known_attacker, seen_by, wrapped
-from gifd.errors import InputError, ModelError, expect, one_line
+from gifd.errors import InputError, ModelError, expect
 from gifd.model import Model
 from gifd.observation import Ledger, Observation, Secret
 from gifd.protocols import FedSGD, Protocol
@@ -67,7 +67,8 @@ class Client:
 
         Raises:
             InputError: no tensors, images outside [0, 1] or a label that the model does not have.
-            ModelError: the step cannot be replayed (see `check_replay`).
+            ModelError: the model does not take the images, its loss is not one number or has no
+                second derivative, or the step cannot be replayed (see `check_replay`).
         """
         expect(images, Tensor, "images as a tensor (B, C, H, W)")
         expect(labels, Tensor, "labels as a tensor (B,), such as torch.tensor([3])")
@@ -75,23 +76,14 @@ class Client:
         secret = Secret(images=images.to(model.device), labels=labels.to(model.device))
         images, labels = secret.images, secret.labels
         with torch.no_grad():
-            try:
-                logits = model.logits(model.parameters, model.buffers, images)
-            except (RuntimeError, ValueError) as error:
-                raise ModelError(
-                    f"expected a model that takes images {tuple(images.shape)}, got: "
-                    f"{one_line(error)}"
-                ) from None
-        if logits.ndim != 2 or len(logits) != len(images):
-            raise ModelError(
-                f"expected logits (B, classes) from the model, got shape {tuple(logits.shape)}"
-            )
+            logits = model.tried(images)
         classes = logits.shape[1]
         if labels.min() < 0 or labels.max() >= classes:
             raise InputError(
                 f"expected labels from 0 to {classes - 1} (the model has {classes} classes), "
                 f"got {labels.tolist()}"
             )
+        model.check_twice(images.shape[1:])
         update = self.protocol(model, model.parameters, model.buffers, images, labels).detach()
         channels, height, width = images.shape[1:]
         ledger = Ledger(
