@@ -75,15 +75,15 @@ def training(title: str) -> Iterator[Callable[[Stand], None]]:
 
 
 @contextmanager
-def steps(title: str, total: int, note: str = "") -> Iterator[Callable[[int, float], None]]:
+def steps(title: str, total: int, reason: str = "") -> Iterator[Callable[[int, float], None]]:
     """A bar on stderr, and a note, that are not there before the first step: loss, time left."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn())
     with Bar(*columns, console=say, transient=True, disable=not say.is_terminal) as bar:
         task = bar.add_task(title, total=total, visible=False)
 
         def callback(step: int, loss: float) -> None:
-            if note and step == 0:
-                say.print(f"note: {note}", soft_wrap=True)
+            if reason and step == 0:
+                note(reason)
             text = f"{title} · {step + 1}/{total} · loss {loss:.3f}"
             bar.update(task, description=text, completed=step + 1, visible=True)
 
@@ -142,6 +142,11 @@ def table(
     console = console or Console()
     console.print(grid)
     console.print()
+
+
+def note(text: str) -> None:
+    """What a user may want to know, in one line; nothing is wrong."""
+    say.print(f"note: {' '.join(text.split())}", soft_wrap=True, markup=False)
 
 
 def complain(error: GifdError) -> None:

@@ -114,7 +114,11 @@ class Trial:
             defenses=[repr(defense) for defense in self.client.defenses],
             ledger=dict(observation.grants()),
             victim=dict(self.victim)
-            | {"mean": list(self.client.model.mean), "std": list(self.client.model.std)},
+            | {
+                "training": self.client.model.training,
+                "mean": list(self.client.model.mean),
+                "std": list(self.client.model.std),
+            },
             settings=self.attack.describe(),
             phases=[
                 PhaseRecord(

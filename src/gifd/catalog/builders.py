@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -15,9 +13,10 @@ from torch import nn
 
 from gifd.attacks import Attack, LabelMapping
 from gifd.attacks.extensions import Extensions, known_preset
+from gifd.catalog.own_victim import is_own, made_by
 from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, PRIORS, VICTIMS
 from gifd.defenses import Defense
-from gifd.errors import GifdError, InputError
+from gifd.errors import InputError
 from gifd.label_counts import LabelEstimator
 from gifd.model import Model
 from gifd.priors import Generator, read_checkpoint, read_remapper, write_remapper
@@ -219,9 +218,9 @@ def victim(
 ) -> Model:
     """A victim by name, its weights drawn with `seed`, in eval mode, ImageNet's normalisation.
 
-    A name `package.module:factory` imports the user's own code and calls `factory()`, which
-    returns a `Model` (normalisation and loss included) or a `torch.nn.Module` that takes
-    images normalised with ImageNet's mean and standard deviation.
+    A name `package.module:factory` or `path/to/file.py:factory` imports the user's own code and
+    calls `factory()`, which returns a `Model` (normalisation and loss included) or a
+    `torch.nn.Module` that takes images normalised with ImageNet's mean and standard deviation.
 
     Raises:
         InputError: an unknown name, or a factory that cannot be imported or called.
@@ -230,8 +229,8 @@ def victim(
         raise InputError(f"expected at least 2 classes, got {classes}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if ":" in name:
-            made = _made_by(name)
+        if is_own(name):
+            made = made_by(name)
         else:
             made = _entry(VICTIMS, name, "victim").build(classes, size).eval()
     if isinstance(made, Model):
@@ -242,27 +241,6 @@ def victim(
             f"got {type(made).__name__}"
         )
     return Model(module=made.to(device), mean=IMAGENET_MEAN, std=IMAGENET_STD)
-
-
-def _made_by(name: str) -> object:
-    module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"expected an importable victim 'package.module:factory', got '{name}': {error}"
-        ) from None
-    try:
-        return factory()
-    except GifdError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"expected '{name}()' to return a victim, it raised {type(error).__name__}: {error}"
-        ) from error
 
 
 def _entry(table: Mapping[str, T], name: str, what: str) -> T:

@@ -21,6 +21,7 @@ from gifd.cli.choices import (
     chosen_mapping,
     chosen_metrics,
     chosen_protocol,
+    chosen_victim,
 )
 from gifd.cli.options import (
     Device,
@@ -31,6 +32,7 @@ from gifd.cli.options import (
     Restarts,
     Seed,
     Steps,
+    Victim,
     device_of,
 )
 from gifd.cli.trials import run_trials
@@ -55,9 +57,7 @@ def attack(
         list[str] | None,
         typer.Option(help="key=value of a checkpoint's architecture; may be repeated."),
     ] = None,
-    victim: Annotated[
-        str, typer.Option(help="From 'gifd list', or your own 'package.module:factory'.")
-    ] = "resnet18",
+    victim: Victim = "resnet18",
     preset: Annotated[
         str, typer.Option(help="'strongest' (ours added), 'paper' (its own) or 'gifd-paper'.")
     ] = "strongest",
@@ -123,9 +123,10 @@ def attack(
             f"{len(images)}: give more or fewer"
         )
     classes_of = chosen_labels(images, label or [0], labels)
-    model = catalog.victim(
+    model = chosen_victim(
         victim, classes=classes, size=size, seed=victim_seed, device=device_of(device)
     )
+    classes = model.classes((len(model.mean), size, size))  # an own victim's are its own
     client = Client(
         model=model,
         protocol=chosen_protocol(lr, local_steps),
@@ -154,7 +155,7 @@ def attack(
     }
     unused = [option for option, value in of_prior.items() if value]
     if unused and not any(each.prior for each in built):
-        terminal.say.print(f"note: no attack here has a prior: {', '.join(unused)} not used")
+        terminal.note(f"no attack here has a prior: {', '.join(unused)} not used")
     metrics = chosen_metrics(lpips=lpips, offline=offline)
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     origin = {"name": victim, "classes": classes, "seed": victim_seed}

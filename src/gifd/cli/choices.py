@@ -13,6 +13,7 @@ from gifd.attacks import Attack, LabelMapping
 from gifd.errors import InputError
 from gifd.images import class_in
 from gifd.metrics import Metric
+from gifd.model import Model
 from gifd.priors import Generator
 from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.training import REMAPPER_STEPS
@@ -60,6 +61,19 @@ def chosen_attacks(
                     f"got '{extension}'"
                 )
     return built
+
+
+def chosen_victim(
+    name: str, *, classes: int, size: int, seed: int, device: torch.device | str = "cpu"
+) -> Model:
+    """The victim by name; that it is in training mode is noted."""
+    model = catalog.victim(name, classes=classes, size=size, seed=seed, device=device)
+    if model.training:
+        terminal.note(
+            f"'{name}' is in training mode: batch norms use the batch's own statistics, dropout is "
+            "random; return it after .eval() for its evaluation mode"
+        )
+    return model
 
 
 def chosen_mapping(how: str, prior: Generator, classes: int) -> LabelMapping | None:

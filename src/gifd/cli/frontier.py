@@ -18,7 +18,7 @@ from gifd.campaign.point import Point
 from gifd.campaign.sweep import Keys, Results, Row, drawn, finished, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
-from gifd.cli.choices import chosen_attacks, chosen_metrics
+from gifd.cli.choices import chosen_attacks, chosen_metrics, chosen_victim
 from gifd.cli.options import Device, Evaluations, Offline, Restarts, Seed, device_of
 from gifd.defenses import known_attacker
 from gifd.defenses.dpsgd import accountant_installed
@@ -84,7 +84,7 @@ def frontier(
     learnt = read_image_set(data, size=data_size, labels=labels)
     classes = len(learnt.classes)
     on = device_of(device)
-    model = catalog.victim(victim, classes=classes, size=size, seed=VICTIM_SEED, device=on)
+    model = chosen_victim(victim, classes=classes, size=size, seed=VICTIM_SEED, device=on)
     pupil = catalog.victim(victim, classes=classes, size=data_size, seed=VICTIM_SEED, device=on)
     (built,) = chosen_attacks(
         [attack],

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from gifd import catalog, terminal
-from gifd.cli.choices import chosen_protocol
-from gifd.cli.options import LearningRate, LocalSteps
+from gifd.cli.choices import chosen_protocol, chosen_victim
+from gifd.cli.options import LearningRate, LocalSteps, Victim
 from gifd.errors import InputError
 from gifd.label_counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.observation import Ledger, Observation
@@ -24,9 +24,7 @@ from gifd.updates import Update
 def labels(
     update: Annotated[Path, typer.Argument(help="The client's update, a safetensors file.")],
     batch_size: Annotated[int, typer.Option(help="How many images it was computed on.", min=1)],
-    victim: Annotated[
-        str, typer.Option(help="From 'gifd list', or your own 'package.module:factory'.")
-    ] = "resnet18",
+    victim: Victim = "resnet18",
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
     size: Annotated[int, typer.Option(help="Side of the private images.", min=8)] = 64,
     victim_seed: Annotated[int, typer.Option(help="Seed of a built-in victim's weights.")] = 0,
@@ -45,7 +43,7 @@ def labels(
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Estimate how often each class is in a client's batch, from its update alone."""
-    model = catalog.victim(victim, classes=classes, size=size, seed=victim_seed)
+    model = chosen_victim(victim, classes=classes, size=size, seed=victim_seed)
     observation = Observation(
         update=Update.load(update),
         model=model,

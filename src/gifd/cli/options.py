@@ -19,6 +19,12 @@ Seed = Annotated[int, typer.Option(help="Of the attack's and the defences' rando
 Steps = Annotated[
     int | None, typer.Option(help="Steps of each restart, all phases together.", min=1)
 ]
+Victim = Annotated[
+    str,
+    typer.Option(
+        help="From 'gifd list', or your own: 'package.module:factory' or './file.py:factory'."
+    ),
+]
 Evaluations = Annotated[
     int | None,
     typer.Option(help="In place of steps: victim gradients, all restarts together.", min=1),

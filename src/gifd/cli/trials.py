@@ -32,9 +32,7 @@ def run_trials(
                     sys.stdout.write(stored.record.model_dump_json() + "\n")
                     sys.stdout.flush()
                 if stored.record.dropped:
-                    terminal.say.print(
-                        f"note: restarts {stored.record.dropped} became non-finite, dropped"
-                    )
+                    terminal.note(f"restarts {stored.record.dropped} became non-finite, dropped")
                 interrupted = stored.record.interrupted
                 if interrupted:
                     break

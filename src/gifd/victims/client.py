@@ -152,7 +152,9 @@ def check_replay(observation: Observation, secret: Secret) -> None:
     else:
         again = observation.replay(secret.images, secret.labels).detach()
         if float((again - truth).norm()) > TOLERANCE * scale:
-            reason = "two replays differ too: dropout or another random layer is active"
+            reason = (
+                "two replays differ too: dropout or another random layer is active, call .eval()"
+            )
         else:
             errors = (truth - seen).squares() / seen.squares().clamp_min(1e-30)
             worst = list(seen)[int(errors.argmax())]
