@@ -1,6 +1,8 @@
 """Image files: read as they are, refused in one line, and folders and zips of them alike."""
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 from gifd.errors import InputError
-from gifd.images import grid, read_image, read_images, write_image
+from gifd.images import framing, grid, read_image, read_images, write_image
 
 
 def ramp(height: int, width: int) -> Image.Image:
@@ -162,3 +164,147 @@ def test_a_grid_holds_every_picture_in_order(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected to write a PNG"):
         write_image(sheet, tmp_path / "file" / "sheet.png")
+
+
+# -- depths --------------------------------------------------------------------------------
+
+GREY = np.linspace(0, 1, 400).reshape(20, 20)
+
+
+def tiff(values: np.ndarray, bits: int, photometric: int = 1) -> bytes:
+    """A little-endian TIFF of greys, packed as the standard has it."""
+    height, width = values.shape
+    if bits == 16:
+        data = values.astype("<u2").tobytes()
+    else:
+        digits = "".join(f"{value:0{bits}b}" for value in values.ravel())
+        data = int(digits, 2).to_bytes(len(digits) // 8, "big")
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric)]
+    tags += [(273, 8), (277, 1), (278, height), (279, len(data))]
+    table = struct.pack("<H", len(tags))
+    for tag, value in tags:
+        table += struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + table + b"\0\0\0\0"
+
+
+def netpbm(values: np.ndarray, white: int, kind: str = "P5") -> bytes:
+    height, width = values.shape[:2]
+    return f"{kind} {width} {height} {white}\n".encode() + values.astype(">u2").tobytes()
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel: greys (H, W) or colours (H, W, 3), which Pillow cannot write."""
+    height, width, *channels = values.shape
+    rows = values.astype(">u2").reshape(height, -1)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if channels else 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+def levels(bits: int, white: float = 1.0) -> np.ndarray:
+    found: np.ndarray = (GREY * white * (2**bits - 1)).round().astype(np.int64)
+    return found
+
+
+def colours(bits: int) -> np.ndarray:
+    return np.stack([levels(bits), levels(bits)[::-1], levels(bits).T], -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("16.png", deep_png(levels(16))),
+        ("16.tiff", tiff(levels(16), 16)),
+        ("12.tiff", tiff(levels(12), 12)),
+        ("inverted.tiff", tiff(2**16 - 1 - levels(16), 16, photometric=0)),
+        ("16.pgm", netpbm(levels(16), 2**16 - 1)),
+        ("14.pgm", netpbm(levels(14), 2**14 - 1)),
+        ("12.pgm", netpbm(levels(12), 2**12 - 1)),
+        ("10.pgm", netpbm(levels(10), 2**10 - 1)),
+    ],
+)
+def test_greys_of_every_depth_are_the_same_greys(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    image = read_image(tmp_path / name, size=20)
+    expected = torch.from_numpy(GREY).float().expand(3, 20, 20)
+    assert torch.allclose(image, expected, atol=0.501 / 255 + 2**-11)  # 8 bits, and the file's 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("16.png", deep_png(colours(16))),
+        ("16.ppm", netpbm(colours(16), 2**16 - 1, "P6")),
+        ("14.ppm", netpbm(colours(14), 2**14 - 1, "P6")),
+        ("12.ppm", netpbm(colours(12), 2**12 - 1, "P6")),
+    ],
+)
+def test_colours_of_every_depth_are_the_same_colours(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    expected = torch.from_numpy(colours(16) / (2**16 - 1)).float().permute(2, 0, 1)
+    assert torch.allclose(read_image(tmp_path / name, size=20), expected, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("grey.png", lambda bits: deep_png(levels(bits))),
+        ("colours.png", lambda bits: deep_png(colours(bits))),
+        ("grey.tiff", lambda bits: tiff(levels(bits), 16)),
+        ("grey.pgm", lambda bits: netpbm(levels(bits), 2**16 - 1)),
+        ("colours.ppm", lambda bits: netpbm(colours(bits), 2**16 - 1, "P6")),
+    ],
+)
+def test_few_bits_in_a_file_of_sixteen_are_refused(
+    tmp_path: Path, name: str, write: Callable[[int], bytes], bits: int
+) -> None:
+    (tmp_path / name).write_bytes(write(bits))
+    with pytest.raises(InputError, match=r"16 bits a channel, .* stretch it to 16 bits") as error:
+        read_image(tmp_path / name, size=20)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("black.png", deep_png(levels(16) * 0)),
+        ("dark.png", deep_png(levels(16, 0.3))),
+        ("dark.pgm", netpbm(levels(12, 0.1), 2**12 - 1)),
+        ("dark.tiff", tiff(levels(12, 0.1), 12)),
+    ],
+)
+def test_dark_pictures_are_taken_where_the_file_says_so(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert float(read_image(tmp_path / name, size=20).max()) <= 0.31
+
+
+def test_a_packed_depth_that_pillow_does_not_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "14.tiff").write_bytes(tiff(levels(14), 14))
+    with pytest.raises(InputError, match="a kind of image that Pillow does not read"):
+        read_image(tmp_path / "14.tiff")
+
+
+# -- framing -------------------------------------------------------------------------------
+
+
+def test_what_reading_cropped_or_enlarged_is_told(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    for height, width in ((64, 64), (80, 80), (90, 70), (20, 20), (20, 30)):
+        ramp(height, width).save(tmp_path / f"{height}x{width}.png")
+    names = [name for name, _ in read_images(tmp_path, size=64, told=told.append)]
+    assert dict(zip(names, told, strict=True))["90x70.png"] == (70, 90)  # width and height
+    assert framing(told, 64) == (
+        "images: 2 of 5 cropped to the centre square, 2 of 5 enlarged to 64 x 64 pixels"
+    )
+    assert framing([(64, 64), (80, 80)], 64) is None
+    assert framing([(70, 90)], 64) == "images: 1 of 1 cropped to the centre square"
+    assert framing([(20, 20)], 64) == "images: 1 of 1 enlarged to 64 x 64 pixels"

@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from gifd.depths import Depth
 from gifd.errors import BROKEN_ZIP, InputError
 
 SMALLEST = 16
@@ -26,21 +27,29 @@ ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", "
 """What is taken for an image in a folder or zip."""
 
 
-def read_image(path: str | Path, *, size: int | None = 64) -> Float[Tensor, "3 H W"]:
+Told = Callable[[tuple[int, int]], object]
+"""Told the width and height of a file's picture, before it is cropped and resized."""
+
+
+def read_image(
+    path: str | Path, *, size: int | None = 64, told: Told | None = None
+) -> Float[Tensor, "3 H W"]:
     """Read an image file as RGB in [0, 1], its centre square at `size` x `size` pixels.
 
-    The shorter side is resized to `size` with antialiasing, then the centre is cropped.
+    The shorter side is resized to `size` with antialiasing, then the centre is cropped. More
+    than 8 bits a channel become 8, white being the largest number that the file's depth holds.
 
     Args:
         path: the file.
         size: of the square; None keeps the image as it is.
+        told: see `Told`.
 
     Raises:
-        InputError: missing, not an image, corrupt, or too small.
+        InputError: missing, not an image, corrupt, too small, or of a depth that is not known.
     """
     try:
         with Path(path).open("rb") as file:
-            return _decode(file, str(path), size)
+            return _decode(file, str(path), size, told)
     except FileNotFoundError:
         raise InputError(f"expected an image file at '{path}', found none") from None
     except IsADirectoryError:
@@ -50,7 +59,12 @@ def read_image(path: str | Path, *, size: int | None = 64) -> Float[Tensor, "3 H
 
 
 def read_images(
-    source: str | Path, *, match: str = "*", limit: int | None = None, size: int | None = 64
+    source: str | Path,
+    *,
+    match: str = "*",
+    limit: int | None = None,
+    size: int | None = 64,
+    told: Told | None = None,
 ) -> Iterator[tuple[str, Float[Tensor, "3 H W"]]]:
     """The images of a folder (with its subfolders) or zip, by name in their order.
 
@@ -59,6 +73,7 @@ def read_images(
         match: which file names, as a shell pattern.
         limit: how many, evenly spaced over those that match; None takes all.
         size: see `read_image`.
+        told: see `Told`.
 
     Yields:
         The path inside the source, with `/` between its parts, and the image.
@@ -70,15 +85,24 @@ def read_images(
     if source.is_dir():
         names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
         for name in _chosen(names, source, match, limit):
-            yield name, read_image(source / name, size=size)
+            yield name, read_image(source / name, size=size, told=told)
         return
     try:
         with zipfile.ZipFile(source) as archive:
             for name in _chosen(archive.namelist(), source, match, limit):
                 content = io.BytesIO(archive.read(name))
-                yield name, _decode(content, f"{source}:{name}", size)
+                yield name, _decode(content, f"{source}:{name}", size, told)
     except (OSError, *BROKEN_ZIP) as error:
         raise InputError(f"expected a folder or a zip of images, got '{source}': {error}") from None
+
+
+def framing(sizes: Sequence[tuple[int, int]], size: int) -> str | None:
+    """What reading made of images of these widths and heights, in a line; None: only smaller."""
+    cropped = sum(width != height for width, height in sizes)
+    upscaled = sum(min(side) < size for side in sizes)
+    parts = [f"{cropped} of {len(sizes)} cropped to the centre square"] if cropped else []
+    parts += [f"{upscaled} of {len(sizes)} enlarged to {size} x {size} pixels"] if upscaled else []
+    return f"images: {', '.join(parts)}" if parts else None
 
 
 def write_image(image: Float[Tensor, "C H W"], path: Path) -> None:
@@ -138,16 +162,18 @@ def _chosen(names: list[str], source: Path, match: str, limit: int | None) -> li
 
 
 def _decode(
-    file: io.BufferedReader | io.BytesIO, name: str, size: int | None
+    file: io.BufferedReader | io.BytesIO, name: str, size: int | None, told: Told | None
 ) -> Float[Tensor, "3 H W"]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as opened:
-                picture = _rgb(ImageOps.exif_transpose(opened))
+                depth = Depth.of(opened)
+                picture = depth.rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise InputError(
-            f"expected an image (PNG, JPEG, ...) at '{name}', got something else"
+            f"expected an image (PNG, JPEG, ...) at '{name}', got something else, "
+            "or a kind of image that Pillow does not read"
         ) from None
     except (
         OSError,
@@ -162,16 +188,9 @@ def _decode(
             f"expected an image of at least {SMALLEST} x {SMALLEST} pixels at '{name}', "
             f"got {picture.width} x {picture.height}"
         )
+    if told is not None:
+        told(picture.size)
     if size is not None:
         picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
     array = np.asarray(picture, dtype=np.float32) / 255.0  # (H, W, 3)
     return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    """Three channels of 8 bits; Pillow's own conversion cuts 16-bit greys off at 255."""
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
-    elif picture.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {picture.mode}: convert it to 8 or 16 bits a channel")
-    return picture.convert("RGB")

@@ -50,7 +50,8 @@ class ImageRecord(Scores):
     """One private image of the batch, and the reconstruction that was matched with it.
 
     `label` is the true one, `label_used` what the attack replayed with, `prior_label` what a
-    conditional prior was asked for.
+    conditional prior was asked for. `original_size` is its file's width and height, before it was
+    cropped to the centre square and resized; null where that is not known.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ImageRecord(Scores):
     label: int
     label_used: int
     prior_label: int | None
+    original_size: tuple[int, int] | None = None
 
 
 class Record(Scores):

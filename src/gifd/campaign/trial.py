@@ -37,6 +37,7 @@ class Trial:
         attack: the attack.
         metrics: computed for the answer and for every phase.
         seed: of the attack.
+        sizes: width and height of each image's file, for the record, where they are known.
     """
 
     names: Sequence[str]
@@ -47,6 +48,7 @@ class Trial:
     attack: Attack
     metrics: Sequence[Metric]
     seed: int = 0
+    sizes: Sequence[tuple[int, int] | None] | None = None
 
     @property
     def name(self) -> str:
@@ -82,6 +84,7 @@ class Trial:
     ) -> Record:
         used, asked = found.labels.tolist(), found.prior_labels
         values = score(found.images, secret.images, self.metrics)
+        sizes = self.sizes or [None] * len(self.names)
         images = [
             ImageRecord(
                 name=name,
@@ -89,10 +92,11 @@ class Trial:
                 label=label,
                 label_used=used[place],
                 prior_label=None if asked is None else int(asked[place]),
+                original_size=size,
                 **{metric: _finite(values[metric][i]) for metric in values},
             )
-            for i, (name, image, label, place) in enumerate(
-                zip(self.names, self.images, self.labels.tolist(), order, strict=True)
+            for i, (name, image, label, place, size) in enumerate(
+                zip(self.names, self.images, self.labels.tolist(), order, sizes, strict=True)
             )
         ]
         return Record(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ from gifd.cli.options import (
 from gifd.cli.trials import run_trials
 from gifd.defenses import known_attacker
 from gifd.errors import InputError
-from gifd.images import read_image
+from gifd.images import framing, read_image
 from gifd.terminal import one_line_errors
 from gifd.victims import Client
 
@@ -158,6 +159,7 @@ def attack(
         terminal.note(f"no attack here has a prior: {', '.join(unused)} not used")
     metrics = chosen_metrics(lpips=lpips, offline=offline)
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    sizes = _sizes(images, size)
     origin = {"name": victim, "classes": classes, "seed": victim_seed}
 
     def of_client(first: int) -> Iterator[Trial]:
@@ -173,7 +175,20 @@ def attack(
                 attack=each,
                 metrics=metrics,
                 seed=seed,
+                sizes=[sizes.get(path) for path in images[own]],
             )
 
     batches = (partial(of_client, first) for first in range(0, len(images), batch_size))
     run_trials(batches, store, json=json)
+
+
+def _sizes(images: list[Path], size: int) -> dict[Path, tuple[int, int]]:
+    """Each readable image's own width and height; what reading makes of them is noted, once."""
+    found: dict[Path, tuple[int, int]] = {}
+    for path in images:
+        with suppress(InputError):  # told when its trial comes
+            read_image(path, size=size, told=partial(found.__setitem__, path))
+    made = framing(list(found.values()), size)
+    if made:
+        terminal.note(made)
+    return found

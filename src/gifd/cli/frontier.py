@@ -23,7 +23,7 @@ from gifd.cli.options import Device, Evaluations, Offline, Restarts, Seed, devic
 from gifd.defenses import known_attacker
 from gifd.defenses.dpsgd import accountant_installed
 from gifd.errors import InputError, one_line
-from gifd.images import class_in, read_images
+from gifd.images import class_in, framing, read_images
 from gifd.report.frontier import write_frontier
 from gifd.terminal import one_line_errors
 from gifd.training import read_image_set
@@ -96,7 +96,11 @@ def frontier(
         restarts=restarts,
     )
     metrics = chosen_metrics(lpips=False, offline=offline)
-    private = list(read_images(images, match=match, limit=limit, size=size))
+    sizes: list[tuple[int, int]] = []
+    private = list(read_images(images, match=match, limit=limit, size=size, told=sizes.append))
+    made = framing(sizes, size)
+    if made:
+        terminal.note(made)
     known = [class_in(name, labels) for name, _ in private]
     results, keys = Results(out / "frontier.jsonl"), Keys()
     if any(name == "dpsgd" for name, _ in plan) and not accountant_installed():
