@@ -5,16 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import wraps
 from typing import ParamSpec
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
+from gifd.bars import shown
 from gifd.campaign.record import Record
 from gifd.errors import GifdError
 from gifd.inversion import Callback, Progress
@@ -29,63 +27,41 @@ say = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() el
 
 @contextmanager
 def progress(title: str) -> Iterator[Callback]:
-    """A live bar on stderr: phase, restarts, least distance, time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=say, transient=not say.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
+    """Of a search: phase, restarts, least distance, time left."""
+    with shown(say, title) as update:
 
         def callback(now: Progress) -> None:
-            text = (
-                f"{title} · {now.phase} {now.step}/{now.steps} · "
-                f"{now.restarts} restart{'s' if now.restarts > 1 else ''} · "
-                f"distance {now.distance:.4f}"
-            )
-            bar.update(
-                task, description=text, completed=now.evaluations, total=now.evaluations_planned
-            )
+            several = f" · {now.restarts} restarts" if now.restarts > 1 else ""
+            words = f"{now.phase} {now.step}/{now.steps}{several} · distance {now.distance:.4f}"
+            update(words, now.evaluations, now.evaluations_planned, None)
 
         yield callback
 
 
 @contextmanager
 def training(title: str) -> Iterator[Callable[[Stand], None]]:
-    """A live bar on stderr: images, images a second, time left, losses."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-    )
-    with Bar(*columns, console=say, transient=not say.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
+    """Of a prior's training: images, images a second, losses, time left."""
+    with shown(say, title) as update:
 
         def callback(now: Stand) -> None:
-            left = timedelta(seconds=round(now.left))
-            text = (
-                f"{title} · {now.seen:,} images · {now.rate:.0f} a second · {left} left · "
+            words = (
+                f"{now.seen:,} images · {now.rate:.0f} a second · "
                 f"G {now.losses.generator:.2f} D {now.losses.discriminator:.2f} p {now.p:.2f}"
             )
-            bar.update(task, description=text, completed=now.seen, total=now.images)
+            update(words, now.seen, now.images, now.left)
 
         yield callback
 
 
 @contextmanager
 def steps(title: str, total: int, reason: str = "") -> Iterator[Callable[[int, float], None]]:
-    """A bar on stderr, and a note, that are not there before the first step: loss, time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn())
-    with Bar(*columns, console=say, transient=True, disable=not say.is_terminal) as bar:
-        task = bar.add_task(title, total=total, visible=False)
+    """Of so many steps: loss, time left; and a note before the first."""
+    with shown(say, title, transient=True) as update:
 
         def callback(step: int, loss: float) -> None:
             if reason and step == 0:
                 note(reason)
-            text = f"{title} · {step + 1}/{total} · loss {loss:.3f}"
-            bar.update(task, description=text, completed=step + 1, visible=True)
+            update(f"{step + 1}/{total} · loss {loss:.3f}", step + 1, total, None)
 
         yield callback
 
