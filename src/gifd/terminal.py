@@ -85,7 +85,7 @@ def results(records: Sequence[Record]) -> None:
                 )
             ),
             str(record.evaluations),
-            f"{record.seconds:.0f}",
+            f"{record.seconds:.{0 if record.seconds >= 10 else 1}f}",
         )
         for record in records
     ]

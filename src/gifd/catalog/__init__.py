@@ -1,6 +1,7 @@
 """The catalogue: names, and what is built from them."""
 
 from gifd.catalog.builders import attack, defense, label_estimator, label_mapping, prior, victim
+from gifd.catalog.described import reference, summary
 from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, METRICS, PRIORS, VICTIMS
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "label_estimator",
     "label_mapping",
     "prior",
+    "reference",
+    "summary",
     "victim",
 ]

@@ -286,7 +286,7 @@ LABELS: Mapping[str, Callable[[], LabelEstimator]] = {
     "distinct": Distinct,
 }
 
-METRICS: Mapping[str, Callable[..., Metric]] = {
+METRICS: Mapping[str, type[Metric]] = {
     "psnr": PSNR,
     "ssim": SSIM,
     "mse": MSE,

@@ -12,7 +12,7 @@ from gifd import catalog, terminal
 from gifd.attacks import Attack, LabelMapping
 from gifd.errors import InputError
 from gifd.images import class_in
-from gifd.metrics import Metric
+from gifd.metrics import STLPIPS, Metric
 from gifd.model import Model
 from gifd.priors import Generator
 from gifd.protocols import FedAvg, FedSGD, Protocol
@@ -117,7 +117,7 @@ def chosen_grant(statistics: str | None) -> Literal["running", "batch"] | None:
 def chosen_metrics(*, lpips: bool, offline: bool) -> list[Metric]:
     """The metrics, tried once: missing weights or extras are told before hours of search."""
     metrics = [
-        build(offline=offline) if name == "stlpips" else build()
+        STLPIPS(offline=offline) if build is STLPIPS else build()
         for name, build in catalog.METRICS.items()
         if name != "lpips" or lpips
     ]

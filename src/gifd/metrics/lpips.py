@@ -24,6 +24,9 @@ class LPIPS(Metric):
 
     Raises:
         InputError: On the first call, where the package or its weights are missing.
+
+    Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric,
+    CVPR 2018.
     """
 
     name = "lpips"

@@ -47,8 +47,8 @@ class SSIM(Metric):
     with means, variances and covariance under an 11x11 Gaussian window of sigma 1.5 that lies
     wholly inside the image, ``C1 = 0.01^2`` and ``C2 = 0.03^2``.
 
-    Source: Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility
-    to structural similarity", IEEE TIP 13(4), 2004, eq. 13-17; applied to each channel.
+    Source: Wang et al., "Image quality assessment: from error visibility to structural
+    similarity", IEEE TIP 13(4), 2004, eq. 13-17; applied to each channel.
     """
 
     name = "ssim"

@@ -33,6 +33,8 @@ class STLPIPS(Metric):
 
     Raises:
         WeightsError: On the first call, where the weights cannot be had.
+
+    Source: Ghildyal and Liu, Shift-tolerant Perceptual Similarity Metric, ECCV 2022.
     """
 
     name = "stlpips"
