@@ -2,7 +2,7 @@
 
 import torch
 
-from gifd import Client, Model, faces64, gifd, score
+from gifd import Client, Model, attacks, faces64, score
 from gifd.metrics import PSNR, SSIM
 from gifd.victims import ConvNet
 
@@ -12,7 +12,7 @@ prior = faces64()
 private = prior.sample(1, seed=7)  # stands for a private image: (1, 3, 64, 64) in [0, 1]
 
 observation, secret = Client(model=model).step(private, torch.tensor([4]))
-found = gifd(prior, restarts=2).with_steps(60)(observation, seed=0)
+found = attacks.gifd(prior, restarts=2).with_steps(60)(observation, seed=0)
 
 print("granted:", dict(observation.grants()))
 print("label:", found.labels.tolist(), found.label_source)

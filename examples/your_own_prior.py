@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from gifd import Client, ConvNet, Generator, Model, gifd
+from gifd import Client, ConvNet, Generator, Model, attacks
 
 stem = nn.Sequential(nn.Flatten(), nn.Linear(32, 64 * 16), nn.ReLU(), nn.Unflatten(1, (64, 4, 4)))
 block = nn.Sequential(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU())
@@ -12,6 +12,6 @@ prior = Generator([stem, block, image], latent=(32,), name="mine")
 
 model = Model(module=ConvNet(classes=10, width=8).eval())
 observation, _ = Client(model=model).step(torch.rand(1, 3, 16, 16), torch.tensor([1]))
-found = gifd(prior, restarts=1).with_steps(20)(observation)
+found = attacks.gifd(prior, restarts=1).with_steps(20)(observation)
 for phase in found.phases:
     print(f"{phase.name}: distance {phase.distance:.4f}")

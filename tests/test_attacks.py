@@ -481,7 +481,8 @@ def test_dropping_the_skip_is_for_reproduction_only(
 def test_another_type_than_expected_is_one_line() -> None:
     lines = """
     import torch
-    from gifd import Client, Model, ggl, gias, gifd, ig
+    from gifd import Client, Model
+    from gifd.attacks import ggl, gias, gifd, ig
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2))
     client = Client(model=Model(module=net))
     images = torch.rand(1, 3, 1, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import gifd
+from gifd import attacks
 from gifd.attacks import Attack, Preset
 from gifd.attacks.extensions import PRESETS
 from gifd.inversion import (
@@ -71,7 +71,7 @@ def error(images: Tensor, secret: Secret) -> float:
     return float(MSE()(images, secret.images))
 
 
-@pytest.mark.parametrize("build", [gifd.dlg, gifd.idlg])
+@pytest.mark.parametrize("build", [attacks.dlg, attacks.idlg])
 def test_dlg_recovers_image_and_label(
     build: Callable[..., Attack], sigmoids: tuple[Observation, Secret]
 ) -> None:
@@ -84,7 +84,7 @@ def test_dlg_recovers_image_and_label(
 def test_dlg_needs_no_labels_of_a_batch(seeded: Seeded, pictures: Pictures) -> None:
     model = Model(module=seeded(0, lambda: LeNet(10, size=8)))
     observation, _ = Client(model=model).step(pictures(1, 2, 8), torch.tensor([3, 5]))
-    found = gifd.dlg(preset="paper").with_steps(300)(observation)
+    found = attacks.dlg(preset="paper").with_steps(300)(observation)
     assert sorted(found.labels.tolist()) == [3, 5]
     assert found.label_source == "searched"
 
@@ -98,7 +98,7 @@ def test_ig_recovers_a_picture(seeded: Seeded, pictures: Pictures) -> None:
     model = Model(module=seeded(0, network), mean=(0.5,) * 3, std=(0.25,) * 3)
     observation, secret = Client(model=model).step(pictures(1, 1, 32), torch.tensor([3]))
     for preset in PRESETS[::2]:
-        found = gifd.ig(preset=preset).with_steps(400)(observation)
+        found = attacks.ig(preset=preset).with_steps(400)(observation)
         assert float(PSNR()(found.images, secret.images)) > 20
 
 
@@ -110,7 +110,7 @@ def test_gradinversion_is_led_by_the_statistics(
     told, _ = client.step(secret.images, secret.labels)
     assert told.grants()["batch_norm"] == "batch"
     assert observation.grants()["batch_norm"] is None
-    attack = gifd.gradinversion(preset="paper", restarts=1).with_steps(100)
+    attack = attacks.gradinversion(preset="paper", restarts=1).with_steps(100)
     model = observation.model
 
     def away(images: Tensor) -> float:
@@ -125,7 +125,7 @@ def test_gradinversion_is_led_by_the_statistics(
 def test_gias_goes_beyond_its_latent(preset: Preset, within: tuple[Observation, Secret]) -> None:
     observation, secret = within
     prior = drawn(1)  # not the one that drew it
-    build = gifd.gias(prior, preset=preset, restarts=2).with_steps(90)
+    build = attacks.gias(prior, preset=preset, restarts=2).with_steps(90)
     latent, weights = build(observation).phases
     assert len(latent.restarts) == 2
     assert len(weights.restarts) == 1
@@ -157,7 +157,7 @@ def test_the_weights_begin_where_the_latent_ended(
 def test_ggl_finds_what_the_prior_can_show(prior: Generator, seeded: Seeded) -> None:
     model = Model(module=seeded(0, lambda: ConvNet(4, width=16)), mean=(0.5,) * 3, std=(0.25,) * 3)
     observation, secret = Client(model=model).step(prior.sample(1, seed=7), torch.tensor([2]))
-    attack = gifd.ggl(prior, preset="paper")
+    attack = attacks.ggl(prior, preset="paper")
     (latent,) = attack.phases
     # the divergence holds the latent back; here the search itself is asked for
     free = dataclasses.replace(attack, phases=(dataclasses.replace(latent, regularizers=()),))
@@ -168,7 +168,7 @@ def test_ggl_finds_what_the_prior_can_show(prior: Generator, seeded: Seeded) -> 
 
 def test_fedleak_draws_the_picture(convolutions: tuple[Observation, Secret]) -> None:
     observation, secret = convolutions
-    attack = gifd.fedleak(preset="paper")
+    attack = attacks.fedleak(preset="paper")
     (phase,) = (dataclasses.replace(p, space=DeepPrior(width=16)) for p in attack.phases)
     attack = dataclasses.replace(attack, phases=(phase,)).with_steps(60)
     found = attack(observation, seed=1)  # seed 0 takes twice the steps

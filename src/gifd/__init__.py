@@ -1,24 +1,11 @@
 """gifd: what does a federated-learning update give away?
 
 The public names, in the order data flows: a client runs a protocol on its private images, a
-server observes the update, an attack inverts it with or without a prior, metrics compare.
+server observes the update, an attack inverts it with or without a prior, metrics compare. The
+attacks themselves are in `gifd.attacks`, one of them by the package's own name.
 """
 
-from gifd.attacks import (
-    Attack,
-    Reconstruction,
-    dlg,
-    fedleak,
-    ggl,
-    gias,
-    gifd,
-    gifd_last,
-    gifd_latent,
-    gifd_noball,
-    gradinversion,
-    idlg,
-    ig,
-)
+from gifd.attacks import Attack, Reconstruction
 from gifd.errors import GifdError
 from gifd.images import read_image
 from gifd.metrics import score
@@ -49,18 +36,7 @@ __all__ = [
     "Update",
     "check_replay",
     "digiface_dcgan",
-    "dlg",
     "faces64",
-    "fedleak",
-    "ggl",
-    "gias",
-    "gifd",
-    "gifd_last",
-    "gifd_latent",
-    "gifd_noball",
-    "gradinversion",
-    "idlg",
-    "ig",
     "photos64",
     "read_image",
     "score",
