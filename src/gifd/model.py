@@ -144,8 +144,16 @@ class Model:
         Raises:
             ModelError: the module does not take them, or does not return logits (B, N).
         """
+        logits = self._told(images)
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise ModelError(
+                f"expected logits (B, classes) from the model, got shape {tuple(logits.shape)}"
+            )
+        return logits
+
+    def _told(self, images: Tensor) -> Tensor:
         try:
-            logits = self.logits(self.parameters, self.buffers, images)
+            return self.logits(self.parameters, self.buffers, images)
         except GifdError:
             raise
         except Exception as error:
@@ -153,11 +161,6 @@ class Model:
                 f"expected a model that takes images {tuple(images.shape)}, got: "
                 f"{one_line(error) or type(error).__name__}"
             ) from None
-        if logits.ndim != 2 or len(logits) != len(images):
-            raise ModelError(
-                f"expected logits (B, classes) from the model, got shape {tuple(logits.shape)}"
-            )
-        return logits
 
     def classes(self, image_shape: Sequence[int]) -> int:
         """How many logits the model writes for an image of shape (C, H, W).
@@ -257,7 +260,7 @@ class Model:
     def _head_call(self, images: Tensor, remedy: str) -> Call:
         calls = Calls(F.linear, ("input", "weight", "bias"))
         with calls:
-            output = self.tried(images)
+            output = self._told(images)
         writing = [call for call in calls.made if call.result is output]
         if not writing:
             raise ModelError(
