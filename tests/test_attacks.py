@@ -19,6 +19,7 @@ from gifd.defenses import Attacker
 from gifd.errors import InputError, ModelError
 from gifd.inversion import (
     CMAES,
+    Chain,
     DeepPrior,
     Feature,
     L1Ball,
@@ -353,7 +354,7 @@ def test_what_gifd_does_not_compare_is_as_in_its_paper(name: str, prior: Generat
 def test_every_extension_can_be_switched_off(name: str, prior: Generator) -> None:
     strongest = catalog.attack(name, prior=prior, preset="strongest")
     on = set(strongest.extensions)
-    assert on or name in ("dlg", "idlg"), "no extension helps these"
+    assert on
     for extension in on:
         less = catalog.attack(name, prior=prior, preset="strongest", without=[extension])
         assert set(less.extensions) == on - {extension}
@@ -388,17 +389,36 @@ def test_stylegan2_takes_the_papers_table() -> None:
     attack = catalog.attack("gifd", prior=paper_prior("stylegan2"), preset="paper")
     latent, *features = attack.phases
     assert latent.space == Latent()
-    assert latent.constraints == dict.fromkeys(["x", *noises(0)], L1Ball(radius=1000.0))
+    assert latent.constraints == dict.fromkeys(["x", *noises(0)], beside(1000.0))
     assert [phase.space for phase in features] == [Feature(1), Feature(2)]
     for k, phase in enumerate(features, start=1):
         balls = dict(phase.constraints)
         assert balls.pop("x") == L1Ball(radius=2000.0 + 1000.0 * (k - 1))
         along = ["w", *noises(2 * k - 1)]
-        assert balls == dict.fromkeys(along, L1Ball(radius=1000.0 + 1000.0 * k))
+        assert balls == dict.fromkeys(along, beside(1000.0 + 1000.0 * k))
         assert phase.steps == 1000
     deep = [LayerStub() for _ in range(9)]
     prior = Generator(deep, latent=(3, 4, 4), image_range=(0.0, 1.0), family="stylegan2")
     assert len(catalog.attack("gifd", prior=prior, preset="paper").phases) == 1 + 4
+
+
+@every_attack
+def test_papers_keep_the_last_iterate_and_ours_the_best(
+    name: str, preset: str, prior: Generator
+) -> None:
+    """CMA-ES recommends its best; GradInversion has no code of its own, its paper does not say."""
+    last = preset != "strongest" and name != "ggl" and (name, preset) != ("gradinversion", "paper")
+    phases = [
+        phase
+        for phase in catalog.attack(name, prior=prior, preset=preset).phases
+        if phase.name != "regression"
+    ]
+    assert {phase.keeps for phase in phases} == {"last" if last else "best"}
+
+
+def test_gias_leaves_noise_maps_as_they_were_drawn() -> None:
+    latent, _ = catalog.attack("gias", prior=paper_prior("stylegan2"), preset="paper").phases
+    assert latent.space == Latent(only=("x",))
 
 
 def test_biggan_takes_the_papers_table() -> None:
@@ -416,6 +436,11 @@ def test_biggan_takes_the_papers_table() -> None:
 class LayerStub(Stage):
     def forward(self, state: State) -> State:
         return state
+
+
+def beside(radius: float) -> Chain:
+    """Each style and noise map at its norm, in a ball around where it entered."""
+    return Chain((Sphere(each=True), L1Ball(radius=radius)))
 
 
 def noises(first: int) -> list[str]:

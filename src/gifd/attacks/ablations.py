@@ -10,7 +10,7 @@ from gifd.attacks.gifd import STRONGEST, gifd
 from gifd.inversion import Feature, Latent
 from gifd.priors.generator import Generator
 
-OF_THE_LATENT = ("scouting", "regression", "curvature", "length", "consensus")
+OF_THE_LATENT = ("scouting", "regression", "curvature", "length", "best", "consensus")
 
 
 def gifd_latent(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose, keeps
+from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.inversion import LBFGS, Measure, Phase, Pixels, Squared
 
 REFERENCE = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv:1906.08935"
 IDLG_REFERENCE = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, arXiv:2001.02610"
-STRONGEST = Extensions()  # smoothed curvature made it worse: docs/results.md
+STRONGEST = Extensions(best=1.0)  # smoothed curvature made it worse: docs/results.md
 
 
 def dlg(
@@ -29,14 +29,14 @@ def dlg(
     Differs from the official code: the noise is standard normal in the model's normalised units;
     the paper's LeNet has no normalisation.
     """
-    chosen = choose(preset, STRONGEST, extensions).only("curvature")
+    chosen = choose(preset, STRONGEST, extensions).only("curvature", "best")
     pixels = Phase(
         name="pixels",
         space=Pixels(bounded=False, soft_labels=True),
         steps=300 * 20,
         optimizer=LBFGS(),
         distance=Squared(),
-        keeps=keeps(preset),
+        keeps=chosen.keeps,
         curvature=chosen.curvature,
     )
     return Attack(

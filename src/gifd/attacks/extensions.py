@@ -35,6 +35,7 @@ class Extensions:
         share: L1 radii as a share of the entry feature's norm instead of absolute ones.
         variation: weight of the total variation of pixels and features, in place of the paper's.
         pixels: steps, as a share of a feature phase's, of one more phase on the image itself.
+        best: 1 keeps each restart's best iterate of a phase, not its last as the papers do.
         consensus: steps, as a share of a phase's, of one more run of the last phase, by one restart
             from what all agree on (`gifd.inversion.consensus`); needs two restarts or more.
     """
@@ -47,12 +48,18 @@ class Extensions:
     share: float = 0.0
     variation: float = 0.0
     pixels: float = 0.0
+    best: float = 0.0
     consensus: float = 0.0
 
     @property
     def matching(self) -> Cosine:
         """The matching distance: the papers' cosine, or the one that hears lengths."""
         return Cosine(norm=self.length)
+
+    @property
+    def keeps(self) -> Keeps:
+        """Which iterate of a phase goes on and may answer."""
+        return BEST if self.best else LAST
 
     def opening(self, steps: int, distance: Distance | None = None) -> tuple[Phase, ...]:
         """The phases that come before a paper's own, as shares of `steps`: they find its start."""
@@ -124,11 +131,6 @@ def known_preset(name: str) -> Preset:
         if preset == name:
             return preset
     raise InputError(f"expected a preset ({', '.join(PRESETS)}), got '{name}'")
-
-
-def keeps(preset: str) -> Keeps:
-    """Papers go on from a phase's last iterate and answer with it; `strongest` takes the best."""
-    return BEST if known_preset(preset) == "strongest" else LAST
 
 
 def choose(preset: str, strongest: Extensions, given: Extensions | None = None) -> Extensions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose, keeps
+from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.inversion import (
     DeepPrior,
     GradientRegularized,
@@ -14,7 +14,7 @@ from gifd.inversion import (
 )
 
 REFERENCE = "Fan et al., Boosting Gradient Leakage Attacks (FedLeak), USENIX Security 2025"
-STRONGEST = Extensions(curvature=4.0)
+STRONGEST = Extensions(curvature=4.0, best=1.0)
 
 
 def fedleak(
@@ -35,7 +35,7 @@ def fedleak(
     Differs from that code: labels are granted or inferred, not taken from the truth; the answer is
     not median-filtered; no spectral norm (see `DeepPrior`).
     """
-    chosen = choose(preset, STRONGEST, extensions).only("curvature")
+    chosen = choose(preset, STRONGEST, extensions).only("curvature", "best")
     phase = Phase(
         name="deep prior",
         space=DeepPrior(),
@@ -43,7 +43,7 @@ def fedleak(
         optimizer=GradientRegularized(),
         distance=PartialMatching(),
         regularizers=(TotalVariation(weight=1e-5),),
-        keeps=keeps(preset),
+        keeps=chosen.keeps,
         curvature=chosen.curvature,
     )
     return Attack(

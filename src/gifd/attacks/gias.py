@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
-from gifd.attacks.extensions import Extensions, Preset, choose, keeps
+from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.inversion import Adam, Latent, Phase, StepDecay, TotalVariation, Weights
 from gifd.priors.generator import IMAGE, Generator
 
 REFERENCE = "Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021"
-STRONGEST = Extensions(regression=1.0)
+STRONGEST = Extensions(regression=1.0, best=1.0)
 
 
 def gias(
@@ -33,7 +33,7 @@ def gias(
     there were restarts, which are then all the same; here it is one.
     """
     expect_prior(prior)
-    chosen = choose(preset, STRONGEST, extensions).only("regression")
+    chosen = choose(preset, STRONGEST, extensions).only("regression", "best")
     compared = preset == "gifd-paper"
     weight_lr = 1e-5 if compared and prior.family == "biggan-deep" else 1e-3
     variation = (TotalVariation(weight=1e-4 if compared else 1e-6),)
@@ -45,7 +45,7 @@ def gias(
             steps=1000,
             optimizer=Adam(lr=0.03, schedule=StepDecay()),
             regularizers=variation,
-            keeps=keeps(preset),
+            keeps=chosen.keeps,
             keep=1,
         ),
         Phase(
@@ -54,7 +54,7 @@ def gias(
             steps=8000,
             optimizer=Adam(lr=weight_lr, schedule=StepDecay()),
             regularizers=variation,
-            keeps=keeps(preset),
+            keeps=chosen.keeps,
         ),
     )
     return Attack(

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.domains import Domains
-from gifd.attacks.extensions import Extensions, Preset, choose, keeps
+from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.errors import InputError
 from gifd.inversion import (
     Adam,
     Feature,
     ImageNorm,
-    Keeps,
     Latent,
     Measure,
     Phase,
@@ -25,7 +24,7 @@ from gifd.priors.generator import Generator
 
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
-STRONGEST = Extensions(smoothing=0.3, variation=3e-3, consensus=1.0)
+STRONGEST = Extensions(smoothing=0.3, variation=3e-3, consensus=1.0, best=1.0)
 
 
 def gifd(
@@ -80,7 +79,7 @@ def gifd(
         space = Feature(k, drop=dropped) if k else Latent()
         limits = domains.limits(prior, k, chosen.share)
         name = f"feature {k}" if k else "latent"
-        phases.append(_phase(name, space, chosen if finishing else exact, limits, keeps(preset)))
+        phases.append(_phase(name, space, chosen if finishing else exact, limits))
     if chosen.pixels > 0:
         phases.append(_pixels(chosen))
     return Attack(
@@ -95,9 +94,7 @@ def gifd(
     )
 
 
-def _phase(
-    name: str, space: Space, chosen: Extensions, limits: Mapping[str, Projection], kept: Keeps
-) -> Phase:
+def _phase(name: str, space: Space, chosen: Extensions, limits: Mapping[str, Projection]) -> Phase:
     feature = isinstance(space, Feature)
     variation = chosen.variation if feature and chosen.variation > 0 else 1e-4
     return Phase(
@@ -108,7 +105,7 @@ def _phase(
         distance=chosen.matching,
         regularizers=(TotalVariation(weight=variation), ImageNorm(weight=1e-6)),
         constraints=limits,
-        keeps=kept,
+        keeps=chosen.keeps,
         curvature=chosen.curvature,
         smoothing=chosen.smoothing,
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose, keeps
+from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.inversion import Adam, Phase, Pixels, StepDecay, TotalVariation
 
 REFERENCE = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv:2003.14053"
-STRONGEST = Extensions(smoothing=0.3, variation=0.01)
+STRONGEST = Extensions(smoothing=0.3, variation=0.01, best=1.0)
 
 
 def ig(
@@ -31,7 +31,9 @@ def ig(
     Differs from the official code: the answer is the last iterate whose distance is known, a step
     before the code's.
     """
-    chosen = choose(preset, STRONGEST, extensions).only("smoothing", "curvature", "variation")
+    chosen = choose(preset, STRONGEST, extensions).only(
+        "smoothing", "curvature", "variation", "best"
+    )
     compared = preset == "gifd-paper"
     variation = chosen.variation or (1e-4 if compared else 0.1)
     pixels = Phase(
@@ -40,7 +42,7 @@ def ig(
         steps=15_000 if compared else 24_000,
         optimizer=Adam(lr=0.1, schedule=StepDecay(), signed=not compared),
         regularizers=(TotalVariation(weight=variation),),
-        keeps=keeps(preset),
+        keeps=chosen.keeps,
         curvature=chosen.curvature,
         smoothing=chosen.smoothing,
     )

@@ -17,7 +17,7 @@ from gifd.inversion import Callback
 from gifd.metrics import PSNR, STLPIPS, kernel_distance
 from gifd.priors import Generator
 
-LIMITS = Extensions(scouting=1.0, share=0.3)
+LIMITS = Extensions(scouting=1.0, share=0.3, best=1.0)
 """Random draws first, and balls that are a share of a feature's norm: alike for all priors."""
 
 
