@@ -24,6 +24,7 @@ from gifd.inversion import (
     Feature,
     L1Ball,
     Latent,
+    Optimizer,
     Pixels,
     Progress,
     Setting,
@@ -31,6 +32,7 @@ from gifd.inversion import (
     Sphere,
     smoothed_replay,
 )
+from gifd.inversion.optimizers import Evaluate, Task, Variables
 from gifd.model import Model
 from gifd.observation import Observation, Secret
 from gifd.priors import Generator, Stage, State, biggan, stylegan2
@@ -340,6 +342,47 @@ def test_the_paper_is_the_paper() -> None:
     assert (pixels.curvature, pixels.smoothing) == (0, 0)
     assert [repr(r) for r in pixels.regularizers] == ["TotalVariation(weight=0.1)"]
     assert "signed=True" in repr(pixels.optimizer)
+
+
+@pytest.mark.parametrize(("preset", "signed"), [("paper", True), ("gifd-paper", False)])
+def test_ig_steps_by_signs_alone_and_ever_less(
+    preset: str, signed: bool, victim: Model, pictures: Callable[..., Tensor]
+) -> None:
+    """What its pixels really do: 0.1 at first, a tenth after 3/8, 5/8 and 7/8 of the steps.
+
+    Of two signs Adam makes a second step of either 1 or 1/19 of the rate.
+    """
+    moved: list[Tensor] = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Measured(Optimizer):
+        inner: Optimizer
+
+        def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
+            move = self.inner.start(variables, steps, task)
+
+            def step(evaluate: Evaluate) -> None:
+                before = variables["x"].clone()
+                move(evaluate)
+                moved.append((variables["x"] - before).abs().flatten())
+
+            return step
+
+    observation, _ = observe(victim, pictures)
+    attack = catalog.attack("ig", prior=None, preset=preset, restarts=1).with_steps(16)
+    (phase,) = attack.phases
+    phase = dataclasses.replace(phase, optimizer=Measured(phase.optimizer))
+    dataclasses.replace(attack, phases=(phase,))(observation)
+    tenths = [1.0] * 6 + [0.1] * 4 + [0.01] * 4 + [0.001] * 2
+    longest = [
+        float(step.max()) / (0.1 * factor) for step, factor in zip(moved, tenths, strict=True)
+    ]
+    assert longest[0] == pytest.approx(1, rel=1e-3)
+    assert 0.3 < min(longest) < max(longest) < 3
+    one_of_two = torch.isclose(moved[1], torch.tensor(0.1), rtol=1e-3)
+    one_of_two |= torch.isclose(moved[1], torch.tensor(0.1 / 19), rtol=1e-3)
+    share = float(one_of_two.float().mean())  # not all: some gradients are zero at first
+    assert (share > 0.9) == signed, share
 
 
 @pytest.mark.parametrize("name", [n for n in catalog.ATTACKS if n not in COMPARED])

@@ -1,6 +1,7 @@
 """The engine and the attack around it: what is kept, counted, dropped, limited and reported."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -32,10 +33,14 @@ from gifd.inversion import (
     Progress,
     RandomSearch,
     Regularizer,
+    Schedule,
     Sphere,
     Squared,
+    StepDecay,
     TotalVariation,
     smoothed_replay,
+    WarmupCosine,
+    smoothed_curvature,
 )
 from gifd.inversion.optimizers import Evaluate, Task, Variables
 from gifd.labels import label_hypotheses
@@ -159,6 +164,22 @@ def test_pixel_searches_follow_the_seed_too(victim: Model, pictures: Pictures) -
     run = Attack(name="test", reference="none", phases=(PIXEL_PHASE,), restarts=2)
     assert same(run(observation, seed=4), run(observation, seed=4))
     assert not same(run(observation, seed=4), run(observation, seed=5))
+
+
+@pytest.mark.parametrize("soft_labels", [False, True])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_no_two_restarts_and_no_two_images_of_a_pixel_search_begin_alike(
+    victim: Model, pictures: Pictures, bounded: bool, soft_labels: bool
+) -> None:
+    client = Client(model=victim, grant_labels=True)
+    observation, _ = client.step(pictures(3, 2, 16), torch.tensor([2, 0]))
+    space = Pixels(bounded=bounded, soft_labels=soft_labels)
+    phase = dataclasses.replace(PIXEL_PHASE, space=space, steps=1)
+    run = Attack(name="test", reference="none", phases=(phase,), restarts=3)
+    found = run(observation)
+    assert len(set(found.phases[0].curve[0])) == 3
+    one, other = found.images
+    assert (one - other).abs().mean() > 0.1
 
 
 # -- random search ---------------------------------------------------------------------
@@ -303,6 +324,23 @@ def test_the_rule_for_the_answer(
     assert result.phase == ("latent" if answer == "least-distance" else "feature 1")
     assert torch.equal(result.images, by_name[result.phase].images)
     assert result.distance == by_name[result.phase].distance
+
+
+@dataclasses.dataclass(frozen=True)
+class Worsens(Strays):
+    """Keeps where it strayed to."""
+
+    keeps = "last"
+
+
+def test_a_last_phase_that_lost_the_way_is_not_the_answer(observed: Observation) -> None:
+    strays = Worsens(slice(None), after=2, to=5.0)
+    worse = dataclasses.replace(FEATURE_PHASE, optimizer=strays, constraints={})
+    result = attack(LATENT_PHASE, worse)(observed)
+    latent, feature = result.phases
+    assert feature.distance > latent.distance
+    assert (result.phase, result.distance) == ("latent", latent.distance)
+    assert torch.equal(result.images, latent.images)
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -511,6 +549,30 @@ def test_only_what_is_searchable_moves(observed: Observation) -> None:
     assert set(at_latent[0]) == {"x", "style"}
     assert set(at_feature[0]) == {"style"}
     assert torch.allclose(columns(result, 1)[0], columns(result).min(0).values)
+
+
+@pytest.mark.parametrize("schedule", [Constant(), StepDecay(), WarmupCosine()], ids=repr)
+def test_a_phase_moves_by_its_schedule(observed: Observation, schedule: Schedule) -> None:
+    """A signed step of Adam is at most the rate long, and as long where the signs agree."""
+    steps, moved = 16, []
+
+    @dataclasses.dataclass(frozen=True)
+    class Measured(Optimizer):
+        def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
+            adam = Adam(lr=1e-3, schedule=schedule, signed=True)
+            move = adam.start(variables, steps, task)
+
+            def step(evaluate: Evaluate) -> None:
+                before = variables["x"].clone()
+                move(evaluate)
+                moved.append(float((variables["x"] - before).abs().max()))
+
+            return step
+
+    phase = Phase(name="latent", space=Latent(), steps=steps, optimizer=Measured())
+    attack(phase, restarts=1)(observed)
+    rates = [1e-3 * schedule((step + 1) / steps) for step in range(steps)]
+    assert moved == pytest.approx(rates, rel=1e-6)
 
 
 # -- counting and reporting ------------------------------------------------------------
@@ -765,3 +827,32 @@ def test_the_gradient_is_that_of_finite_differences(
         slopes = (ahead - behind + bend) / (2 * size)
         analytic = (kept["gradient"] * direction).flatten(1).sum(1)
         assert torch.allclose(analytic, slopes, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_gradient_bends_by_the_phases_own_width(pictures: Pictures, batched: bool) -> None:
+    """Against autograd within the same smoothed curvature, on ReLUs in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Model(module=ConvNet(4, width=4).double().eval())
+    observation, _ = Client(model=model).step(pictures(3, side=16).double(), torch.tensor([2]))
+    prior = generator(size=16)
+    found = []
+    for width in (0.0, 0.3, 2.0):
+        kept: dict[str, Tensor] = {}
+        phase = Phase(
+            name="probe",
+            space=Latent(),
+            steps=1,
+            optimizer=Probe((), 0.0, kept),
+            curvature=width,
+        )
+        attack(phase, restarts=1, prior=prior)(observation, batched=batched)
+        x = kept["centre"][0].requires_grad_()
+        with smoothed_curvature(width):
+            replayed = observation.replay(prior({"x": x})["x"], torch.tensor([2]))
+        (slope,) = torch.autograd.grad(Cosine()(replayed, observation.update), x)
+        assert torch.allclose(kept["gradient"][0], slope, rtol=1e-8, atol=1e-14)
+        found.append(slope)
+    apart = [(a - b).norm() / b.norm() for a, b in itertools.combinations(found, 2)]
+    assert min(apart) > 1e-2, "each width has a gradient of its own"
