@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import hashlib
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from gifd import catalog
-from gifd.attacks import ig
+from gifd.attacks import dlg, ig
 from gifd.campaign.demo import demo_face
 from gifd.campaign.record import Outcome, Record
 from gifd.campaign.store import Store
@@ -101,8 +103,30 @@ def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
     each = (outcome.answer.double() - outcome.private.double()).square().mean((1, 2, 3))
     assert [image.mse for image in outcome.record.images] == pytest.approx(each.tolist())
     assert outcome.record.mse == pytest.approx(float(each.mean()))
+    pixels = [(picture * 255).round().byte().numpy().tobytes() for picture in pictures]
+    sums = [hashlib.sha256(each).hexdigest() for each in pixels]
+    assert [image.sha256 for image in outcome.record.images] == sums
     brightness = outcome.answer.mean((1, 2, 3))
     assert brightness.argsort().tolist() == [1, 2, 0]
+
+
+def test_a_record_tells_the_true_label_from_the_one_that_was_used() -> None:
+    """DLG searches the labels: after one step they are still as it drew them."""
+    model = catalog.victim("convnet", classes=100, size=32, seed=1)
+    trial = Trial(
+        names=["bars.png"],
+        images=torch.linspace(0, 1, 32).repeat(1, 3, 32, 1),
+        labels=torch.tensor([2]),
+        client=Client(model=model),
+        victim={"name": "convnet"},
+        attack=dlg().with_steps(1),
+        metrics=(MSE(),),
+    )
+    observation, _ = trial.client.step(trial.images, trial.labels)
+    (used,) = trial.attack(observation, seed=trial.seed).labels.tolist()
+    assert used != 2
+    (image,) = trial.run().record.images
+    assert (image.label, image.label_used) == (2, used)
 
 
 def test_nothing_is_overwritten(outcome: Outcome, tmp_path: Path) -> None:
@@ -110,6 +134,35 @@ def test_nothing_is_overwritten(outcome: Outcome, tmp_path: Path) -> None:
     folders = {store.add(outcome).folder for _ in range(3)}
     assert len(folders) == 3
     assert len(list(store)) == 3
+
+
+def test_a_trial_whose_pictures_cannot_all_be_written_has_no_record(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    (phase,) = outcome.record.phases
+    unwritable = phase.model_copy(update={"name": "n" * 300})  # longer than a file's name may be
+    record = outcome.record.model_copy(update={"phases": [unwritable]})
+    store = Store(tmp_path)
+    with pytest.raises(InputError, match="expected to write"):
+        store.add(dataclasses.replace(outcome, record=record))
+    assert [*tmp_path.rglob("private.png")], "it was begun"
+    assert not [*tmp_path.rglob("record.json")]
+    assert list(store) == []
+    whole = store.add(outcome)
+    assert [stored.folder for stored in store] == [whole.folder]
+
+
+def test_after_a_trial_is_deleted_the_next_number_is_still_new(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    first, second, third = (store.add(outcome).folder for _ in range(3))
+    shutil.rmtree(first)
+    fourth = store.add(outcome).folder
+    shutil.rmtree(third)
+    fifth = store.add(outcome).folder
+    assert [stored.folder for stored in store] == [second, fourth, fifth], "in their order"
+    assert [folder.name[:4] for folder in (second, fourth, fifth)] == ["0002", "0004", "0005"]
 
 
 def test_a_foreign_record_is_named(tmp_path: Path) -> None:
@@ -131,16 +184,24 @@ class _Page(HTMLParser):
         self.sources: list[str] = []
         self.links: list[str] = []
         self.text = ""
+        self.best: list[str] = []
+        self.within: str | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
+        self.within = values.get("class")
         if "src" in values:
             self.sources.append(values["src"] or "")
         if "href" in values:
             self.links.append(values["href"] or "")
 
+    def handle_endtag(self, tag: str) -> None:
+        self.within = None
+
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.within == "best":
+            self.best.append(data)
 
 
 def test_the_report_is_self_contained_and_tells_the_ledger(
@@ -194,6 +255,22 @@ def test_trials_behind_other_defences_are_told_apart(outcome: Outcome, tmp_path:
     assert page.text.count("the client's defences") == 3, "each has its own ledger"
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size[1] > 3 * 192
+
+
+def test_the_report_sets_the_best_value_of_each_metric_in_bold(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    for values in (
+        {"psnr": 11.0, "ssim": 0.3, "mse": 0.08, "stlpips": 0.5},
+        {"psnr": 12.0, "ssim": 0.2, "mse": 0.06, "stlpips": None},
+        {"psnr": 10.0, "ssim": 0.1, "mse": 0.1, "stlpips": 0.4},
+    ):
+        record = outcome.record.model_copy(update=values)
+        store.add(dataclasses.replace(outcome, record=record))
+    page = _Page()
+    page.feed(write_report(store).read_text(encoding="utf-8"))
+    assert [float(text.split()[0]) for text in page.best] == [0.3, 12.0, 0.06, 0.4]
 
 
 def test_infinite_psnr_is_null_and_exact(outcome: Outcome) -> None:

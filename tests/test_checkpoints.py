@@ -1,5 +1,6 @@
 """StyleGAN2 and BigGAN-deep against their references, cut anywhere, from every file format."""
 
+import importlib
 import io
 import os
 import pickle
@@ -283,6 +284,32 @@ def test_code_inside_a_network_is_refused_too(
     with pytest.raises(WeightsError, match=r"asks for 'posix\.system'"):
         read_checkpoint(path)
     assert not (tmp_path / EVIDENCE).exists()
+
+
+MODULES = "builtins operator functools os posix sys types codecs importlib torch numpy collections"
+HARMLESS = {
+    "builtins.set",
+    "collections.OrderedDict",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"torch.{name}" for name in ("Size", "device", "contiguous_format", "channels_last")),
+    *(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64")),
+}
+
+
+@pytest.mark.parametrize("module", MODULES.split())
+def test_of_a_modules_names_only_harmless_ones_may_be_asked_for(
+    module: str, tmp_path: Path
+) -> None:
+    """`getattr` alone would be enough to reach everything else."""
+    path, taken = tmp_path / "net.pkl", set()
+    for name in dir(importlib.import_module(module)):
+        path.write_bytes(f"c{module}\n{name}\n.".encode())
+        with pytest.raises(WeightsError) as error:
+            read_checkpoint(path)
+        if f"asks for '{module}.{name}'" not in str(error.value):
+            taken.add(f"{module}.{name}")
+    assert taken == {name for name in HARMLESS if name.startswith(f"{module}.")}
 
 
 def test_tensors_cannot_reach_beyond_their_storage(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The command line, run as a user runs it: results on stdout, everything else on stderr."""
 
 import json
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from gifd import catalog
+from gifd.attacks import ig
 from gifd.cli import app
+from gifd.images import read_image
+from gifd.metrics import stlpips
 from gifd.victims import Client
 from golden.tiny import as_hugging_face, named, small_stylegan2
 
@@ -243,12 +249,71 @@ def test_your_own_victim_is_attacked(
     assert json.loads(result.stdout)["images"][0]["label_used"] == 6
 
 
-def test_offline_without_cached_weights_is_one_line(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_victims_weights_are_those_of_its_seed(picture: Path, tmp_path: Path) -> None:
+    small = ["--size", 32, "--attack", "ig", *QUICK, "--json", "--out", tmp_path / "out"]
+    for seed in (0, 5):
+        told = json.loads(run("attack", picture, *small, "--victim-seed", seed).stdout)
+        assert told["victim"]["seed"] == seed
+        model = catalog.victim("convnet", classes=10, size=32, seed=seed)
+        image = read_image(picture, size=32)[None]
+        observation, _ = Client(model=model).step(image, torch.tensor([0]))
+        found = ig(restarts=1).with_steps(6)(observation)
+        curve = [row[0] for row in told["phases"][0]["curve"]]
+        assert curve == pytest.approx([row[0] for row in found.phases[0].curve], rel=1e-3)
+
+
+# -- nothing fetched -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def pip_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache, and in pip's place a Python that writes down its arguments and fails."""
+    calls, python = tmp_path / "calls", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho \"$@\" >> '{calls}'\nexit 1\n")
+    python.chmod(0o755)
     monkeypatch.setenv("GIFD_CACHE", str(tmp_path / "empty"))
-    prior = ("--prior", "digiface-dcgan")
-    assert "digiface-dcgan" in one_error(run("attack", picture, *QUICK, *prior, "--offline"))
+    monkeypatch.setattr(sys, "executable", str(python))
+    stlpips._weights.cache_clear()  # this process may have read them already
+    yield calls
+    stlpips._weights.cache_clear()
+
+
+DCGAN, METRIC = "digiface-dcgan", "stlpips-alex"
+ATTACK = ["attack", "{picture}", *QUICK]
+FRONTIER = ["frontier", "{data}", "--data", "{data}", "--data-size", "32", "--limit", "1"]
+TRAIN = ["prior", "train", "{data}", "--out", "{out}", "--size", "32", "--images", "2"]
+TRAIN += ["--batch", "2", "--channel-base", "64", "--channel-max", "8", "--latent", "6"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([*ATTACK, "--prior", DCGAN], DCGAN),
+        ([*ATTACK, "--attack", "ig"], METRIC),
+        ([*FRONTIER, "--prior", DCGAN], DCGAN),
+        ([*FRONTIER, "--attack", "ig"], METRIC),
+        (["prior", "score", DCGAN, "--images", "{data}"], DCGAN),
+        (["prior", "score", "{prior}", "--images", "{data}", "--steps", "8"], METRIC),
+        (["prior", "remapper", DCGAN, "--out", "{out}"], DCGAN),
+        ([*TRAIN, "--score", "2"], METRIC),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_offline_fetches_nothing(
+    picture: Path, pip_calls: Path, tmp_path: Path, arguments: list[str], wanted: str
+) -> None:
+    data, prior = tmp_path / "data", tmp_path / "style.pt"
+    data.mkdir()
+    for number in range(2):
+        shutil.copy(picture, data / f"{number}_class{number}.png")
+    torch.save(small_stylegan2(resolution=32), prior)
+    for asked, reason in ((["--offline"], "offline was asked for"), ([], "pip could not download")):
+        out = tmp_path / f"out{len(asked)}.safetensors"
+        places = {"picture": picture, "data": data, "prior": prior, "out": out}
+        error = one_error(run(*(part.format(**places) for part in arguments), *asked))
+        assert wanted in error
+        assert reason in error
+        assert pip_calls.exists() == (not asked)
 
 
 def test_list_shows_everything_with_its_paper() -> None:
@@ -343,6 +408,8 @@ def test_labels_are_read_off_an_update_file(tmp_path: Path) -> None:
     table = run("labels", path, *victim, "--estimator", "class-embeddings")
     assert table.exit_code == 0
     assert "5 labels" in table.stderr + table.stdout
+    other = json.loads(run("labels", path, *victim, "--json", "--victim-seed", 1).stdout)
+    assert other["shares"] != told["shares"], "read with another victim's weights"
     assert "known estimator" in one_error(run("labels", path, *victim, "--estimator", "luck"))
     assert "--own" in one_error(run("labels", path, *victim, "--estimator", "own-images"))
     assert "does not fit" in one_error(run("labels", path, "--batch-size", "5"))

@@ -1,5 +1,6 @@
 """Training: the reference's networks, the losses' closed forms, and runs that can be killed."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -258,6 +259,75 @@ def test_bfloat16_and_float32_take_about_the_same_step() -> None:
         losses = Trainer(pictures(), recipe).step()
         steps.append((losses.generator, losses.discriminator))
     assert steps[0] == pytest.approx(steps[1], abs=0.05)
+
+
+PLAIN = dataclasses.replace(TINY, path_length=0.0, augment=0.0, mirror=False)
+
+
+@pytest.mark.parametrize("gamma", [0.5, None])
+def test_r1_is_scaled_by_how_rarely_it_is_taken(gamma: float | None) -> None:
+    """Adam's first moment is the last gradient: that of 16 gamma R1, every sixteenth step."""
+    trainer, without = (
+        Trainer(pictures(), dataclasses.replace(PLAIN, gamma=weight)) for weight in (gamma, 0.0)
+    )
+    trainer.step()
+    without.step()  # a gradient of zeros moves nothing: it stands before R1
+    weights = list(without.discriminator.parameters())
+    real, labels = trainer.data.batch(0, PLAIN.batch, PLAIN.seed)
+    real.requires_grad_()
+    penalty = r1(without.discriminator(real, labels), real)
+    slopes = torch.autograd.grad(
+        16 * (gamma or 2e-4 * 8**2 / 4) * penalty, weights, allow_unused=True
+    )
+    state = trainer.state()
+    assert sum(slope is None for slope in slopes) == 1, "R1 does not hear the last bias"
+    for index, slope in enumerate(slopes):
+        if slope is not None:
+            last, largest = state[f"adam.discriminator.{index}.exp_avg"], float(slope.abs().max())
+            assert torch.allclose(last, slope, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_regularisers_are_as_rare_as_they_are_weighted_for() -> None:
+    trainer = Trainer(pictures(), dataclasses.replace(PLAIN, path_length=2.0))
+    for step in range(1, 18):
+        trainer.step()
+        state = trainer.state()
+        assert int(state["adam.discriminator.0.step"]) == step + -(-step // 16)
+        assert int(state["adam.generator.0.step"]) == step + -(-step // 4)
+
+
+def test_the_average_follows_the_weights_with_its_half_life() -> None:
+    """Half of what it holds is older than `ema` images, in the beginning than 1/20 of all."""
+    trainer = Trainer(pictures(), dataclasses.replace(PLAIN, ema=1.0))
+    parameters = [name for name, _ in trainer.generator.named_parameters()]
+    mean = {name: tensor.clone() for name, tensor in trainer.average.state_dict().items()}
+    for step in range(1, 13):
+        trainer.step()
+        keep = 0.5 ** (4 / min(1.0, 4 * step / 20))
+        now, found = trainer.generator.state_dict(), trainer.average.state_dict()
+        for name in now:
+            share = 1 - keep if name in parameters else 1.0
+            mean[name] += share * (now[name] - mean[name])
+            assert torch.allclose(found[name], mean[name], rtol=1e-4, atol=1e-6), name
+    apart = max(float((now[n] - found[n]).abs().max()) for n in parameters)
+    assert apart > 1e-4, "it is behind"
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_half_of_the_reals_are_mirrored_where_the_recipe_says_so(mirror: bool) -> None:
+    trainer = Trainer(pictures(), dataclasses.replace(PLAIN, mirror=mirror))
+    given: list[Tensor] = []
+    trainer.discriminator.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    kept = flipped = 0
+    for _ in range(16):
+        given.clear()
+        data, _ = trainer.data.batch(trainer.seen, PLAIN.batch, PLAIN.seed)
+        trainer.step()
+        real = given[1]  # after the generator's fakes, before the discriminator's
+        kept += sum(torch.equal(a, b) for a, b in zip(real, data, strict=True))
+        flipped += sum(torch.equal(a, b.flip(2)) for a, b in zip(real, data, strict=True))
+    assert kept + flipped == 64
+    assert 16 < flipped < 48 if mirror else flipped == 0
 
 
 @pytest.mark.parametrize(
