@@ -20,16 +20,21 @@ from gifd.errors import InputError, ModelError
 from gifd.inversion import (
     CMAES,
     Chain,
+    Cosine,
     DeepPrior,
     Feature,
     L1Ball,
     Latent,
     Optimizer,
+    Phase,
     Pixels,
     Progress,
+    RandomSearch,
+    Regression,
     Setting,
     Space,
     Sphere,
+    TotalVariation,
     smoothed_replay,
 )
 from gifd.inversion.optimizers import Evaluate, Task, Variables
@@ -406,6 +411,36 @@ def test_every_extension_can_be_switched_off(name: str, prior: Generator) -> Non
     assert plain.phases == catalog.attack(name, prior=prior, preset="paper").phases
     with pytest.raises(InputError, match="an extension"):
         Extensions().without(["luck"])
+
+
+def test_each_extension_does_what_it_says(prior: Generator) -> None:
+    """On GIFD with two feature domains, whose papers' phases take 1,000 steps each."""
+
+    def phases(**chosen: float) -> tuple[Phase, ...]:
+        return gifd(prior, features=2, restarts=2, extensions=Extensions(**chosen)).phases
+
+    bare = phases()
+    assert [phase.name for phase in bare] == ["latent", "feature 1", "feature 2"]
+    hears = gifd(prior, features=2, extensions=Extensions(length=0.5))
+    assert {phase.distance for phase in hears.phases} == {Cosine(norm=0.5)}
+    assert {phase.curvature for phase in phases(curvature=0.7)} == {0.7}
+    assert [phase.smoothing for phase in phases(smoothing=0.2)] == [0.0, 0.0, 0.2]
+    shares = [phase.constraints["x"] for phase in phases(share=0.4)[1:]]
+    assert shares == [L1Ball(share=0.4)] * 2
+    weights = [phase.regularizers[0] for phase in phases(variation=0.05)]
+    assert weights == [TotalVariation(weight=w) for w in (1e-4, 0.05, 0.05)]
+    for name, optimizer in (("scouting", RandomSearch), ("regression", Regression)):
+        first, *rest = phases(**{name: 0.25})
+        assert (first.name, first.space, first.steps) == (name, Latent(), 250)
+        assert isinstance(first.optimizer, optimizer)
+        assert tuple(rest) == bare
+    *rest, pixels = phases(pixels=0.3, curvature=0.7, length=0.5)
+    assert (pixels.space, pixels.steps, pixels.curvature) == (Pixels(), 300, 0.7)
+    assert pixels.distance == Cosine(norm=0.5)
+    *rest, before, last = phases(consensus=0.1)
+    assert tuple(rest) == bare[:-1]
+    assert before == dataclasses.replace(bare[-1], merge=True)
+    assert last == dataclasses.replace(bare[-1], name="consensus", steps=100)
 
 
 @pytest.mark.parametrize(("features", "exact"), [(1, 1), (2, 2), (3, 2)])

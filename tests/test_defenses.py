@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 from collections.abc import Callable
 
 import numpy as np
@@ -456,6 +457,14 @@ def test_policies_are_searched_for() -> None:
     )
     assert len(found) == 6
     assert all(-1 <= area <= 1 for scored in found for area in scored.privacy)
+    scores = []
+    for measure in (statistics.fmean, statistics.pvariance):
+        values = [measure(scored.privacy) for scored in found]
+        low, width = min(values), max(values) - min(values)
+        assert width > 0
+        scores.append([(value - low) / width for value in values])
+    order = [0.7 * mean + 0.3 * spread for mean, spread in zip(*scores, strict=True)]
+    assert order == sorted(order)
     strict = max(scored.accuracy for scored in found)
     (best,) = ats_search(
         VICTIM, VICTIM, pictures, labels, candidates=6, points=3, least_accuracy=strict
