@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import statistics
 from collections.abc import Callable
@@ -595,6 +596,22 @@ def test_a_quantiser_is_known_by_its_values(scheme: str, seed: int) -> None:
     also = guessed(small.step(*images(seed, 1, 32))[0])
     assert [d.scheme for d in also if isinstance(d, Quantize)] == [scheme]
     assert not [d for d in found if isinstance(d, Sparsify | Soteria | Noise | Laplace)]
+
+
+@pytest.mark.parametrize("steps", [(1, 2, 7), (2, 3, 7), (3, 4, 7), (3, 7, 127)])
+def test_steps_are_counted_also_where_the_least_ones_are_missing(steps: tuple[int, ...]) -> None:
+    observation = observed()
+    rng = torch.Generator().manual_seed(0)
+    sizes = torch.tensor(steps) * 0.0137
+
+    def drawn(tensor: Tensor) -> Tensor:
+        signs = torch.randint(2, tensor.shape, generator=rng) * 2 - 1
+        return signs * sizes[torch.randint(len(steps), tensor.shape, generator=rng)]
+
+    sent = dataclasses.replace(observation, update=observation.update.map(drawn))
+    found = Quantize.guess(sent)
+    assert found is not None
+    assert found.scheme == ("int8" if steps[-1] == 127 else "qsgd")
 
 
 def test_the_attackers_differ_in_what_they_are_granted() -> None:
