@@ -34,7 +34,14 @@ pytestmark = pytest.mark.numerical
 
 seeds = st.integers(0, 10**6)
 positive = st.floats(1e-3, 1e3)
-DISTANCES: list[Distance] = [Cosine(), Squared(), LayerCosine(), LayerCosine(norm=0.5)]
+DISTANCES: list[Distance] = [
+    Cosine(),
+    Cosine(norm=0.5),
+    Squared(),
+    Squared(mean=True),
+    LayerCosine(),
+    LayerCosine(norm=0.5),
+]
 SHAPES = {"conv": (4, 3, 2, 2), "bias": (4,), "head": (2, 4)}
 
 
@@ -63,7 +70,10 @@ def test_distances_are_their_formulas(seed: int) -> None:
     layers = sum(1 - cosine(a, b) for a, b in pairs) / len(pairs)
     norms = sum(math.log(math.hypot(*a) / math.hypot(*b)) ** 2 for a, b in pairs) / len(pairs)
     assert float(Cosine()(u, v)) == pytest.approx(1 - cosine(long_u, long_v))
+    length = math.log(math.hypot(*long_u) / math.hypot(*long_v)) ** 2
+    assert float(Cosine(norm=0.7)(u, v)) == pytest.approx(1 - cosine(long_u, long_v) + 0.7 * length)
     assert float(Squared()(u, v)) == pytest.approx(apart)
+    assert float(Squared(mean=True)(u, v)) == pytest.approx(apart / len(pairs))
     assert float(LayerCosine()(u, v)) == pytest.approx(layers)
     assert float(LayerCosine(norm=0.5)(u, v)) == pytest.approx(layers + 0.5 * norms)
 

@@ -19,6 +19,7 @@ from gifd.inversion import (
     Latent,
     Phase,
     Pixels,
+    Setting,
     Weights,
 )
 from gifd.inversion.optimizers import Evaluated, Task, Variables
@@ -177,6 +178,38 @@ def test_fedleak_draws_the_picture(convolutions: tuple[Observation, Secret]) -> 
     assert found.distance < 0.6 * first
     grey = torch.full_like(secret.images, 0.5)
     assert error(found.images, secret) < 0.85 * error(grey, secret)
+
+
+@pytest.mark.parametrize(
+    ("side", "widths"),
+    [(8, [16, 16]), (32, [16] * 4), (64, [16] * 4 + [8]), (128, [16] * 4 + [8, 4])],
+)
+def test_fedleaks_network_is_narrower_where_it_is_large(
+    side: int, widths: list[int], victim: Model
+) -> None:
+    """Two convolutions a size, from 4 px on: all of the width, half at 64 px, a quarter at 128.
+
+    One network draws the whole batch; each restart has its own.
+    """
+    setting = Setting(
+        model=victim,
+        generator=None,
+        image_shape=(3, side, side),
+        batch=2,
+        restarts=3,
+        rng=torch.Generator().manual_seed(0),
+    )
+    space = DeepPrior(width=16, noise=5)
+    state = space.start(setting)
+    convolutions = [t for n, t in state.items() if n.startswith("blocks") and t.ndim == 6]
+    assert [t.shape[:3] for t in convolutions] == [(3, 1, w) for w in widths for _ in range(2)]
+    assert state["first.weight"].shape == (3, 1, 5, 16, 4, 4)
+    assert state["x"].shape == (3, 2, 5)
+    shown = [space.images(setting, {n: t[r] for n, t in state.items()}) for r in range(3)]
+    assert all(images.shape == (2, 3, side, side) for images in shown)
+    assert all(0 < float(images.min()) < float(images.max()) < 1 for images in shown)
+    weights = state["first.weight"]
+    assert not torch.allclose(weights[0], weights[1], atol=1e-3)
 
 
 # -- CMA-ES alone --------------------------------------------------------------------------

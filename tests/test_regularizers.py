@@ -122,10 +122,15 @@ def test_a_shifted_picture_is_moved_back(down: int, right: int, seed: int) -> No
     assert torch.equal(aligned(torch.roll(image, (down, right), (-2, -1)), image), image)
 
 
-def test_what_is_too_far_is_left_in_place() -> None:
-    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    far = torch.roll(image, 7, -1)
-    assert torch.equal(aligned(far, image), far)
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 32), (32, 16)])
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_what_is_too_far_is_left_in_place(axis: int, height: int, width: int) -> None:
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    side = image.shape[axis]
+    for shift in (side // 8 + 1, -side // 8 - 1, side // 2 - 1):
+        far = torch.roll(image, shift, axis)
+        assert torch.equal(aligned(far, image), far)
+    assert torch.equal(aligned(torch.roll(image, side // 8, axis), image), image)
 
 
 def test_the_consensus_is_the_mean_of_what_was_moved_into_place() -> None:
