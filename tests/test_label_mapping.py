@@ -118,6 +118,11 @@ def test_budgets_count_the_coarse_pass(prior: Generator) -> None:
     for budget in (30, 77, 200):
         spent = attack.with_evaluations(budget).planned_evaluations
         assert budget - 4 <= spent <= budget
+    latent = attack.phases[0]
+    fine = tuple(replace(latent, steps=steps) for steps in (40, 10, 1))
+    coarse = replace(always(2), coarse=0.25).phases(fine)
+    assert [phase.steps for phase in coarse] == [10, 2, 1]
+    assert {phase.name for phase in coarse} == {"coarse latent"}
 
 
 def test_a_mapping_needs_classes(prior: Generator) -> None:

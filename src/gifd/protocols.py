@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,7 +102,7 @@ class FedAvg(Protocol):
 
     Args:
         steps: local steps T, at least 1.
-        lr: learning rate, above 0.
+        lr: learning rate, above 0 and finite.
         batch_size: images a local batch; None takes them all every step.
         momentum: in [0, 1).
         local: what computes the gradient of a local step.
@@ -116,9 +117,9 @@ class FedAvg(Protocol):
     local: Protocol = FedSGD()
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.lr <= 0 or not 0 <= self.momentum < 1:
+        if self.steps < 1 or not 0 < self.lr < math.inf or not 0 <= self.momentum < 1:
             raise InputError(
-                "expected FedAvg with steps >= 1, lr > 0 and momentum in [0, 1), got "
+                "expected FedAvg with steps >= 1, a finite lr > 0 and momentum in [0, 1), got "
                 f"steps={self.steps}, lr={self.lr}, momentum={self.momentum}"
             )
         if self.batch_size is not None and self.batch_size < 1:
