@@ -44,6 +44,9 @@ ACTIVATIONS: dict[str, tuple[Activation, list[tuple[float, float]]]] = {
     "F.leaky_relu": (F.leaky_relu, [(0, 0.99)]),
     "F.leaky_relu by name": (lambda a: F.leaky_relu(a, negative_slope=0.3), [(0, 0.7)]),
     "F.leaky_relu in place": (statement(lambda a: F.leaky_relu(a, 0.3, True)), [(0, 0.7)]),
+    "nn.PReLU": (nn.PReLU(init=0.2).double(), [(0, 0.8)]),
+    "F.prelu": (lambda a: F.prelu(a, torch.tensor([0.3]).double()), [(0, 0.7)]),
+    "torch.prelu": (lambda a: torch.prelu(a, torch.tensor([0.3]).double()), [(0, 0.7)]),
     "nn.ReLU6": (nn.ReLU6(), [(0, 1), (6, -1)]),
     "F.relu6": (F.relu6, [(0, 1), (6, -1)]),
     "F.relu6 in place": (statement(lambda a: F.relu6(a, inplace=True)), [(0, 1), (6, -1)]),
@@ -108,6 +111,17 @@ def test_width_zero_is_plain_autograd(activation: Activation) -> None:
         assert second(inputs()).abs().max() == 0
     with smoothed_curvature(1.0):
         assert second(inputs()).abs().max() > 0.01
+
+
+def test_a_prelu_has_a_slope_for_each_channel() -> None:
+    a = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slopes = torch.tensor([0.1, 0.4, 0.7], dtype=torch.float64)
+    second = grad(lambda a: grad(lambda a: F.prelu(a, slopes).sum())(a).sum())
+    with smoothed_curvature(0.5):
+        assert torch.allclose(F.prelu(a, slopes), torch.where(a > 0, a, slopes.view(3, 1, 1) * a))
+        smoothed = second(a)
+    expected = (1 - slopes.view(3, 1, 1)) * kernel(a, 0.5 * float(a.std(correction=0)))
+    assert torch.allclose(smoothed, expected)
 
 
 def test_each_sample_of_a_vmap_has_its_own_width() -> None:

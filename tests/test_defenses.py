@@ -44,6 +44,7 @@ from gifd.errors import InputError, ModelError
 from gifd.model import Model
 from gifd.observation import Observation
 from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.representation import observed_representations
 from gifd.updates import Update
 from gifd.victims import Client, ConvNet, LeNet
 
@@ -144,6 +145,32 @@ def test_defences_compose_in_their_order() -> None:
     assert zeros / observation.update.numel == pytest.approx(0.9, abs=0.01)
     assert observation.ledger.defenses == tuple(map(repr, defenses))
     assert observation.ledger.attacker == "told"
+
+
+def test_zeros_that_noise_filled_are_replayed_by_size() -> None:
+    observation = defended(Sparsify(rate=0.9), Noise(std=1e-3))
+    assert all(bool((tensor != 0).all()) for tensor in observation.update.tensors)
+    replayed = observation.replay(*images(0))
+    zeros = sum(int((tensor == 0).sum()) for tensor in replayed.tensors)
+    assert zeros / replayed.numel == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "defenses",
+    [(Soteria(rate=0.5),), (Sparsify(rate=0.5),), (Soteria(rate=0.5), Sparsify(rate=0.5))],
+    ids=repr,
+)
+def test_who_is_told_knows_which_of_the_heads_numbers_are_shown(
+    defenses: tuple[Defense, ...],
+) -> None:
+    label = images(0, 1, 32)[1]
+    assert observed_representations(observed(attacker="told"), label).shown is None
+    observation = observed(*defenses, attacker="told")
+    seen = observed_representations(observation, label)
+    row = observation.update[LARGE.head((3, 32, 32)).weight][label]
+    assert seen.shown is not None
+    assert torch.equal(seen.shown.expand_as(row) > 0, row != 0)
+    assert 0.1 < float((row != 0).float().mean()) < 0.9
 
 
 def test_a_client_refuses_what_is_no_defence_or_attacker() -> None:
@@ -585,6 +612,13 @@ def test_a_clipping_bound_is_the_length(share: float, seed: int) -> None:
     found = guess_of(Clip(norm=share * length), seed=seed)[-1]
     assert isinstance(found, Clip)
     assert found.norm == pytest.approx(share * length, rel=1e-3)
+
+
+def test_a_clipping_bound_of_each_tensor_is_their_common_length() -> None:
+    (found,) = guess_of(Clip(norm=1e-3, per_layer=True))
+    assert isinstance(found, Clip)
+    assert found.per_layer
+    assert found.norm == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize("scheme", ["sign", "ternary", "qsgd", "int8", "fp16", "bf16"])
