@@ -479,9 +479,9 @@ def test_stylegan2_takes_the_papers_table() -> None:
     prior = Generator(deep, latent=(3, 4, 4), image_range=(0.0, 1.0), family="stylegan2")
     assert len(catalog.attack("gifd", prior=prior, preset="paper").phases) == 1 + 4
     assert len(gifd(prior, features=9).phases) == 1 + 9 + 1
-    for features in (0, 10):
-        with pytest.raises(InputError, match=f"expected 1 to 9 feature domains, got {features}"):
-            gifd(prior, features=features)
+    for count in (0, 10):
+        with pytest.raises(InputError, match=f"expected 1 to 9 feature domains, got {count}"):
+            gifd(prior, features=count)
 
 
 @every_attack

@@ -104,6 +104,13 @@ def test_the_second_derivative_is_the_kernel_at_each_kink(
     assert curvature().abs().max() == 0
 
 
+@pytest.mark.parametrize("value", [-0.3, 0.0, 0.7])
+def test_a_layer_whose_inputs_are_all_alike_does_not_bend(value: float) -> None:
+    second = grad(lambda a: grad(lambda a: F.relu(a).sum())(a).sum())
+    with smoothed_curvature(0.5):
+        assert second(torch.full((8,), value, dtype=torch.float64)).tolist() == [0.0] * 8
+
+
 @pytest.mark.parametrize("activation", [case[0] for case in ACTIVATIONS.values()], ids=ACTIVATIONS)
 def test_width_zero_is_plain_autograd(activation: Activation) -> None:
     second = grad(lambda a: grad(lambda a: activation(a).sum())(a).sum())

@@ -575,6 +575,28 @@ def test_a_phase_moves_by_its_schedule(observed: Observation, schedule: Schedule
     assert moved == pytest.approx(rates, rel=1e-6)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_what_shows_in_no_image_stays_where_it_was(observed: Observation, batched: bool) -> None:
+    """As a noise map does whose block a smaller image has no use for."""
+
+    class Leaves(Stage):
+        searchable = ("x", "spare")
+
+        def forward(self, state: State) -> State:
+            return {"x": state["x"], "spare": state["spare"]}
+
+    def latent(count: int, rng: torch.Generator) -> State:
+        state = one_after_the_other(count, rng)
+        return {**state, "spare": one_after_the_other(count, rng)["x"]}
+
+    stages = [Leaves(), *generator().stages]
+    prior = Generator(stages, latent=latent, image_range=(0.0, 1.0), searchable=("x", "spare"))
+    phase, seen = watched(dataclasses.replace(LATENT_PHASE, constraints={}))
+    attack(phase, prior=prior)(observed, batched=batched)
+    assert torch.equal(seen[-1]["spare"], seen[0]["spare"])
+    assert not torch.allclose(seen[-1]["x"], seen[0]["x"], atol=0.1)
+
+
 # -- counting and reporting ------------------------------------------------------------
 
 
