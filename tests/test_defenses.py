@@ -499,8 +499,10 @@ def test_policies_are_searched_for() -> None:
     )
     assert best.accuracy == strict
     assert hybrid(found).chains == [scored.policy for scored in found[:2]]
+    none = ats_search(VICTIM, VICTIM, pictures, labels, candidates=2, least_accuracy=math.inf)
+    assert none == []
     with pytest.raises(InputError, match="keeps accuracy"):
-        hybrid([])
+        hybrid(none)
 
 
 @pytest.mark.parametrize(("kind", "mean"), [(Noise, 0.7979), (Laplace, 0.7071)])

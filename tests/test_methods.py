@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gifd import attacks
@@ -180,6 +181,28 @@ def test_fedleak_draws_the_picture(convolutions: tuple[Observation, Secret]) -> 
     assert error(found.images, secret) < 0.85 * error(grey, secret)
 
 
+def drawn_by_hand(weights: dict[str, Tensor], noise: Tensor, sizes: int) -> Tensor:
+    """FedLeak's network with batch norm as it is trained, slope 0.1, nearest upsampling."""
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), False, keepdim=True)
+        scale, shift = (weights[f"{name}.{part}"][:, None, None] for part in ("weight", "bias"))
+        x = (x - mean) / (variance + 1e-5).sqrt() * scale + shift
+        return torch.maximum(x, 0.1 * x)
+
+    def layer(name: str) -> tuple[Tensor, Tensor]:
+        return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+    x = normed(F.conv_transpose2d(noise[:, :, None, None], *layer("first")), "norm")
+    for size in range(sizes):
+        if size:
+            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        for part in (0, 3):
+            x = F.conv2d(x, *layer(f"blocks.{size}.{part}"), padding=1)
+            x = normed(x, f"blocks.{size}.{part + 1}")
+    return F.conv2d(x, *layer("last")).sigmoid()
+
+
 @pytest.mark.parametrize(
     ("side", "widths"),
     [(8, [16, 16]), (32, [16] * 4), (64, [16] * 4 + [8]), (128, [16] * 4 + [8, 4])],
@@ -208,6 +231,8 @@ def test_fedleaks_network_is_narrower_where_it_is_large(
     shown = [space.images(setting, {n: t[r] for n, t in state.items()}) for r in range(3)]
     assert all(images.shape == (2, 3, side, side) for images in shown)
     assert all(0 < float(images.min()) < float(images.max()) < 1 for images in shown)
+    own = {name: tensor[1, 0] for name, tensor in state.items()}
+    assert torch.allclose(shown[1], drawn_by_hand(own, state["x"][1], len(widths)), atol=1e-5)
     again = space.start(dataclasses.replace(setting, rng=torch.Generator().manual_seed(1)))
     for own, others in ((state, again), (again, state)):
         weights = own["first.weight"]
