@@ -231,8 +231,8 @@ def test_fedleaks_network_is_narrower_where_it_is_large(
     shown = [space.images(setting, {n: t[r] for n, t in state.items()}) for r in range(3)]
     assert all(images.shape == (2, 3, side, side) for images in shown)
     assert all(0 < float(images.min()) < float(images.max()) < 1 for images in shown)
-    own = {name: tensor[1, 0] for name, tensor in state.items()}
-    assert torch.allclose(shown[1], drawn_by_hand(own, state["x"][1], len(widths)), atol=1e-5)
+    second = {name: tensor[1, 0] for name, tensor in state.items()}
+    assert torch.allclose(shown[1], drawn_by_hand(second, state["x"][1], len(widths)), atol=1e-5)
     again = space.start(dataclasses.replace(setting, rng=torch.Generator().manual_seed(1)))
     for own, others in ((state, again), (again, state)):
         weights = own["first.weight"]
