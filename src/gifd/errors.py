@@ -1,14 +1,18 @@
 """The errors a user can meet. Each carries one line: what was expected, what came, what to do."""
 
-import zipfile
-import zlib
-
-BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What `zipfile` raises for an archive that is damaged, encrypted or packed in an unknown way."""
+LONGEST = 600
+"""Characters of an error's line; what others say in it is cut to far fewer by `one_line`."""
 
 
 class GifdError(Exception):
-    """Something outside the toolkit is wrong; the message is one line meant for its user."""
+    """Something outside the toolkit is wrong; the message is one line meant for its user.
+
+    Names and texts of files are quoted in messages: line breaks and control characters are
+    written out, and the middle of a message beyond `LONGEST` is left out.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message, LONGEST))
 
 
 class InputError(GifdError):
@@ -38,6 +42,17 @@ def expect(value: object, kind: type, wanted: str) -> None:
 
 
 def one_line(message: object, limit: int = 160) -> str:
-    """What another library says of an error, on one line and cut to `limit` characters."""
-    line = " ".join(str(message).split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
+    """What another library says of an error, or a name in a file, as safe text for a terminal.
+
+    On one line, control characters written out, and beyond `limit` characters without its middle.
+    An exception that says nothing is named by its type.
+    """
+    text = str(message)
+    if not text and isinstance(message, BaseException):
+        text = type(message).__name__
+    words = " ".join(text.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    if len(line) <= limit:
+        return line
+    tail = limit // 3
+    return f"{line[: limit - tail - 3]}...{line[len(line) - tail :]}"

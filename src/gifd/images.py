@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import io
 import math
+import os
 import re
 import warnings
 import zipfile
@@ -18,10 +19,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gifd.depths import Depth
-from gifd.errors import BROKEN_ZIP, InputError
+from gifd.errors import InputError, one_line
+from gifd.files import BROKEN_ZIP, is_file, is_folder, read_member
 
 SMALLEST = 16
 """Images with a shorter side below this many pixels are refused: there is nothing to invert."""
+
+LARGEST = 1 << 28
+"""Bytes of an image in a zip; nothing larger is unpacked."""
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"})
 """What is taken for an image in a folder or zip."""
@@ -47,15 +52,16 @@ def read_image(
     Raises:
         InputError: missing, not an image, corrupt, too small, or of a depth that is not known.
     """
+    name = _quoted(path)
+    if is_folder(path):
+        raise InputError(f"expected an image (PNG, JPEG, ...) at {name}, got a folder")
+    if not is_file(path):  # nor a pipe or a device, which may be endless
+        raise InputError(f"expected an image file at {name}, found none")
     try:
         with Path(path).open("rb") as file:
-            return _decode(file, str(path), size, told)
-    except FileNotFoundError:
-        raise InputError(f"expected an image file at '{path}', found none") from None
-    except IsADirectoryError:
-        raise InputError(f"expected an image (PNG, JPEG, ...) at '{path}', got a folder") from None
+            return _decode(file, name, size, told)
     except OSError as error:
-        raise InputError(f"expected a readable image at '{path}', got: {error}") from None
+        raise InputError(f"expected a readable image at {name}, got: {one_line(error)}") from None
 
 
 def read_images(
@@ -82,18 +88,40 @@ def read_images(
         InputError: no such folder or zip, no image in it, or one that `read_image` refuses.
     """
     source = Path(source)
-    if source.is_dir():
-        names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
-        for name in _chosen(names, source, match, limit):
+    if is_folder(source):
+        for name in _chosen(_walked(source), source, match, limit):
             yield name, read_image(source / name, size=size, told=told)
         return
+    for name, content in _unzipped(source, match, limit):
+        yield name, _decode(io.BytesIO(content), _quoted(f"{source}:{name}"), size, told)
+
+
+def _walked(folder: Path) -> list[str]:
+    """The files of a folder and those below it, but not of hidden folders."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"expected a folder whose folders can be read, got {_quoted(folder)}: {one_line(error)}"
+        ) from None
+
+    found = []
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [(Path(here) / name).relative_to(folder).as_posix() for name in files]
+    return found
+
+
+def _unzipped(source: Path, match: str, limit: int | None) -> Iterator[tuple[str, bytes]]:
     try:
+        if not is_file(source):
+            raise FileNotFoundError("there is no such file")
         with zipfile.ZipFile(source) as archive:
             for name in _chosen(archive.namelist(), source, match, limit):
-                content = io.BytesIO(archive.read(name))
-                yield name, _decode(content, f"{source}:{name}", size, told)
+                yield name, read_member(archive, name, LARGEST)
     except (OSError, *BROKEN_ZIP) as error:
-        raise InputError(f"expected a folder or a zip of images, got '{source}': {error}") from None
+        raise InputError(
+            f"expected a folder or a zip of images, got {_quoted(source)}: {one_line(error)}"
+        ) from None
 
 
 def framing(sizes: Sequence[tuple[int, int]], size: int) -> str | None:
@@ -116,7 +144,9 @@ def write_image(image: Float[Tensor, "C H W"], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.ascontiguousarray(array).squeeze()).save(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"expected to write a PNG to '{path}', got: {error}") from None
+        raise InputError(
+            f"expected to write a PNG to {_quoted(path)}, got: {one_line(error)}"
+        ) from None
 
 
 def grid(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "C H2 W2"]:
@@ -141,10 +171,18 @@ def class_in(name: str, pattern: str) -> int:
         return int(found.group(1)) if found else int("")
     except (re.error, IndexError) as error:
         raise InputError(
-            f"expected a regular expression with a group for the class, got '{pattern}': {error}"
+            f"expected a regular expression with a group for the class, got "
+            f"{_quoted(pattern)}: {one_line(error)}"
         ) from None
-    except ValueError:
-        raise InputError(f"expected a class number by '{pattern}' in '{name}', got none") from None
+    except (ValueError, TypeError):  # a group that took no part is None
+        raise InputError(
+            f"expected a class number by {_quoted(pattern)} in {_quoted(name)}, got none"
+        ) from None
+
+
+def _quoted(name: object) -> str:
+    """A path or a name in an error: a user's may be long, an archive's anything."""
+    return f"'{one_line(name, 200)}'"
 
 
 def _chosen(names: list[str], source: Path, match: str, limit: int | None) -> list[str]:
@@ -156,7 +194,7 @@ def _chosen(names: list[str], source: Path, match: str, limit: int | None) -> li
             found.append(name)
     if not found:
         what = "images" if match == "*" else f"images that match '{match}'"
-        raise InputError(f"expected {what} in '{source}', got none")
+        raise InputError(f"expected {what} in {_quoted(source)}, got none")
     count = len(found) if limit is None else min(limit, len(found))
     return [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
 
@@ -172,7 +210,7 @@ def _decode(
                 picture = depth.rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise InputError(
-            f"expected an image (PNG, JPEG, ...) at '{name}', got something else, "
+            f"expected an image (PNG, JPEG, ...) at {name}, got something else, "
             "or a kind of image that Pillow does not read"
         ) from None
     except (
@@ -182,10 +220,10 @@ def _decode(
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise InputError(f"expected a readable image at '{name}', got: {error}") from None
+        raise InputError(f"expected a readable image at {name}, got: {one_line(error)}") from None
     if min(picture.size) < SMALLEST:
         raise InputError(
-            f"expected an image of at least {SMALLEST} x {SMALLEST} pixels at '{name}', "
+            f"expected an image of at least {SMALLEST} x {SMALLEST} pixels at {name}, "
             f"got {picture.width} x {picture.height}"
         )
     if told is not None:

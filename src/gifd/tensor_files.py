@@ -1,8 +1,10 @@
 """Files of tensors: read without running code of their author, written whole or not at all."""
 
 import argparse
+import io
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gifd.errors import InputError, WeightsError, one_line
+from gifd.files import is_file
 
 _MAX_DEPTH = 16  # of nested dicts; a pickle may even hold a dict that contains itself
+_MOST_NAMES = 100_000
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -35,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         WeightsError: The file is missing, damaged, asks for code to be run, holds no tensor, or
             gives two tensors one name.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise WeightsError(f"expected a weights file, found none at {path}: check the path")
     try:
         with warnings.catch_warnings():
@@ -54,11 +58,42 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, tensor in _flat(content, path):
         if name in tensors:
-            raise WeightsError(f"{path} names two tensors {name!r}: rename one of them")
-        tensors[name] = tensor.detach()
+            raise WeightsError(
+                f"{path} names two tensors '{one_line(name, 80)}': rename one of them"
+            )
+        tensors[name] = plain(name, tensor, path)
     if not tensors:
         raise WeightsError(f"{path} holds no tensor by name: expected a dict of tensors")
     return tensors
+
+
+def plain(name: str, tensor: Tensor, path: Path) -> Tensor:
+    """A tensor as the file at `path` holds it, detached.
+
+    Raises:
+        WeightsError: it is larger than the file, hence a trick of strides, or no plain tensor.
+    """
+    told = f"{path}: expected plain tensors, got '{one_line(name, 80)}'"
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise WeightsError(f"{told} that is sparse, quantized or without numbers")
+    if tensor.numel() * tensor.element_size() > path.stat().st_size:
+        raise WeightsError(f"{told} of shape {tuple(tensor.shape)[:8]}, larger than the file")
+    return tensor.detach()
+
+
+def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that no network has: empty, complex, or not finite in single precision.
+
+    Raises:
+        WeightsError: names the first of them.
+    """
+    for name, tensor in tensors.items():
+        told = f"{path}: expected finite weights, got '{one_line(name, 80)}'"
+        if not tensor.numel() or tensor.is_complex():
+            raise WeightsError(f"{told} of shape {tuple(tensor.shape)[:8]} and {tensor.dtype}")
+        wrong = int((~torch.isfinite(tensor.float())).sum())
+        if wrong:
+            raise WeightsError(f"{told} with {wrong:,} values of {tensor.numel():,} that are not")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -77,39 +112,62 @@ def write_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path:
     """
     check_ending(path)
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    part = path.with_suffix(".part")
     try:
+        part = path.with_suffix(".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(own, part, metadata)
         part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected to write '{path}', got: {error}") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(
+            f"expected to write '{one_line(path, 200)}', got: {one_line(error)}"
+        ) from None
 
 
 def check_ending(path: Path) -> None:
     """Raise an `InputError` where a file to write is not named as a safetensors file."""
     if path.suffix != ".safetensors":
-        raise InputError(f"expected a file that ends in .safetensors, got '{path}'")
+        raise InputError(f"expected a file that ends in .safetensors, got '{one_line(path, 200)}'")
 
 
-def _load(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        return load_file(path)
+def load_torch(file: Path | io.BytesIO) -> object:
+    """What `torch.save` wrote, by PyTorch's restricted reader, which calls nothing of the file's.
+
+    Raises nearly every type where it is damaged.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise zipfile.BadZipFile("its parts are packed, torch.save packs none")
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
     with torch.serialization.safe_globals([argparse.Namespace]):  # training codes add their options
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        content: object = torch.load(file, map_location="cpu", weights_only=True)
     return content
 
 
-def _flat(
-    content: Any, path: Path, prefix: str = "", depth: int = 0
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dicts under dotted names."""
-    if depth > _MAX_DEPTH:
-        raise WeightsError(f"{path} nests dicts more than {_MAX_DEPTH} deep: expected a state dict")
-    if not isinstance(content, dict):
-        return
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        else:
-            yield from _flat(value, path, f"{prefix}{key}.", depth + 1)
+def _load(path: Path) -> object:
+    return load_file(path) if path.suffix == ".safetensors" else load_torch(path)
+
+
+def _flat(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested dicts under dotted names, in the file's order."""
+    seen = 0
+    ahead = [(content, "", 0)]
+    while ahead:
+        value, name, depth = ahead.pop()
+        if isinstance(value, Tensor) and depth:
+            yield name, value
+        if not isinstance(value, dict):
+            continue
+        seen += len(value)  # a dict in two places is in two names, and so on inside it
+        if depth > _MAX_DEPTH or seen > _MOST_NAMES:
+            raise WeightsError(
+                f"{path} nests dicts more than {_MAX_DEPTH} deep or has more than "
+                f"{_MOST_NAMES:,} names: expected a state dict"
+            )
+        inside = [
+            (each, f"{name}.{key}" if name else f"{key}", depth + 1)
+            for key, each in value.items()
+            if isinstance(key, str) or (isinstance(key, int) and abs(key) < 2**63)
+        ]
+        ahead += reversed(inside)

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gifd.errors import UpdateError
+from gifd.errors import UpdateError, one_line
 
 
 class Update(Mapping[str, Tensor]):
@@ -206,9 +205,10 @@ class Update(Mapping[str, Tensor]):
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
             tensors = load_file(str(path))
-        except (OSError, SafetensorError) as error:
+        except Exception as error:  # a damaged file raises nearly every type
             raise UpdateError(
-                f"expected a safetensors file with an update at '{path}', got: {error}"
+                f"expected a safetensors file with an update at '{one_line(path, 200)}', got: "
+                f"{one_line(error)}"
             ) from None
         order = metadata["gifd.order"].split("\n") if "gifd.order" in metadata else list(tensors)
         restarts = metadata.get("gifd.restarts")

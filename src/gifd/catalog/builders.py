@@ -17,6 +17,7 @@ from gifd.catalog.own_victim import is_own, made_by
 from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, PRIORS, VICTIMS
 from gifd.defenses import Defense
 from gifd.errors import InputError
+from gifd.files import is_file, is_folder
 from gifd.label_counts import LabelEstimator
 from gifd.model import Model
 from gifd.priors import Generator, read_checkpoint, read_remapper, write_remapper
@@ -95,7 +96,7 @@ def prior(
             f"'{name}' is not fetched for you ({public.licence}): download it from "
             f"{public.source} and give the file's path in place of the name"
         )
-    if name not in PRIORS and not Path(name).exists():
+    if name not in PRIORS and not (is_file(name) or is_folder(name)):
         raise InputError(
             f"expected a known prior ({_names(PRIORS)}) or a checkpoint file, got '{name}'"
         )
@@ -145,7 +146,7 @@ def label_mapping(
         return None
     if how in ("auto", "on"):
         path = _remapper_path(prior)
-        if path.exists():
+        if is_file(path):
             remapper = read_remapper(path)
         else:
             remapper = train_remapper(prior, name=path.stem, callback=callback)

@@ -25,6 +25,7 @@ from gifd.cli.choices import (
     chosen_victim,
 )
 from gifd.cli.options import (
+    LAST_SEED,
     Device,
     Evaluations,
     LearningRate,
@@ -105,7 +106,9 @@ def attack(
         ),
     ] = None,
     size: Annotated[int, typer.Option(help="Images are cropped to size x size.", min=16)] = 64,
-    victim_seed: Annotated[int, typer.Option(help="Seed of the victim's weights.")] = 0,
+    victim_seed: Annotated[
+        int, typer.Option(help="Seed of the victim's weights.", min=0, max=LAST_SEED)
+    ] = 0,
     seed: Seed = 0,
     device: Device = "auto",
     lpips: Annotated[bool, typer.Option("--lpips", help="Also LPIPS (extra 'lpips').")] = False,

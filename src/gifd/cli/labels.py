@@ -11,7 +11,7 @@ import typer
 
 from gifd import catalog, terminal
 from gifd.cli.choices import chosen_protocol, chosen_victim
-from gifd.cli.options import LearningRate, LocalSteps, Victim
+from gifd.cli.options import LAST_SEED, LearningRate, LocalSteps, Victim
 from gifd.errors import InputError
 from gifd.label_counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.observation import Ledger, Observation
@@ -27,7 +27,9 @@ def labels(
     victim: Victim = "resnet18",
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
     size: Annotated[int, typer.Option(help="Side of the private images.", min=8)] = 64,
-    victim_seed: Annotated[int, typer.Option(help="Seed of a built-in victim's weights.")] = 0,
+    victim_seed: Annotated[
+        int, typer.Option(help="Seed of a built-in victim's weights.", min=0, max=LAST_SEED)
+    ] = 0,
     estimator: Annotated[
         str, typer.Option(help=f"One of {', '.join([*catalog.LABELS, 'own-images'])}.")
     ] = "dummy-mean",

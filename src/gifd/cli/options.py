@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import typer
 
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 LearningRate = Annotated[
@@ -15,7 +15,11 @@ LearningRate = Annotated[
 ]
 LocalSteps = Annotated[int | None, typer.Option(help="Their local steps. Default: 1.", min=1)]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
-Seed = Annotated[int, typer.Option(help="Of the attack's and the defences' randomness.", min=0)]
+LAST_SEED = 2**32 - 1
+"""Every library's generator takes seeds up to this one, and 64 bits hold what we derive of it."""
+Seed = Annotated[
+    int, typer.Option(help="Of the attack's and the defences' randomness.", min=0, max=LAST_SEED)
+]
 Steps = Annotated[
     int | None, typer.Option(help="Steps of each restart, all phases together.", min=1)
 ]
@@ -38,8 +42,11 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"expected a usable device, got '{name}': {reason}") from None
+        if (torch.zeros(1, device=device) + 1).tolist() != [1.0]:  # 'meta' holds no numbers
+            raise RuntimeError("it does not compute")
+    except Exception as error:  # each backend that is not there raises its own
+        raise InputError(
+            f"expected a usable device (cpu, cuda, cuda:1, mps), got '{one_line(name, 40)}': "
+            f"{one_line(error)}"
+        ) from None
     return device

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from gifd import catalog, terminal
+from gifd.cli.options import LAST_SEED
 from gifd.cli.remapper import remapper
 from gifd.cli.score import score
 from gifd.cli.train import train
@@ -93,7 +94,7 @@ def prior_sample(
     name: PriorName,
     options: Options = None,
     count: Annotated[int, typer.Option(help="How many images.", min=1, max=400)] = 16,
-    seed: Annotated[int, typer.Option(help="Seed of the latents.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the latents.", min=0, max=LAST_SEED)] = 0,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
 ) -> None:
     """Draw images from a prior into one PNG grid."""

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from gifd import catalog, terminal
-from gifd.cli.options import Device, Offline, device_of
+from gifd.cli.options import LAST_SEED, Device, Offline, device_of
 from gifd.errors import InputError
 from gifd.priors import Generator, write_remapper
 from gifd.terminal import one_line_errors
@@ -29,7 +29,7 @@ def remapper(
     ] = "/",
     match: Annotated[str, typer.Option(help="Which file names of the data.")] = "*",
     steps: Annotated[int, typer.Option(help="Of 64 images each.", min=1)] = REMAPPER_STEPS,
-    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0, max=LAST_SEED)] = 0,
     device: Device = "auto",
     offline: Offline = False,
 ) -> None:

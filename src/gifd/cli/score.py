@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gifd import catalog, terminal
 from gifd.campaign.judge import Judgement, judge
-from gifd.cli.options import Offline
+from gifd.cli.options import LAST_SEED, Offline
 from gifd.errors import InputError
 from gifd.images import class_in, read_images, write_image
 from gifd.interval import written
@@ -36,7 +36,7 @@ def score(
     ] = None,
     steps: Annotated[int, typer.Option(help="Of each search, all phases together.", min=8)] = 400,
     samples: Annotated[int, typer.Option(help="Of each prior, for the shift.", min=2)] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0, max=LAST_SEED)] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for sheets of what was found.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Every value, on stdout.")] = False,
     offline: Offline = False,

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from gifd import terminal
-from gifd.cli.options import Device, Offline, device_of
+from gifd.cli.options import LAST_SEED, Device, Offline, device_of
 from gifd.terminal import one_line_errors
 from gifd.training import Recipe, read_image_set, score, write_card
 from gifd.training import train as run
@@ -63,7 +63,9 @@ def train(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Fuse with torch.compile: for long runs.")
     ] = _RECIPE.compile,
-    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = _RECIPE.seed,
+    seed: Annotated[
+        int, typer.Option(help="Seed of all randomness.", min=0, max=LAST_SEED)
+    ] = _RECIPE.seed,
     device: Device = "auto",
     save_every: Annotated[int, typer.Option(help="Images between two savings.", min=1)] = 50_000,
     score_samples: Annotated[

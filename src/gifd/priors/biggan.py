@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import final
+from typing import Any, cast, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gifd.errors import InputError, WeightsError
+from gifd.errors import InputError, WeightsError, one_line
 from gifd.priors.big_network import Norm, ResidualBlock, SelfAttention, Statistics
-from gifd.priors.generator import IMAGE, Generator, Stage, State
+from gifd.priors.generator import IMAGE, MOST_DOUBLINGS, Generator, Stage, State
+from gifd.priors.loading import load_weights
 
 EPS = 1e-4
 
@@ -147,43 +149,53 @@ def biggan(
         depth = 1 + max(
             int(key.split(".")[2]) for key in tensors if key.startswith("generator.layers.")
         )
-        bodies: list[ResidualBlock | SelfAttention] = []
-        blocks = 0
+        makers: list[Callable[[], ResidualBlock | SelfAttention]] = []
+        ups: list[bool] = []
         for index in range(depth):
             here = f"generator.layers.{index}"
             if f"{here}.gamma" in tensors:
-                bodies.append(SelfAttention(tensors[f"{here}.snconv1x1_theta.weight"].shape[1]))
+                theta = tensors[f"{here}.snconv1x1_theta.weight"]
+                makers.append(partial(SelfAttention, theta.shape[1]))
                 continue
-            up = bool(blocks % 2) if upsample is None else upsample[blocks]
+            ups.append(bool(len(ups) % 2) if upsample is None else upsample[len(ups)])
             outputs, inputs = (
                 tensors[f"{here}.conv_3.weight"].shape[0],
                 tensors[f"{here}.conv_0.weight"].shape[1],
             )
-            bodies.append(ResidualBlock(inputs, outputs, condition, up=up, records=records))
-            blocks += 1
+            makers.append(
+                partial(ResidualBlock, inputs, outputs, condition, up=ups[-1], records=records)
+            )
     except (KeyError, ValueError, IndexError):
         raise WeightsError(
             "expected BigGAN-deep weights (embeddings.weight, generator.gen_z.weight, "
-            f"generator.layers.0.conv_0.weight, ...), got {sorted(tensors)[:4]}"
+            f"generator.layers.0.conv_0.weight, ...), got {one_line(sorted(tensors)[:4])}"
         ) from None
-    embeddings = nn.Linear(classes, embedded, bias=False)
-    gen_z = nn.Linear(condition, first)
-    bn = Norm(narrow, records)
-    conv_to_rgb = nn.Conv2d(narrow, colours, 3, padding=1)
-    parts = _named(embeddings, gen_z, bodies, bn, conv_to_rgb)
-    try:
-        parts.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+    if sum(ups) > MOST_DOUBLINGS or records < 2:
         raise WeightsError(
-            f"expected the weights of one BigGAN-deep, got others: {reason}"
-        ) from None
+            f"expected a BigGAN-deep of at most {4 * 2**MOST_DOUBLINGS} pixels and 2 or more "
+            f"records of its statistics, got {sum(ups)} doublings of 4 and {records} records"
+        )
+
+    def build() -> nn.ModuleDict:
+        return _named(
+            nn.Linear(classes, embedded, bias=False),
+            nn.Linear(condition, first),
+            [make() for make in makers],
+            Norm(narrow, records),
+            nn.Conv2d(narrow, colours, 3, padding=1),
+        )
+
+    parts = load_weights(build, tensors, "BigGAN-deep")
     for module in parts.modules():
         if isinstance(module, Statistics):
             module.read(truncation, eps)
-    layers = [Layer(body) for body in bodies]
-    stages: list[Stage] = [FirstLayer(embeddings, gen_z, layers[0]), *layers[1:]]
-    stages[-1] = LastLayer(layers[-1], bn, conv_to_rgb)
+    network: Any = parts["generator"]
+    layers = [Layer(body) for body in network["layers"]]
+    stages: list[Stage] = [
+        FirstLayer(cast(nn.Linear, parts["embeddings"]), network["gen_z"], layers[0]),
+        *layers[1:],
+    ]
+    stages[-1] = LastLayer(layers[-1], network["bn"], network["conv_to_rgb"])
     return Generator(
         stages,
         latent=ClassLatent(size=condition - embedded, truncation=truncation),

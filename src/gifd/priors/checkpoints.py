@@ -14,6 +14,7 @@ All are read as tensors only; nothing in a file is executed.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gifd.errors import InputError, WeightsError
+from gifd.errors import InputError, WeightsError, one_line
+from gifd.files import is_file, is_folder
 from gifd.priors.biggan import biggan, fold_spectral_norm
 from gifd.priors.dcgan import dcgan
 from gifd.priors.generator import Generator
 from gifd.priors.pickles import Network, read_networks
 from gifd.priors.stylegan2 import stylegan2
-from gifd.tensor_files import read_metadata, read_tensors, write_tensors
+from gifd.tensor_files import (
+    plain,
+    read_metadata,
+    read_tensors,
+    require_finite,
+    write_tensors,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +135,35 @@ ARCHITECTURES: Mapping[
 """The builders by name, and those of their arguments that a user chooses, with their parsers."""
 
 
-_CARRIED = {"stylegan2": ("clamp", "mapping_lr"), "biggan-deep": ("upsample", "eps")}
-"""Those that belong to the weights and travel with them in our files."""
+_CARRIED: Mapping[str, Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "stylegan2": {
+        "clamp": (
+            "nothing or a number above 0",
+            lambda v: v is None or _within(v, sys.float_info.max),
+        ),
+        "mapping_lr": ("a number above 0 and at most 1", lambda v: _within(v, 1.0)),
+    },
+    "biggan-deep": {
+        "upsample": (
+            "true or false a layer",
+            lambda v: isinstance(v, list) and all(isinstance(up, bool) for up in v),
+        ),
+        "eps": ("a number above 0 and at most 1", lambda v: _within(v, 1.0)),
+    },
+}
+"""Those that belong to the weights and travel with them in our files, and what each must be."""
+
+
+def _within(value: object, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
+
+
+def _check_options(checkpoint: Checkpoint, path: Path) -> None:
+    known = _CARRIED.get(checkpoint.architecture, {})
+    for name, value in checkpoint.options.items():
+        if name not in known or not known[name][1](value):
+            wanted = f"{name} to be {known[name][0]}" if name in known else "no option of that name"
+            raise WeightsError(f"{path}: expected {wanted}, got {name}={one_line(repr(value), 40)}")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -137,8 +172,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         WeightsError: missing, damaged, asking for code to be run, or of no known architecture.
     """
-    if path.is_dir():
+    if is_folder(path):
         path = path / "pytorch_model.bin"
+    checkpoint = _read(path)
+    require_finite(checkpoint.tensors, path)
+    _check_options(checkpoint, path)
+    return checkpoint
+
+
+def _read(path: Path) -> Checkpoint:
     if path.suffix == ".pkl":
         return _nvidia(path)
     tensors = read_tensors(path)
@@ -155,7 +197,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(architecture="dcgan", tensors=tensors, options={})
     raise WeightsError(
         f"{path} holds no generator we know ({', '.join(ARCHITECTURES)}): its tensors are "
-        f"{', '.join(sorted(tensors)[:3])}, ..."
+        f"{one_line(', '.join(sorted(tensors)[:3]), 80)}, ..."
     )
 
 
@@ -180,13 +222,13 @@ def _ours(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint | None:
     architecture = metadata.get("architecture", "none")
     try:
         options = json.loads(metadata.get("options", "{}"))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         options = None
     known = isinstance(options, dict) and set(options) <= set(_CARRIED.get(architecture, ()))
     if architecture not in ARCHITECTURES or not known:
         raise WeightsError(
-            f"{path}: expected a prior of {', '.join(ARCHITECTURES)}, got '{architecture}' with "
-            f"the options {options}"
+            f"{path}: expected a prior of {', '.join(ARCHITECTURES)}, got "
+            f"'{one_line(architecture, 40)}' with the options {one_line(options, 80)}"
         )
     return Checkpoint(architecture=architecture, tensors=tensors, options=options)
 
@@ -198,7 +240,7 @@ def _nvidia(path: Path) -> Checkpoint:
     if net is None or synthesis is None or synthesis.child("b4.conv1") is None:
         raise WeightsError(
             f"{path}: expected a StyleGAN2 generator 'G_ema' with the block b4, got "
-            f"{', '.join(f'{name} ({n.kind})' for name, n in networks.items())}"
+            f"{one_line(', '.join(f'{name} ({n.kind})' for name, n in networks.items()), 120)}"
         )
     options = {
         "clamp": _attribute(net, "synthesis.b4.conv1", "conv_clamp", None),
@@ -206,14 +248,16 @@ def _nvidia(path: Path) -> Checkpoint:
     }
     for name, block in synthesis.children():
         if block.state.get("architecture", "skip") != "skip":
-            raise WeightsError(f"{path}: expected RGB skips, block {name} has another architecture")
-    return Checkpoint(architecture="stylegan2", tensors=dict(net.tensors()), options=options)
+            raise WeightsError(
+                f"{path}: expected RGB skips, block {one_line(name, 40)} has another architecture"
+            )
+    tensors = {name: plain(name, tensor, path) for name, tensor in net.tensors()}
+    return Checkpoint(architecture="stylegan2", tensors=tensors, options=options)
 
 
-def _attribute(net: Network, path: str, name: str, default: float | None) -> float | None:
+def _attribute(net: Network, path: str, name: str, default: float | None) -> Any:
     module = net.child(path)
-    value = default if module is None else module.state.get(name, default)
-    return float(value) if isinstance(value, int | float) else None
+    return default if module is None else module.state.get(name, default)
 
 
 def _rosinality(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
@@ -239,9 +283,10 @@ def _rosinality(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
             _rosinality_colours(own, f"to_rgbs.{block}", f"{here}.torgb", found)
             found[f"{here}.resample_filter"] = own[f"to_rgbs.{block}.upsample.kernel"] / 4
             block += 1
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, RuntimeError) as error:
         raise WeightsError(
-            f"{path}: expected the StyleGAN2 of rosinality's code, {error} is missing or misshapen"
+            f"{path}: expected the StyleGAN2 of rosinality's code, {one_line(error)} is missing or "
+            "misshapen"
         ) from None
     return Checkpoint(architecture="stylegan2", tensors=found, options={})
 
@@ -273,14 +318,15 @@ def _rosinality_colours(
 def _hugging_face(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
     options: dict[str, Any] = {}
     beside = path.parent / "config.json"
-    if beside.exists():
+    if is_file(beside):
         try:
             config = json.loads(beside.read_text(encoding="utf-8"))
-            options["upsample"] = [bool(layer[0]) for layer in config["layers"]]
-            options["eps"] = float(config["eps"])
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            options["upsample"] = [layer[0] for layer in config["layers"]]
+            options["eps"] = config["eps"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise WeightsError(
-                f"{beside}: expected BigGAN's config with 'layers' and 'eps', got: {error}"
+                f"{beside}: expected BigGAN's config with 'layers' and 'eps', got: "
+                f"{one_line(error)}"
             ) from None
     return Checkpoint(
         architecture="biggan-deep",

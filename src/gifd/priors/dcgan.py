@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from gifd.errors import WeightsError, one_line
-from gifd.priors.generator import Generator
+from gifd.priors.generator import MOST_DOUBLINGS, Generator
+from gifd.priors.loading import load_weights
 from gifd.tensor_files import read_tensors
 from gifd.weights import DIGIFACE_DCGAN, fetch
+
+_KERNEL = re.compile(r"(?:^|\.)(\d{1,4})\.weight$")
 
 
 def dcgan_stages(*, latent: int, width: int, channels: int, doublings: int) -> list[nn.Sequential]:
@@ -45,29 +49,30 @@ def dcgan(tensors: Mapping[str, Tensor], *, name: str = "dcgan") -> Generator:
         WeightsError: these are not the weights of a DCGAN.
     """
     kernels = sorted(
-        (int(key.split(".")[-2]), tensor.shape)
+        (int(named[1]), tensor.shape)
         for key, tensor in tensors.items()
-        if key.endswith(".weight") and tensor.ndim == 4
+        if (named := _KERNEL.search(key)) and tensor.ndim == 4
     )
-    if len(kernels) < 2 or [index for index, _ in kernels] != [3 * i for i in range(len(kernels))]:
+    places = [index for index, _ in kernels]
+    if not 2 <= len(kernels) <= MOST_DOUBLINGS + 1 or places != list(range(0, 3 * len(kernels), 3)):
         raise WeightsError(
             "expected DCGAN weights main.0.weight, main.1.weight, ... main.12.weight (a "
-            f"transposed convolution every third module), got {sorted(tensors)[:4]}"
+            f"transposed convolution every third module), got {one_line(sorted(tensors)[:4])}"
         )
-    stages = dcgan_stages(
-        latent=kernels[0][1][0],
-        width=kernels[-1][1][0],
-        channels=kernels[-1][1][1],
-        doublings=len(kernels) - 1,
-    )
-    chain = nn.Sequential(*(module for stage in stages for module in stage))
+
+    def build() -> nn.Sequential:
+        stages = dcgan_stages(
+            latent=kernels[0][1][0],
+            width=kernels[-1][1][0],
+            channels=kernels[-1][1][1],
+            doublings=len(kernels) - 1,
+        )
+        return nn.Sequential(*(module for stage in stages for module in stage))
+
     prefix = next(key for key in tensors if key.endswith("0.weight"))[: -len("0.weight")]
     own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    try:
-        chain.load_state_dict(own)
-    except RuntimeError as error:
-        reason = one_line(error)
-        raise WeightsError(f"expected the weights of one DCGAN, got others: {reason}") from None
+    chain = load_weights(build, own, "DCGAN", ("num_batches_tracked",))
+    stages = [chain[first : first + 3] for first in range(0, len(chain), 3)]
     return Generator(stages, latent=(kernels[0][1][0], 1, 1), name=name)
 
 

@@ -20,6 +20,8 @@ State = Mapping[str, Tensor]
 """Named tensors, each (B, ...). What flows between stages; `x` is the main stream."""
 
 IMAGE = "x"
+MOST_DOUBLINGS = 8
+"""Of 4 x 4: a file's generator draws images of 1024 x 1024 at most."""
 
 
 class Stage(nn.Module, ABC):
@@ -147,6 +149,8 @@ class Generator:
                 "expected a generator whose last stage writes images (B, C, H, W), "
                 f"got a tensor of shape {tuple(image.shape)}"
             )
+        if not bool(torch.isfinite(image).all()):
+            raise InputError("expected a generator of finite images, got one that draws others")
         channels, height, width = image.shape[1:]
         self.image_shape = (channels, height, width)
 

@@ -20,7 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gifd.errors import WeightsError
+from gifd.errors import WeightsError, one_line
+from gifd.files import is_file
+from gifd.tensor_files import load_torch
+
+_MOST_NETWORKS = 1000
 
 
 class Network:
@@ -40,19 +44,35 @@ class Network:
     def __setstate__(self, state: object) -> NoReturn:
         raise pickle.UnpicklingError("a network whose state is not where it belongs")
 
-    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """All parameters and buffers by dotted name, detached."""
-        for group in ("_parameters", "_buffers"):
-            for name, tensor in dict(self.state.get(group) or {}).items():
-                if isinstance(tensor, Tensor):
-                    yield f"{prefix}{name}", tensor.detach()
-        for name, child in self.children():
-            yield from child.tensors(f"{prefix}{name}.")
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters and buffers by dotted name, detached.
+
+        Raises:
+            WeightsError: a network that is inside itself, or in endlessly many places.
+        """
+        ahead: list[tuple[str, Network]] = [("", self)]
+        seen = 0
+        while ahead:
+            prefix, network = ahead.pop(0)
+            seen += 1
+            if seen > _MOST_NETWORKS:
+                raise WeightsError(f"expected at most {_MOST_NETWORKS} networks inside, got more")
+            for group in ("_parameters", "_buffers"):
+                for name, tensor in network._group(group):
+                    if isinstance(tensor, Tensor):
+                        yield f"{prefix}{name}", tensor.detach()
+            inside = [(f"{prefix}{name}.", child) for name, child in network.children()]
+            ahead = inside + ahead
 
     def children(self) -> list[tuple[str, Network]]:
         """The modules inside, by name."""
-        modules = dict(self.state.get("_modules") or {})
-        return [(name, child) for name, child in modules.items() if isinstance(child, Network)]
+        return [(n, child) for n, child in self._group("_modules") if isinstance(child, Network)]
+
+    def _group(self, name: str) -> list[tuple[str, Any]]:
+        group = self.state.get(name)
+        if not isinstance(group, dict):
+            return []
+        return [(key, value) for key, value in group.items() if isinstance(key, str)]
 
     def child(self, path: str) -> Network | None:
         """The module at a dotted name, or None."""
@@ -105,7 +125,7 @@ def _parameter(data: Any, *_: object) -> Any:
 
 
 def _storage(content: bytes) -> Any:
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return load_torch(io.BytesIO(content))
 
 
 def _scalar(kind: Any, content: Any = b"") -> object:
@@ -160,23 +180,24 @@ def read_networks(path: Path) -> dict[str, Network]:
         WeightsError: missing, damaged, no such pickle, or it asks for anything to be run.
     """
     try:
+        if not is_file(path):
+            raise FileNotFoundError
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # storages are deprecated; old files hold them
             content = _Reader(file).load()
     except _RefusedError as refused:
         raise WeightsError(
-            f"{path} asks for '{refused}', which no network needs, so it was not loaded: "
-            "expected a StyleGAN2 pickle of NVIDIA's PyTorch code"
+            f"{path} asks for '{one_line(refused, 80)}', which no network needs, so it was not "
+            "loaded: expected a StyleGAN2 pickle of NVIDIA's PyTorch code"
         ) from None
     except FileNotFoundError:
         raise WeightsError(
             f"expected a weights file, found none at {path}: check the path"
         ) from None
     except Exception as error:  # a damaged pickle raises nearly every type
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise WeightsError(
-            f"{path} is damaged or no network pickle ({reason}): expected a StyleGAN2 pickle of "
-            "NVIDIA's PyTorch code"
+            f"{path} is damaged or no network pickle ({one_line(error, 120)}): expected a "
+            "StyleGAN2 pickle of NVIDIA's PyTorch code"
         ) from None
     found = {}
     if isinstance(content, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import final
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gifd.errors import WeightsError
-from gifd.tensor_files import read_metadata, read_tensors, write_tensors
+from gifd.errors import WeightsError, one_line
+from gifd.priors.loading import load_weights
+from gifd.tensor_files import read_metadata, read_tensors, require_finite, write_tensors
 
 SIDE = 64
 """Larger images are averaged down to this before they are classified."""
@@ -96,10 +98,13 @@ def read_remapper(path: Path) -> Remapper:
         )
     try:
         width, colours = tensors["convs.0.weight"].shape[:2]
-        net = RemapperNet(len(tensors["head.bias"]), colours=colours, width=width)
-        net.load_state_dict(tensors)
+        (classes,) = tensors["head.bias"].shape
         accuracy = float(metadata["accuracy"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise WeightsError(f"{path} is no whole remapper: {reason}") from None
-    return Remapper(net=net, classes=len(tensors["head.bias"]), accuracy=accuracy, name=path.stem)
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path} is no whole remapper: {one_line(error)}") from None
+    if not 0 <= accuracy <= 1:
+        raise WeightsError(f"{path}: expected an accuracy in [0, 1], got {accuracy}")
+    require_finite(tensors, path)
+    build = partial(RemapperNet, classes, colours=colours, width=width)
+    net = load_weights(build, tensors, "remapper")
+    return Remapper(net=net, classes=classes, accuracy=accuracy, name=path.stem)

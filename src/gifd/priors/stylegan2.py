@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gifd.errors import InputError, WeightsError, one_line
+from gifd.errors import InputError, WeightsError
 from gifd.priors.generator import IMAGE, Generator, Stage, State
+from gifd.priors.loading import load_weights
 from gifd.priors.style_network import SLOPE, MappingNetwork, StyleNetwork, SynthesisBlock
 
 LatentSpace = Literal["z", "w", "w+"]
@@ -184,7 +186,8 @@ def stylegan2(
             "expected StyleGAN2 weights (mapping.fc0.weight, synthesis.b4.conv1.weight, "
             f"synthesis.b4.torgb.weight, ...), got {sorted(shapes)[:4]}"
         ) from None
-    network = StyleNetwork(
+    build = partial(
+        StyleNetwork,
         channels,
         colours=colours,
         z=z,
@@ -196,7 +199,11 @@ def stylegan2(
         mapping_lr=mapping_lr,
         clamp=clamp,
     )
-    _load(network, tensors)
+    own = {key: tensor for key, tensor in tensors.items() if not key.endswith(_COPIES)}
+    network = load_weights(build, own, "StyleGAN2", _OPTIONAL)
+    for block in network.blocks:
+        if not torch.equal(block.resample_filter, block.resample_filter.flip(0, 1)):
+            raise WeightsError("expected a symmetric resample_filter, got another: not supported")
     blocks, maps = network.blocks, network.noise_maps
     if resolution is not None:
         sizes = [4 * 2**i for i in range(count)]
@@ -223,19 +230,3 @@ def stylegan2(
         name=name,
         family="stylegan2",
     ).averaged(area)
-
-
-def _load(network: StyleNetwork, tensors: Mapping[str, Tensor]) -> None:
-    """The tensors into the network, all of them."""
-    own = {key: tensor for key, tensor in tensors.items() if not key.endswith(_COPIES)}
-    try:
-        missing, unexpected = network.load_state_dict(own, strict=False)
-        wrong = [*(key for key in missing if not key.endswith(_OPTIONAL)), *unexpected]
-        reason = ", ".join(wrong[:4])
-    except RuntimeError as error:
-        reason = one_line(error)
-    if reason:
-        raise WeightsError(f"expected the weights of one StyleGAN2, got others: {reason}")
-    for block in network.blocks:
-        if not torch.equal(block.resample_filter, block.resample_filter.flip(0, 1)):
-            raise WeightsError("expected a symmetric resample_filter, got another: not supported")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
 from gifd.metrics import kernel_distance
 from gifd.training.trainer import Trainer
 
@@ -91,5 +91,5 @@ def write_card(
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"expected to write '{path}', got: {error}") from None
+        raise InputError(f"expected to write '{path}', got: {one_line(error)}") from None
     return path

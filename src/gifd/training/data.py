@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
 from gifd.images import read_images
 
 
@@ -181,7 +181,7 @@ def _classes(names: list[str], pattern: str) -> tuple[Tensor, tuple[str, ...]]:
         expression = re.compile("([^/]+)/[^/]+$" if pattern == "/" else pattern)
     except re.error as error:
         raise InputError(
-            f"expected a regular expression for labels, got '{pattern}': {error}"
+            f"expected a regular expression for labels, got '{pattern}': {one_line(error)}"
         ) from None
     if expression.groups < 1:
         raise InputError(
