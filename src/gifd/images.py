@@ -25,6 +25,12 @@ from gifd.files import BROKEN_ZIP, is_file, is_folder, read_member
 SMALLEST = 16
 """Images with a shorter side below this many pixels are refused: there is nothing to invert."""
 
+LARGEST_SIDE = 4096
+"""What images are resized to at most."""
+
+MOST_CLASSES = 1_000_000
+"""Class numbers are below it."""
+
 LARGEST = 1 << 28
 """Bytes of an image in a zip; nothing larger is unpacked."""
 
@@ -168,7 +174,7 @@ def class_in(name: str, pattern: str) -> int:
     """
     try:
         found = re.search(pattern, name)
-        return int(found.group(1)) if found else int("")
+        number = int(found.group(1)) if found else -1
     except (re.error, IndexError) as error:
         raise InputError(
             f"expected a regular expression with a group for the class, got "
@@ -178,6 +184,12 @@ def class_in(name: str, pattern: str) -> int:
         raise InputError(
             f"expected a class number by {_quoted(pattern)} in {_quoted(name)}, got none"
         ) from None
+    if not 0 <= number < MOST_CLASSES:
+        raise InputError(
+            f"expected a class number below {MOST_CLASSES:,} by {_quoted(pattern)} in "
+            f"{_quoted(name)}, got {one_line(found[1], 40) if found else 'none'}"
+        )
+    return number
 
 
 def _quoted(name: object) -> str:
@@ -229,6 +241,8 @@ def _decode(
     if told is not None:
         told(picture.size)
     if size is not None:
+        if not 1 <= size <= LARGEST_SIDE:
+            raise InputError(f"expected a size of 1 to {LARGEST_SIDE} pixels, got {size}")
         picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
     array = np.asarray(picture, dtype=np.float32) / 255.0  # (H, W, 3)
     return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()

@@ -14,15 +14,28 @@ from rich.table import Table
 
 from gifd.bars import shown
 from gifd.campaign.record import Record
-from gifd.errors import GifdError
+from gifd.errors import LONGEST, GifdError, one_line
 from gifd.inversion import Callback, Progress
 from gifd.report.strip import behind, decibel
 from gifd.training import Stand
 
 P = ParamSpec("P")
 
-say = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
+say = Console(
+    stderr=True,
+    highlight=False,
+    markup=False,  # a file's name may look like it
+    emoji=False,
+    width=None if sys.stderr.isatty() else 120,
+)
 """People read stderr; stdout is for results that programs read."""
+
+
+def tell(text: str) -> None:
+    """One line about a result on stdout; of names, what no terminal shows is written out."""
+    Console(highlight=False, markup=False, emoji=False).print(
+        one_line(text, LONGEST), soft_wrap=True
+    )
 
 
 @contextmanager
@@ -115,7 +128,7 @@ def table(
         grid.add_column(head, overflow="fold")
     for row in rows:
         grid.add_row(*row)
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)
     console.print(grid)
     console.print()
 
@@ -127,7 +140,7 @@ def note(text: str) -> None:
 
 def complain(error: GifdError) -> None:
     """A user's mistake in one line."""
-    say.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)
+    say.print(f"error: {error}", soft_wrap=True)
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:

@@ -16,7 +16,7 @@ class Point(BaseModel):
     `epsilon` are what `gifd.campaign.utility` says.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     defense: str
     strength: str

@@ -19,7 +19,7 @@ class Scores(BaseModel):
     lower. Of a batch they are means over its images, each matched with its reconstruction.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     psnr: Number = None
     ssim: Number = None

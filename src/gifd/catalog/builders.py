@@ -18,6 +18,7 @@ from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, PRIORS, VICT
 from gifd.defenses import Defense
 from gifd.errors import InputError
 from gifd.files import is_file, is_folder
+from gifd.images import LARGEST_SIDE, MOST_CLASSES
 from gifd.label_counts import LabelEstimator
 from gifd.model import Model
 from gifd.priors import Generator, read_checkpoint, read_remapper, write_remapper
@@ -226,8 +227,10 @@ def victim(
     Raises:
         InputError: an unknown name, or a factory that cannot be imported or called.
     """
-    if classes < 2:
-        raise InputError(f"expected at least 2 classes, got {classes}")
+    if not 2 <= classes <= MOST_CLASSES:
+        raise InputError(f"expected at least 2 classes, at most {MOST_CLASSES:,}, got {classes}")
+    if not 1 <= size <= LARGEST_SIDE:
+        raise InputError(f"expected images of at most {LARGEST_SIDE} pixels a side, got {size}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if is_own(name):

@@ -10,8 +10,8 @@ import torch
 
 from gifd import catalog, terminal
 from gifd.attacks import Attack, LabelMapping
-from gifd.errors import InputError
-from gifd.images import class_in
+from gifd.errors import InputError, one_line
+from gifd.images import MOST_CLASSES, class_in
 from gifd.metrics import STLPIPS, Metric
 from gifd.model import Model
 from gifd.priors import Generator
@@ -94,6 +94,11 @@ def chosen_labels(images: Sequence[Path], given: Sequence[int], pattern: str | N
         raise InputError(
             f"expected one --label for all images or one for each of {len(images)}, got "
             f"{len(given)}"
+        )
+    wrong = [label for label in given if not 0 <= label < MOST_CLASSES]
+    if wrong:
+        raise InputError(
+            f"expected labels from 0 to one less than the classes, got {one_line(wrong[0], 40)}"
         )
     return list(given) * (len(images) // len(given))
 

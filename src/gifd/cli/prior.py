@@ -8,7 +8,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from gifd import catalog, terminal
 from gifd.cli.options import LAST_SEED
@@ -58,7 +57,7 @@ def prior_fetch(name: PriorName) -> None:
     catalog.prior(name)
     if name not in catalog.PRIORS:
         raise InputError(f"expected a name from 'gifd prior list' to fetch, got the file '{name}'")
-    Console().print(str(local_path(catalog.PRIORS[name].file)), soft_wrap=True)
+    terminal.tell(str(local_path(catalog.PRIORS[name].file)))
 
 
 @prior_app.command("info")
@@ -100,7 +99,7 @@ def prior_sample(
     """Draw images from a prior into one PNG grid."""
     images = catalog.prior(name, options=options or ()).sample(count, seed)
     write_image(grid(images), out)
-    Console().print(str(out), soft_wrap=True)
+    terminal.tell(str(out))
 
 
 @prior_app.command("convert")
@@ -113,7 +112,7 @@ def prior_convert(
     checkpoint = read_checkpoint(source)
     generator = checkpoint.generator(name=source.stem)
     write_checkpoint(checkpoint, target)
-    Console().print(f"{target}: {checkpoint.architecture}, {generator}", soft_wrap=True)
+    terminal.tell(f"{target}: {checkpoint.architecture}, {generator}")
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> str:

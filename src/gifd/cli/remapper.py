@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from gifd import catalog, terminal
 from gifd.cli.options import LAST_SEED, Device, Offline, device_of
@@ -55,4 +54,4 @@ def remapper(
             callback=callback,
         )
     write_remapper(found, out)
-    Console().print(f"{out}: right on {found.accuracy:.0%} of images kept out", soft_wrap=True)
+    terminal.tell(f"{out}: right on {found.accuracy:.0%} of images kept out")

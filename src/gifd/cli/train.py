@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from gifd import terminal
 from gifd.cli.options import LAST_SEED, Device, Offline, device_of
@@ -112,4 +111,4 @@ def train(
     card = write_card(
         trainer, out, licence=licence, command=command, distance=distance, scored=score_samples
     )
-    Console().print(f"{out}: {trainer.seen:,} images, card {card}", soft_wrap=True)
+    terminal.tell(f"{out}: {trainer.seen:,} images, card {card}")

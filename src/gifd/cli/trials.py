@@ -11,7 +11,7 @@ from gifd import terminal
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
-from gifd.errors import GifdError
+from gifd.errors import LONGEST, GifdError, one_line
 from gifd.report import write_report
 
 
@@ -46,7 +46,7 @@ def run_trials(
             break
     if records:
         terminal.results(records)
-        terminal.say.print(f"report: {write_report(store)}", soft_wrap=True)
+        terminal.say.print(f"report: {one_line(write_report(store), LONGEST)}", soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)
     if failed:

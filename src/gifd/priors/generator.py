@@ -218,6 +218,11 @@ class Generator:
         """The same generator, its images averaged down to `size` x `size`; None leaves them."""
         if size is None:
             return self
+        if not 1 <= size <= self.image_shape[1]:
+            raise InputError(
+                f"expected a size to average images of {self.image_shape[1]} pixels down to, got "
+                f"{size}"
+            )
         smaller = copy.copy(self)
         smaller.stages = (*self.stages[:-1], _Then(self.stages[-1], Layers(Area(size))))
         smaller.image_shape = (self.image_shape[0], size, size)

@@ -14,7 +14,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, final
 
 import numpy as np
 import torch
@@ -107,6 +107,22 @@ class _DType(_Inert):
         self.kind = str(kind)
 
 
+@final
+class _Call:
+    """A function that a file may call. It takes no state: a file cannot change it."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise pickle.UnpicklingError("a state for a function")
+
+
 def _tensor(
     storage: Any, offset: Any, size: Sequence[Any], stride: Sequence[Any], *_: object
 ) -> Tensor:
@@ -140,17 +156,17 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch.storage", "_load_from_bytes"): _storage,
+    ("torch._utils", "_rebuild_tensor"): _Call(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Call(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
+    ("torch.storage", "_load_from_bytes"): _Call(_storage),
     ("torch", "device"): _Inert,
     ("torch", "Size"): torch.Size,
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _Inert,
-    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.multiarray", "scalar"): _Call(_scalar),
     ("numpy.core.multiarray", "_reconstruct"): _Inert,
-    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _Call(_scalar),
     ("numpy._core.multiarray", "_reconstruct"): _Inert,
 }
 _CONSTANTS = ("float16", "bfloat16", "float32", "float64", "contiguous_format", "channels_last")

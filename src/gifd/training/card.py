@@ -89,7 +89,7 @@ def write_card(
     )
     path = card_path(out)
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InputError(f"expected to write '{path}', got: {one_line(error)}") from None
     return path

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gifd.errors import InputError, one_line
-from gifd.images import read_images
+from gifd.images import LARGEST_SIDE, read_images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,8 +111,10 @@ def read_image_set(
     Raises:
         InputError: nothing there, a corrupt image, mixed sizes, or a path without a class.
     """
-    if size is not None and (size < 8 or size & (size - 1)):
-        raise InputError(f"expected a size of 8, 16, 32, ... pixels, got {size}")
+    if size is not None and (not 8 <= size <= LARGEST_SIDE or size & (size - 1)):
+        raise InputError(
+            f"expected a size of 8, 16, 32, ... {LARGEST_SIDE} pixels, got {one_line(size, 40)}"
+        )
     pictures: list[Tensor] = []
     names: list[str] = []
     for name, picture in read_images(source, match=match, size=size):

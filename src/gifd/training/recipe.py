@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gifd.errors import InputError
+from gifd.errors import InputError, one_line
+
+_WIDEST = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,9 @@ class Recipe:
     def __post_init__(self) -> None:
         wanted = {
             "channel_base of at least 64": self.channel_base >= 64,
-            "channel_max of at least 1": self.channel_max >= 1,
-            "latent of at least 1": self.latent >= 1,
-            "layers of at least 1": self.layers >= 1,
+            f"channel_max of 1 to {_WIDEST}": 1 <= self.channel_max <= _WIDEST,
+            f"latent of 1 to {_WIDEST}": 1 <= self.latent <= _WIDEST,
+            "layers of 1 to 64": 1 <= self.layers <= 64,
             "batch of at least 1": self.batch >= 1,
             "lr above 0": self.lr > 0,
             "gamma of at least 0": self.gamma is None or self.gamma >= 0,
@@ -65,11 +67,11 @@ class Recipe:
             "augment in [0, 1)": 0 <= self.augment < 1,
             "augment_speed above 0": self.augment_speed > 0,
             "precision float32 or bfloat16": self.precision in ("float32", "bfloat16"),
-            "seed of at least 0": self.seed >= 0,
+            "seed of 0 to 2^32 - 1": 0 <= self.seed < 2**32,
         }
         for what, holds in wanted.items():
             if not holds:
-                raise InputError(f"expected a recipe with {what}, got {self}")
+                raise InputError(f"expected a recipe with {what}, got {one_line(self, 400)}")
 
     def channels(self, size: int) -> tuple[int, ...]:
         """Of each block, from 4 x 4 up to `size` x `size`."""

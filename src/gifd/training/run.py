@@ -18,6 +18,7 @@ from types import FrameType
 import torch
 
 from gifd.errors import InputError, WeightsError, one_line
+from gifd.files import is_file
 from gifd.images import grid, write_image
 from gifd.priors import write_checkpoint
 from gifd.tensor_files import check_ending, read_metadata, read_tensors, write_tensors
@@ -94,7 +95,7 @@ def train(
     identity = _identity(data, recipe)
     if resume:
         _restore(trainer, state_path(out), identity)
-    elif state_path(out).exists():
+    elif is_file(state_path(out)):
         raise InputError(
             f"expected no earlier run at '{state_path(out)}': resume it, or delete the file"
         )
@@ -176,7 +177,7 @@ def _save(trainer: Trainer, out: Path, identity: dict[str, str]) -> None:
 
 
 def _restore(trainer: Trainer, path: Path, identity: dict[str, str]) -> None:
-    if not path.exists():
+    if not is_file(path):
         raise InputError(f"expected a state to resume at '{path}', found none: start without it")
     state = read_tensors(path)
     metadata = read_metadata(path)
@@ -195,7 +196,7 @@ def _difference(before: str | None, now: str) -> str:
     """What differs between two recipes, or that the data do."""
     try:
         old, new = json.loads(before or ""), json.loads(now)
-    except json.JSONDecodeError:
+        changed = [f"{k}={new[k]} (it had {old.get(k)})" for k in new if new[k] != old.get(k)]
+    except (ValueError, RecursionError, AttributeError):
         return "other images"
-    changed = [f"{k}={new[k]} (it had {old.get(k)})" for k in new if new[k] != old.get(k)]
-    return ", ".join(changed)
+    return one_line(", ".join(changed))
