@@ -4,11 +4,9 @@ import importlib
 import io
 import os
 import pickle
-import sys
-import types
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from gifd.priors.biggan import biggan, biggan_tensors
 from gifd.priors.generator import IMAGE
 from gifd.priors.stylegan2 import LatentSpace, StyleLatent
 from golden.formula import apart, digest, numbers, probe
+from golden.nvidia import Pickled, as_pkl, nvidia_modules
 from golden.tiny import GOLDEN, as_hugging_face, named, small_stylegan2
 
 LABELS = torch.tensor([1, 3])
@@ -32,49 +31,11 @@ LABELS = torch.tensor([1, 3])
 # -- files of every format ---------------------------------------------------------------
 
 
-class Pickled:
-    """A module as NVIDIA's code pickles it: its source, its class name, its state."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], kind: str, extra: dict[str, Any]) -> None:
-        state: dict[str, Any] = {"training": False, "dtype": torch.float32, **extra}
-        state |= {"_parameters": OrderedDict(), "_buffers": OrderedDict()}
-        state |= {"_modules": OrderedDict(), "_non_persistent_buffers_set": set()}
-        children: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            head, _, tail = name.partition(".")
-            if tail:
-                children.setdefault(head, {})[tail] = tensor
-            elif head in ("w_avg", "resample_filter", "noise_const"):
-                state["_buffers"][head] = tensor
-            else:
-                state["_parameters"][head] = nn.Parameter(tensor)
-        for name, own in children.items():
-            state["_modules"][name] = Pickled(own, name, extra)
-        self.meta = {"type": "class", "version": 6, "module_src": "raise SystemExit(9)"}
-        self.meta |= {"class_name": kind, "state": state}
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _reconstruct_persistent_obj, (self.meta,), None
-
-
-def _reconstruct_persistent_obj(meta: object) -> object:
-    raise AssertionError("the file's own code was called")
-
-
 @pytest.fixture
-def nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+def nvidia() -> Iterator[None]:
     """A place where pickle finds the function that NVIDIA's files name."""
-    module = types.ModuleType("torch_utils.persistence")
-    monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
-    monkeypatch.setitem(sys.modules, "torch_utils.persistence", module)
-    monkeypatch.setattr(module, "_reconstruct_persistent_obj", _reconstruct_persistent_obj, False)
-    monkeypatch.setattr(_reconstruct_persistent_obj, "__module__", "torch_utils.persistence")
-
-
-def as_pkl(tensors: Mapping[str, Tensor], path: Path, **extra: Any) -> Path:
-    net = Pickled(tensors, "Generator", {"conv_clamp": None, "bias_gain": 0.01, **extra})
-    path.write_bytes(pickle.dumps({"G": None, "D": None, "G_ema": net, "augment_pipe": None}))
-    return path
+    with nvidia_modules():
+        yield
 
 
 def as_rosinality(tensors: Mapping[str, Tensor], path: Path) -> Path:

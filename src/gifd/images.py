@@ -211,28 +211,32 @@ def _chosen(names: list[str], source: Path, match: str, limit: int | None) -> li
     return [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
 
 
-def _decode(
-    file: io.BufferedReader | io.BytesIO, name: str, size: int | None, told: Told | None
-) -> Float[Tensor, "3 H W"]:
+def open_picture(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
+    """The picture of a file as RGB, turned as its camera says.
+
+    Raises:
+        InputError: no image, a damaged one, one of more pixels than Pillow thinks safe, or one
+            whose depth is not known.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as opened:
                 depth = Depth.of(opened)
-                picture = depth.rgb(ImageOps.exif_transpose(opened))
+                return depth.rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise InputError(
             f"expected an image (PNG, JPEG, ...) at {name}, got something else, "
             "or a kind of image that Pillow does not read"
         ) from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except Exception as error:  # a damaged picture raises nearly every type
         raise InputError(f"expected a readable image at {name}, got: {one_line(error)}") from None
+
+
+def _decode(
+    file: io.BufferedReader | io.BytesIO, name: str, size: int | None, told: Told | None
+) -> Float[Tensor, "3 H W"]:
+    picture = open_picture(file, name)
     if min(picture.size) < SMALLEST:
         raise InputError(
             f"expected an image of at least {SMALLEST} x {SMALLEST} pixels at {name}, "

