@@ -29,7 +29,7 @@ from gifd.errors import GifdError
 EXAMPLES = int(os.environ.get("GIFD_FUZZ_EXAMPLES", "0"))
 """Of each reader; 0 takes the few, always the same, that a test run has time for."""
 
-SECONDS, MEGABYTES, LONGEST = 20, 700, 300
+SECONDS, MEGABYTES, LONGEST = 20, 700, 320
 _RUNS_CODE = (
     "os.system",
     "os.exec",
