@@ -149,7 +149,7 @@ def edited(draw: DrawFn, seed: bytes, most: int = 4) -> bytes:
             number = draw(st.sampled_from(_NUMBERS))
             width = draw(st.sampled_from([1, 2, 4, 8]))
             order = draw(st.sampled_from(["little", "big"]))
-            content[at : at + width] = (number % 256**width).to_bytes(width, order)  # type: ignore[arg-type]
+            content[at : at + width] = (number % 256**width).to_bytes(width, order)
         elif edit == "cut":
             del content[at : at + length]
         elif edit == "insert":
@@ -203,7 +203,7 @@ def png(draw: DrawFn, seed: bytes) -> bytes:
 
 # -- JSON ------------------------------------------------------------------------------------
 
-_VALUES = [
+_VALUES: list[Any] = [
     None,
     True,
     -1,

@@ -31,7 +31,11 @@ class Pickled:
                 state["_parameters"][head] = nn.Parameter(tensor)
         for name, own in children.items():
             state["_modules"][name] = Pickled(own, name, extra)
-        self.meta = {"type": "class", "version": 6, "module_src": "raise SystemExit(9)"}
+        self.meta: dict[str, Any] = {
+            "type": "class",
+            "version": 6,
+            "module_src": "raise SystemExit(9)",
+        }
         self.meta |= {"class_name": kind, "state": state}
 
     def __reduce__(self) -> tuple[object, ...]:
