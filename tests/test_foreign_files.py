@@ -23,11 +23,11 @@ from gifd.images import read_image, read_images
 from gifd.priors import Generator, Layers, read_checkpoint, read_remapper, stylegan2
 from gifd.priors.dcgan import dcgan
 from gifd.priors.remapper import RemapperNet
-from gifd.tensor_files import read_tensors
+from gifd.tensor_files import read_metadata, read_tensors
 from gifd.updates import Update
 from golden.nvidia import Pickled, as_pkl, nvidia_modules
 from golden.tiny import as_hugging_face, named, small_stylegan2
-from test_fuzz import RECORDED
+from test_fuzz import RECORDED, resume, state
 
 
 def refusal(read: Callable[[], object]) -> str:
@@ -173,6 +173,33 @@ def test_a_record_that_is_not_finite_is_refused(tmp_path: Path) -> None:
         (folder / RECORD).write_text(content)
         with pytest.raises(InputError, match=f"expected a record of gifd .*{name}"):
             list(Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("p", torch.tensor(math.nan)),
+        ("p", torch.tensor(1.5)),
+        ("seen", torch.tensor(-2)),
+        ("seen", torch.ones(2)),
+        ("adam.generator.0.exp_avg", torch.ones(1)),
+        ("adam.generator.0.step", torch.ones(3)),
+        ("adam.generator.99.step", torch.tensor(1.0)),
+        ("adam.generator.x.step", torch.tensor(1.0)),
+        ("adam.generator.0.other", torch.ones(1)),
+        ("rng", torch.ones(3)),
+        ("average.mapping.fc0.bias", torch.full((4,), math.inf)),
+    ],
+)
+def test_a_training_state_that_makes_no_sense_is_refused(
+    name: str, value: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.state.safetensors"
+    path.write_bytes(state())
+    tensors, metadata = read_tensors(path), read_metadata(path)
+    save_file({**tensors, name: value}, path, metadata)
+    with pytest.raises(WeightsError):
+        resume(tmp_path)
 
 
 # -- sizes and shapes that would fill a memory -------------------------------------------------

@@ -21,7 +21,13 @@ from gifd.errors import InputError, WeightsError, one_line
 from gifd.files import is_file
 from gifd.images import grid, write_image
 from gifd.priors import write_checkpoint
-from gifd.tensor_files import check_ending, read_metadata, read_tensors, write_tensors
+from gifd.tensor_files import (
+    check_ending,
+    read_metadata,
+    read_tensors,
+    require_finite,
+    write_tensors,
+)
 from gifd.training.data import ImageSet
 from gifd.training.recipe import Recipe
 from gifd.training.trainer import Losses, Trainer
@@ -185,9 +191,10 @@ def _restore(trainer: Trainer, path: Path, identity: dict[str, str]) -> None:
         if metadata.get(what) != expected:
             other = _difference(metadata.get(what), expected)
             raise InputError(f"expected the {what} of the run at '{path}', got {other}")
+    require_finite({name: tensor for name, tensor in state.items() if name != "rng"}, path)
     try:
         trainer.load(state)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (LookupError, RuntimeError, ValueError, TypeError) as error:
         reason = one_line(error)
         raise WeightsError(f"{path} is no whole state of a training run: {reason}") from None
 

@@ -22,6 +22,7 @@ from gifd.training.recipe import Recipe
 R1_EVERY, PATH_EVERY = 16, 4  # steps; the regularisers are lazy
 W_DECAY, PATH_DECAY = 0.998, 0.01
 EMA_RAMP = 0.05  # the averaged weights forget faster in the beginning
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of each parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,20 +147,26 @@ class Trainer:
         """Go on where `state()` was taken.
 
         Raises:
-            KeyError, RuntimeError: it is the state of another trainer.
+            KeyError, RuntimeError, ValueError, TypeError: it is no state, or another trainer's.
         """
         for part, network in self._networks().items():
             network.load_state_dict(_under(state, part))
         for part, optimizer in self.optimizers.items():
             moments: dict[int, dict[str, Any]] = {}
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
             for name, tensor in _under(state, f"adam.{part}").items():
                 index, _, what = name.partition(".")
+                shape = {"step": torch.Size()}.get(what, parameters[int(index)].shape)
+                if what not in _MOMENTS or tensor.shape != shape:
+                    raise ValueError(f"adam.{part}.{name} is {tuple(tensor.shape)}")
                 moments.setdefault(int(index), {})[what] = tensor.clone()
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.rng.set_state(state["rng"])
         self.path_mean.copy_(state["path_mean"])
         self.signs.copy_(state["signs"])
         self.seen, self.p = int(state["seen"]), float(state["p"])
+        if self.seen < 0 or not 0 <= self.p <= 1:
+            raise ValueError(f"seen is {self.seen}, p {self.p}")
 
     def _networks(self) -> dict[str, nn.Module]:
         return {
