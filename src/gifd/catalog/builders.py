@@ -170,7 +170,7 @@ def _remapper_path(prior: Generator) -> Path:
     for stage in prior.stages:
         for tensor in stage.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return cache_dir() / "remappers" / f"{prior.name}-{digest.hexdigest()[:16]}.safetensors"
+    return cache_dir() / "remappers" / f"{prior.name[:80]}-{digest.hexdigest()[:16]}.safetensors"
 
 
 def defense(text: str) -> Defense:

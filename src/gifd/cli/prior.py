@@ -15,6 +15,7 @@ from gifd.cli.remapper import remapper
 from gifd.cli.score import score
 from gifd.cli.train import train
 from gifd.errors import InputError
+from gifd.files import is_file
 from gifd.images import grid, write_image
 from gifd.priors import Generator, read_checkpoint, write_checkpoint
 from gifd.terminal import one_line_errors
@@ -35,7 +36,7 @@ def prior_list() -> None:
     rows = []
     for name, entry in catalog.PRIORS.items():
         shipped = isinstance(entry.file, ShippedFile)
-        here = "shipped" if shipped else "yes" if local_path(entry.file).exists() else "no"
+        here = "shipped" if shipped else "yes" if is_file(local_path(entry.file)) else "no"
         size = f"{entry.file.size_bytes / 1e6:.0f} MB"
         rows.append((name, entry.summary, size, entry.file.licence, here))
     for name, other in catalog.BY_HAND.items():
