@@ -271,6 +271,14 @@ def test_a_pickle_cannot_change_what_it_may_call(tmp_path: Path) -> None:
     assert "a state for a function" in refusal(lambda: read_checkpoint(path))
 
 
+def test_a_pickle_cannot_ask_for_room(tmp_path: Path) -> None:
+    """`pickle` makes room for twice as many objects as the place where one is remembered."""
+    path = tmp_path / "net.pkl"
+    for place in (2**27, 2**31, 2**32 - 1):
+        path.write_bytes(b"\x80\x02}r" + place.to_bytes(4, "little") + b".")
+        assert f"an object at place {place:,}" in refusal(lambda: read_checkpoint(path))
+
+
 def test_sizes_that_do_not_belong_together_build_no_network(tmp_path: Path) -> None:
     wide = {f"synthesis.b{4 * 2**i}.conv1.weight": torch.zeros(200_000, 1) for i in range(5)}
     tensors = {**small_stylegan2(), **wide}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -169,6 +170,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy._core.multiarray", "scalar"): _Call(_scalar),
     ("numpy._core.multiarray", "_reconstruct"): _Inert,
 }
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _CONSTANTS = ("float16", "bfloat16", "float32", "float64", "contiguous_format", "channels_last")
 
 
@@ -189,6 +191,13 @@ class _RefusedError(Exception):
     pass
 
 
+def _check_places(whole: bytes) -> None:
+    """Refuse places to remember objects at that no writer counts up to: room is made for them."""
+    for count, (code, argument, _) in enumerate(pickletools.genops(whole)):
+        if code.name in _PUTS and isinstance(argument, int) and argument > count:
+            raise pickle.UnpicklingError(f"an object at place {argument:,}")
+
+
 def read_networks(path: Path) -> dict[str, Network]:
     """The networks of an NVIDIA pickle by name (`G`, `D`, `G_ema`).
 
@@ -198,9 +207,11 @@ def read_networks(path: Path) -> dict[str, Network]:
     try:
         if not is_file(path):
             raise FileNotFoundError
-        with path.open("rb") as file, warnings.catch_warnings():
+        whole = path.read_bytes()
+        _check_places(whole)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # storages are deprecated; old files hold them
-            content = _Reader(file).load()
+            content = _Reader(io.BytesIO(whole)).load()
     except _RefusedError as refused:
         raise WeightsError(
             f"{path} asks for '{one_line(refused, 80)}', which no network needs, so it was not "
