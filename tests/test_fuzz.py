@@ -32,9 +32,10 @@ from fuzzing import (
     zipped,
 )
 from gifd import weights
-from gifd.campaign.point import Point, read_points
 from gifd.campaign.record import ImageRecord, PhaseRecord, Record
 from gifd.campaign.store import ANSWER, PRIVATE, RECORD, Store
+from gifd.campaign.sweep import Results, number
+from gifd.cli.frontier import _point
 from gifd.images import read_image, read_images
 from gifd.priors import read_checkpoint, read_remapper, write_checkpoint, write_remapper
 from gifd.priors.dcgan import dcgan_stages
@@ -317,25 +318,19 @@ RECORDED = Record(
     versions={"gifd": "0"},
     created="2026-01-01T00:00:00+00:00",
 )
-POINT = Point(
-    defense="none",
-    strength="",
-    attack="gifd",
-    preset="strongest",
-    attacker="told",
-    evaluations=9,
-    victim="convnet",
-    seed=0,
-    rounds=2,
-    images=["a.png", "b.png"],
-    psnr=[20.0, None],
-    ssim=[0.5, 0.6],
-    stlpips=[0.1, 0.2],
-    accuracy=0.5,
-    cosine=None,
-    length=1.0,
-    epsilon=None,
-)
+ROW = {
+    "key": "k",
+    "kind": "attack",
+    **dict.fromkeys(("defense", "strength", "attacker", "attack", "preset", "victim"), "x"),
+    **dict.fromkeys(("psnr", "ssim", "stlpips", "accuracy", "length"), 0.5),
+    "cosine": None,
+    "epsilon": None,
+}
+SETTING = {
+    **dict.fromkeys(("defense", "strength", "attacker", "attack", "preset", "victim"), "x"),
+    **dict.fromkeys(("evaluations", "seed", "rounds"), 2),
+    "images": ["a.png"],
+}
 
 
 def trial() -> dict[str, bytes]:
@@ -356,13 +351,29 @@ def of_trial(name: str, strategy: Callable[[], SearchStrategy[bytes]]) -> Reader
 
 
 def read_frontier(folder: Path) -> object:
-    return [(p.setting, p.mean("psnr"), p.change(p, "psnr")) for p in read_points(folder / "f")]
+    """The point of a row, as `gifd frontier` draws it."""
+    results = Results(folder / "frontier.jsonl")
+    if "k" not in results:
+        return None
+    point = _point([results["k"]], results["k"], **SETTING)
+    return point.mean("psnr"), point.change(point, "psnr")
+
+
+def read_average(folder: Path) -> object:
+    """The numbers of a row that a benchmark averages."""
+    results = Results(folder / "rows.jsonl")
+    return "k" in results and [number(results["k"], name) for name in ("psnr", "ssim", "stlpips")]
 
 
 RECORDS = {
     "record": of_trial(RECORD, lambda: json_text(RECORDED.model_dump())),
     "a record's picture": of_trial(PRIVATE, lambda: png(picture("png"))),
-    "points": Reader(files=lambda: {"f": json_text(POINT.model_dump())}, read=read_frontier),
+    "a benchmark's rows": Reader(
+        files=lambda: {"rows.jsonl": json_text(ROW)}, read=read_average, few=60
+    ),
+    "a frontier's rows": Reader(
+        files=lambda: {"frontier.jsonl": json_text(ROW)}, read=read_frontier, few=60
+    ),
 }
 
 # -- all of them -----------------------------------------------------------------------------

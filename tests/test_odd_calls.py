@@ -25,9 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path = here / f"album/class{i % 2}/class{i % 2}-{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(path)
-    (here / "few").mkdir()
-    for name in ("p.png", "few/class0.png", "few/class1.png"):
-        Image.new("RGB", (32, 32)).save(here / name)
+    Image.new("RGB", (32, 32)).save(here / "p.png")
     torch.save(small_stylegan2(resolution=32), here / "style.pt")
     torch.save(small_stylegan2(4, resolution=32), here / "classes.pt")
     Update({"a": torch.zeros(3)}).save(here / "u.safetensors")
@@ -157,7 +155,6 @@ def test_devices_of_every_command(call: str, device: str) -> None:
         (f"{LABELS} --size {ENDLESS}", "at most 4096"),
         (f"{FRONTIER} --size {ENDLESS}", "at most 4096"),
         (f"{FRONTIER} --data-size {2**40}", "expected a size"),
-        (f"{FRONTIER} --clients 1 --batch-size 1 --data few", "at least 5 images"),
         (f"{TRAIN} --size {2**40}", "expected a size"),
         (f"{TRAIN} --latent {ENDLESS}", "a recipe with latent"),
         (f"{TRAIN} --channel-max {ENDLESS}", "a recipe with channel_max"),

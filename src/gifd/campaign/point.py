@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from gifd.interval import mean_interval
 
@@ -31,7 +32,7 @@ class Point(BaseModel):
     psnr: list[float | None]
     ssim: list[float | None]
     stlpips: list[float | None]
-    accuracy: float
+    accuracy: Annotated[float, Field(allow_inf_nan=True)]  # NaN where no image was held out
     cosine: float | None
     length: float | None
     epsilon: float | None

@@ -8,8 +8,10 @@ and are neither printed nor touched.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -239,6 +241,8 @@ def number(row: Row, name: str) -> float:
         InputError: it is none.
     """
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"expected a number for '{name}' to average, got {value!r}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            if math.isfinite(found := float(value)):
+                return found
+    raise InputError(f"expected a number for '{name}' to average, got {one_line(repr(value), 40)}")
