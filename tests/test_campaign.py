@@ -1,9 +1,9 @@
 """Trials, their records and the store; the report that is made from them."""
 
 import dataclasses
+import hashlib
 import json
 import re
-import hashlib
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path

@@ -38,9 +38,9 @@ from gifd.inversion import (
     Squared,
     StepDecay,
     TotalVariation,
-    smoothed_replay,
     WarmupCosine,
     smoothed_curvature,
+    smoothed_replay,
 )
 from gifd.inversion.optimizers import Evaluate, Task, Variables
 from gifd.labels import label_hypotheses
