@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.attacks import Attack
-from gifd.defenses import DPSGD, Defense, Noise
+from gifd.defenses import ATS, DPSGD, Aggregate, Censor, Defense, Noise, Precode, believed
+from gifd.errors import InputError
 from gifd.inversion import (
     Adam,
     Comparison,
@@ -26,7 +27,7 @@ from gifd.inversion import (
     Squared,
 )
 from gifd.model import Model
-from gifd.observation import Observation
+from gifd.observation import Ledger, Observation
 from gifd.priors import Generator
 from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.representation import observed_representations, representations
@@ -113,13 +114,67 @@ def test_noise_is_known_in_a_gradients_units(protocol: Protocol) -> None:
     added = protocol.as_gradient(told.update) - protocol.as_gradient(clean.update)
     for tensor in added.tensors:
         if tensor.numel() > 100:
-            assert told.protocol.noise == pytest.approx(float(tensor.std()), rel=0.2)
-    assert observe(Noise(std=0.02), attacker="naive").protocol.noise == 0
+            assert told.protocol.noise(1) == pytest.approx(float(tensor.std()), rel=0.2)
+    assert observe(Noise(std=0.02), attacker="naive").protocol.noise(1) == 0
 
 
 def test_noises_add_up() -> None:
     told = observe(DPSGD(noise=0.3, norm=2.0), Noise(std=0.8))
-    assert told.protocol.noise == pytest.approx(1.0)
+    assert told.protocol.noise(1) == pytest.approx(1.0)
+
+
+DP = DPSGD(noise=2.0, norm=0.5)
+SLOW = 1e-4  # of learning: what noise changes in later gradients is nothing
+RULES: list[tuple[tuple[Defense, ...], Protocol, int]] = [
+    ((DP,), FedSGD(), 8),
+    ((DP,), FedAvg(steps=1, lr=SLOW), 8),
+    ((DP,), FedAvg(steps=4, lr=SLOW), 8),
+    ((DP,), FedAvg(steps=4, lr=SLOW, batch_size=2), 8),
+    ((DP,), FedAvg(steps=4, lr=SLOW, batch_size=2, momentum=0.9), 8),
+    ((DP,), FedAvg(steps=5, lr=SLOW, momentum=0.5), 4),
+    ((Aggregate(clients=4), DP), FedSGD(), 8),
+    ((DP, Aggregate(clients=4)), FedSGD(), 8),
+    ((DP, Aggregate(clients=2)), FedAvg(steps=3, lr=SLOW, batch_size=2, momentum=0.5), 8),
+    ((ATS(), DP), FedAvg(steps=4, lr=SLOW, batch_size=2), 8),
+    ((DP, ATS()), FedSGD(), 4),
+    ((Precode(width=4), DP), FedAvg(steps=2, lr=SLOW, batch_size=2), 4),
+    ((Censor(tries=2), DP), FedSGD(), 4),
+]
+"""Defences, a protocol and a batch size."""
+
+
+@pytest.mark.parametrize(("defenses", "protocol", "batch"), RULES, ids=repr)
+def test_dpsgds_noise_is_known_on_what_arrives(
+    defenses: tuple[Defense, ...], protocol: Protocol, batch: int
+) -> None:
+    """Against the spread of what many clients send of the same images, who draw otherwise."""
+    model = VICTIM
+    for defense in defenses:
+        model = defense.prepare(model, (3, 16, 16))
+    images = torch.cat([picture(seed) for seed in range(batch)])
+    labels = torch.arange(batch) % 5
+
+    def sent(dp: DPSGD, seed: int) -> Update:
+        real = protocol
+        for index, defense in enumerate(defenses):
+            real = dp.wrap(real, seed) if defense is DP else defense.wrap(real, index)
+        update = real(model, model.parameters, model.buffers, images, labels)
+        return real.as_gradient(update.detach())
+
+    quiet = sent(DPSGD(noise=0.0, norm=DP.norm), 0)
+    numbers = torch.cat([(sent(DP, s) - quiet)[n].flatten() for s in range(2) for n in quiet])
+    ledger = Ledger(image_shape=(3, 16, 16), batch_size=batch)
+    bare = Observation(update=quiet, model=model, protocol=protocol, ledger=ledger)
+    told = believed(defenses, bare).protocol.noise(batch)
+    # of n numbers the spread is known to 1 / sqrt(2 n): five of these, and what rounding adds
+    margin = 5 / (2 * len(numbers)) ** 0.5 + 2e-3
+    assert told == pytest.approx(float(numbers.std()), rel=margin)
+
+
+def test_noise_of_a_batch_that_clients_cannot_share_is_refused() -> None:
+    told = believed((Aggregate(clients=2), DP), observe())
+    with pytest.raises(InputError, match="2 clients share alike, got 1"):
+        told.protocol.noise(1)
 
 
 # -- what it is good for -------------------------------------------------------------------

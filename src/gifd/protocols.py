@@ -49,11 +49,13 @@ class Protocol(ABC):
         """
         return None
 
-    @property
-    def noise(self) -> float:
+    def noise(self, batch: int) -> float:
         """The standard deviation of the noise on every number of an update; 0: there is none.
 
         In the units of `as_gradient`. It is known of, not replayed.
+
+        Args:
+            batch: how many images the update is computed on.
         """
         return 0.0
 
@@ -155,11 +157,16 @@ class FedAvg(Protocol):
 
         `w_t = 1 + m + ... + m^t`, what momentum makes of t + 1 equal gradients.
         """
-        momentum, lengths = 0.0, 0.0
-        for _ in range(self.steps):
-            momentum = 1.0 + self.momentum * momentum
-            lengths += momentum
-        return update * (-1.0 / (self.lr * lengths))
+        return update * (-1.0 / (self.lr * sum(self._weights())))
+
+    def noise(self, batch: int) -> float:
+        """That of the local gradients, each drawn anew: times `sqrt(sum_t w_t^2) / sum_t w_t`.
+
+        Step t's noise stays in the momentum and reaches the update `w_(T-1-t)` times. What it
+        changes in the gradients of later steps is left out: it is small where the steps are.
+        """
+        weights = self._weights()
+        return self.local.noise(self.batch_size or batch) * math.hypot(*weights) / sum(weights)
 
     def visited(
         self, parameters: Mapping[str, Tensor], update: Update
@@ -171,3 +178,10 @@ class FedAvg(Protocol):
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
         """Each local step's gradient by `wrap`."""
         return replace(self, local=self.local.localized(wrap))
+
+    def _weights(self) -> list[float]:
+        """`w_t = 1 + m + ... + m^t` for every step t."""
+        found = [1.0]
+        while len(found) < self.steps:
+            found.append(1.0 + self.momentum * found[-1])
+        return found

@@ -70,7 +70,8 @@ def observed_representations(observation: Observation, labels: Int[Tensor, "B"])
     head = observation.model.head(observation.ledger.image_shape).weight
     protocol = observation.protocol
     gradient = protocol.as_gradient(observation.update)[head]
-    rows, std, shown = -gradient[labels], protocol.noise, protocol.shown(head)
+    std, shown = protocol.noise(observation.ledger.batch_size), protocol.shown(head)
+    rows = -gradient[labels]
     if not bool((rows != 0).any(1).all()):
         raise ModelError(
             "expected a head whose gradient shows what it was fed, got zeros only: switch "

@@ -61,17 +61,23 @@ class _Mean(Wrapped):
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
         """The mean of the clients' updates."""
-        if len(images) % self.clients:
-            raise InputError(
-                f"expected a batch that {self.clients} clients share alike, got {len(images)} "
-                "images"
-            )
-        size = len(images) // self.clients
+        size = self._share(len(images))
         shares = (slice(first, first + size) for first in range(0, len(images), size))
         updates = (
             self.inner(model, parameters, buffers, images[own], labels[own]) for own in shares
         )
         return reduce(add, updates) / self.clients
+
+    def noise(self, batch: int) -> float:
+        """That of one client, on its share of the batch, over `sqrt(n)`: each draws its own."""
+        return self.inner.noise(self._share(batch)) / self.clients**0.5
+
+    def _share(self, batch: int) -> int:
+        if batch % self.clients:
+            raise InputError(
+                f"expected a batch that {self.clients} clients share alike, got {batch} images"
+            )
+        return batch // self.clients
 
     def __repr__(self) -> str:
         return f"mean of {self.clients} x {self.inner!r}"

@@ -87,17 +87,18 @@ class _Sampled(Local):
         gradient = self.inner(model, parameters, buffers, images, labels).detach()
         start = Update(dict(parameters)).detach()
 
-        def loss(at: Mapping[str, Tensor]) -> float:
+        def loss(at: Mapping[str, Tensor]) -> Tensor:
             with torch.no_grad():
-                return float(model.loss_at(at, buffers, images, labels))
+                return model.loss_at(at, buffers, images, labels)
 
         best, least = gradient, loss(start)
         for _ in range(self.censor.tries):
             drawn = gradient.map(lambda tensor: like(tensor, self.rng, torch.randn))
             candidate = orthogonal(drawn, gradient)
             reached = loss(start.add_scaled(candidate, -self.censor.step))
-            if reached < least:
-                best, least = candidate, reached
+            lower = reached < least  # a tensor: of each example by itself under DP-SGD's vmap
+            best = Update({n: torch.where(lower, candidate[n], best[n]) for n in best})
+            least = torch.where(lower, reached, least)
         return best
 
     def __repr__(self) -> str:

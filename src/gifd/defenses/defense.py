@@ -27,6 +27,13 @@ class Defense(ABC):
 
     inside: ClassVar[bool] = False
     """Whether it acts before the update is there: on the model, the images or each gradient."""
+    looks_again: ClassVar[bool] = False
+    """Whether it looks at the private images when the update is there."""
+
+    @property
+    def proves(self) -> bool:
+        """Whether it proves what the update can tell: what comes behind may not look again."""
+        return False
 
     def prepare(self, model: Model, image_shape: Sequence[int]) -> Model:
         """The model that client and server agree on; most defences leave it as it is."""
@@ -99,10 +106,9 @@ class Wrapped(Protocol):
         """As the other has it."""
         return self.inner.shown(name)
 
-    @property
-    def noise(self) -> float:
+    def noise(self, batch: int) -> float:
         """As the other has it."""
-        return self.inner.noise
+        return self.inner.noise(batch)
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
         """Around the other's local gradients."""
@@ -180,10 +186,9 @@ class Noised(Wrapped):
 
     std: float
 
-    @property
-    def noise(self) -> float:
+    def noise(self, batch: int) -> float:
         """Both this and the other's."""
-        return math.hypot(self.inner.noise, self.std)
+        return math.hypot(self.inner.noise(batch), self.std)
 
     def __repr__(self) -> str:
         return f"{self.inner!r}, noise of {self.std:.3g} on its gradient"
@@ -193,8 +198,9 @@ def check_order(defenses: object) -> None:
     """Refuse defences that cannot follow each other.
 
     Raises:
-        InputError: one kind twice, or one that acts inside the computation behind one that acts
-            on what came out of it; or something that is no defence.
+        InputError: one kind twice, one that acts inside the computation behind one that acts
+            on what came out of it, or one that looks at the images again behind a proof; or
+            something that is no defence.
     """
     if not isinstance(defenses, tuple | list) or not all(isinstance(d, Defense) for d in defenses):
         raise InputError(f"expected a tuple of defences, got {defenses!r}")
@@ -207,6 +213,12 @@ def check_order(defenses: object) -> None:
             raise InputError(
                 f"expected {defense}, which acts before the update is there, in front of "
                 f"{outside[0]}: give it first"
+            )
+        proofs = [other for other in before if other.proves]
+        if defense.looks_again and proofs:
+            raise InputError(
+                f"expected nothing behind {proofs[0]} that looks at the images again, as its proof "
+                f"would be void, got {defense}: leave one of them out"
             )
 
 

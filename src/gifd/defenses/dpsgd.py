@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gifd.defenses.defense import Defense, Local, Noised, like
+from gifd.defenses.defense import Defense, Local, like
 from gifd.errors import InputError
 from gifd.model import Model
 from gifd.observation import Observation
@@ -54,6 +54,11 @@ class DPSGD(Defense):
                 f"noise={self.noise}, norm={self.norm}"
             )
 
+    @property
+    def proves(self) -> bool:
+        """With noise."""
+        return self.noise > 0
+
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
         """Clip and add noise in every local step, each drawing anew."""
         rng = _Stream(seed)
@@ -61,12 +66,7 @@ class DPSGD(Defense):
 
     def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
         """Clipped alike without the noise, which is known of."""
-        clipped = protocol.localized(lambda inner: _PerExample(inner=inner, dp=self, draw=None))
-        if self.noise == 0:
-            return clipped
-        steps = len(observation.protocol.visited(observation.model.parameters, observation.update))
-        std = self.noise * self.norm / (observation.ledger.batch_size * steps**0.5)
-        return Noised(inner=clipped, std=std)
+        return protocol.localized(lambda inner: _PerExample(inner=inner, dp=self, draw=None))
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float = 1e-5) -> float:
         """The privacy budget spent after so many steps, by Opacus' accountant (extra `dp`).
@@ -136,12 +136,20 @@ class _PerExample(Local):
             factor = (self.dp.norm / (own.norm() + 1e-6)).clamp(max=1.0)
             return {name: tensor * factor for name, tensor in own.items()}
 
-        each = vmap(clipped)(images, labels)
+        each = vmap(clipped, randomness="different")(images, labels)
         mean = {name: tensor.mean(0) for name, tensor in each.items()}
         if self.draw is None or self.dp.noise == 0:
             return Update(mean)
-        std = self.dp.noise * self.dp.norm / len(images)
+        std = self.noise(len(images))
         return Update({name: tensor + std * self.draw(tensor) for name, tensor in mean.items()})
+
+    def noise(self, batch: int) -> float:
+        """`noise norm / B`: the sum's noise, in their mean."""
+        return self.dp.noise * self.dp.norm / batch
+
+    def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
+        """Around each example's gradient, before it is clipped: what is proved stays proved."""
+        return replace(self, inner=self.inner.localized(wrap))
 
     def __repr__(self) -> str:
         return f"{self.dp!r} of {self.inner!r}"

@@ -43,6 +43,8 @@ class Soteria(Defense):
 
     rate: float
 
+    looks_again = True
+
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
             raise InputError(f"expected a Soteria rate in [0, 1), got {self.rate}")

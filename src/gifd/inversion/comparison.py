@@ -36,7 +36,7 @@ class Comparison:
         self._protocol = protocol
         observed = protocol.as_gradient(observation.update)
         self._masks: tuple[Update, Update] | None = None
-        if protocol.noise > 0:
+        if protocol.noise(observation.ledger.batch_size) > 0:
             rng = torch.Generator().manual_seed(0)
             held = observed.map(
                 lambda t: (torch.rand(t.shape, generator=rng) < self.WITHHELD).to(t)
