@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -70,7 +71,7 @@ class _Mean(Wrapped):
 
     def noise(self, batch: int) -> float:
         """That of one client, on its share of the batch, over `sqrt(n)`: each draws its own."""
-        return self.inner.noise(self._share(batch)) / self.clients**0.5
+        return self.inner.noise(self._share(batch)) / math.sqrt(self.clients)
 
     def _share(self, batch: int) -> int:
         if batch % self.clients:
