@@ -145,7 +145,7 @@ def test_what_does_not_go_together_is_refused(mistake: Callable[[], Update]) -> 
 @given(seeds)
 def test_conform_puts_the_tensors_in_the_order_of_the_model(seed: int) -> None:
     update = draw(seed)
-    parameters = {name: torch.zeros(SHAPES[name]) for name in reversed(SHAPES)}
+    parameters = {n: torch.zeros(SHAPES[n], dtype=torch.float64) for n in reversed(SHAPES)}
     assert list(update.conform(parameters)) == list(parameters)
     assert equal(update.conform(parameters).conform(update), update)
     stacked = Update.stack([update, update])

@@ -24,6 +24,10 @@ class Statistics:
     mean: Float[Tensor, "C"]
     variance: Float[Tensor, "C"]
 
+    def to(self, like: Tensor) -> Statistics:
+        """On the device of another tensor and in its dtype."""
+        return Statistics(mean=self.mean.to(like), variance=self.variance.to(like))
+
 
 def batch_statistics(model: Model, images: Float[Tensor, "B C H W"]) -> tuple[Statistics, ...]:
     """Of these images at every batch norm, in the order of the forward pass; differentiable."""

@@ -18,11 +18,18 @@ def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tenso
     'estimated' from that of more (`DummyMean`). Only the last can be uncertain: then there are
     up to `most` hypotheses, otherwise one.
     """
-    granted, device = observation.ledger.labels, observation.model.device
+    granted = observation.ledger.labels
     if granted is not None:
-        return granted.to(device)[None], "granted"
+        classes = observation.model.classes(observation.ledger.image_shape)
+        if granted.min() < 0 or granted.max() >= classes:
+            raise InputError(
+                f"expected granted labels from 0 to {classes - 1} (the model has {classes} "
+                f"classes), got {granted.tolist()}"
+            )
+        return granted[None], "granted"
     if observation.ledger.batch_size > 1:
-        return DummyMean()(observation).hypotheses(most).to(device), "estimated"
+        found = DummyMean()(observation).hypotheses(most)
+        return found.to(observation.model.device), "estimated"
     return infer_label(observation)[None], "inferred"
 
 

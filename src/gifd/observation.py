@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from gifd.batch_norm import Statistics
@@ -15,6 +15,8 @@ from gifd.errors import InputError
 from gifd.model import Model
 from gifd.protocols import Protocol
 from gifd.updates import Update
+
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Ledger:
 
     image_shape: tuple[int, int, int]
     batch_size: int
-    labels: Int[Tensor, "..."] | None = None
+    labels: Integer[Tensor, "..."] | None = None
     batch_norm: tuple[Statistics, ...] | None = None
     batch_norm_source: Literal["running", "batch"] | None = None
     defenses: tuple[str, ...] | None = None
@@ -58,6 +60,20 @@ class Ledger:
             raise InputError(
                 f"expected {self.batch_size} granted labels, got {tuple(self.labels.shape)}"
             )
+        if self.labels is not None and self.labels.dtype not in _WHOLE:
+            raise InputError(
+                f"expected granted labels as whole numbers, got {self.labels.dtype}: convert them "
+                "with .long()"
+            )
+
+    def to(self, like: Tensor) -> Ledger:
+        """With its labels on the device of a tensor, its statistics also in that one's dtype."""
+        labels, given = self.labels, self.batch_norm
+        return replace(
+            self,
+            labels=None if labels is None else labels.to(like.device, torch.long),
+            batch_norm=None if given is None else tuple(each.to(like) for each in given),
+        )
 
     def entries(self) -> dict[str, object]:
         """Each grant by name, in plain values for the record."""
@@ -75,6 +91,9 @@ class Ledger:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observation:
     """What the server holds: the model it sent out, the update that came back, the ledger.
+
+    What came from elsewhere is taken as it comes: everything is brought to the model's device and
+    the update and the statistics to its dtype, here and nowhere else.
 
     Args:
         update: the client's update; checked against the model and put in its order.
@@ -96,6 +115,8 @@ class Observation:
         if update.restarts is not None:
             raise InputError("expected one client's update, got one with a restart axis")
         object.__setattr__(self, "update", update)
+        like = next(iter(self.model.parameters.values()))
+        object.__setattr__(self, "ledger", self.ledger.to(like))
 
     def grants(self) -> Mapping[str, object]:
         """All that this attacker is granted, by name: the protocol and the ledger's entries."""

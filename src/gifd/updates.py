@@ -156,12 +156,14 @@ class Update(Mapping[str, Tensor]):
     # -- belonging to a model ----------------------------------------------------------
 
     def conform(self, parameters: Mapping[str, Tensor]) -> Update:
-        """This update in the order of `parameters`, checked against their names and shapes.
+        """This update in the order of `parameters`, on their device and in their dtype.
 
         Raises:
-            UpdateError: missing, extra, wrongly shaped or non-finite tensors, each named.
+            UpdateError: missing, extra, wrongly shaped or non-finite tensors, or such as hold no
+                floating-point numbers, each named.
         """
         faults: list[str] = []
+        taken: dict[str, Tensor] = {}
         missing = [name for name in parameters if name not in self]
         extra = [name for name in self if name not in parameters]
         if missing:
@@ -171,16 +173,24 @@ class Update(Mapping[str, Tensor]):
         for name, parameter in parameters.items():
             if name not in self:
                 continue
-            shape = self[name].shape if self.restarts is None else self[name].shape[1:]
+            given = self[name]
+            shape = given.shape if self.restarts is None else given.shape[1:]
             if shape != parameter.shape:
                 faults.append(
                     f"'{name}' expected shape {tuple(parameter.shape)}, got {tuple(shape)}"
                 )
-            elif not bool(torch.isfinite(self[name]).all()):
-                faults.append(f"'{name}' holds values that are not finite")
+            elif given.is_meta:
+                faults.append(f"'{name}' holds no numbers: it is on the meta device")
+            elif not given.is_floating_point():
+                faults.append(f"'{name}' expected floating-point numbers, got {_kind(given)}")
+            else:
+                taken[name] = given.to(device=parameter.device, dtype=parameter.dtype)
+                if not bool(torch.isfinite(taken[name]).all()):
+                    cast = f" in {_kind(parameter)}" if given.dtype != parameter.dtype else ""
+                    faults.append(f"'{name}' holds values that are not finite{cast}")
         if faults:
             raise UpdateError("the update does not fit the model: " + "; ".join(faults))
-        return Update({name: self[name] for name in parameters}, restarts=self.restarts)
+        return Update(taken, restarts=self.restarts)
 
     # -- files -------------------------------------------------------------------------
 
@@ -267,6 +277,10 @@ class _Products(torch.autograd.Function):
 
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(len(tensor), -1)  # a scalar parameter has the restart axis only
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _some(names: Sequence[str]) -> str:
