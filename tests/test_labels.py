@@ -55,7 +55,9 @@ def test_the_label_of_one_image_is_read_exactly(
     assert observation.ledger.labels is None
     assert infer_label(observation).tolist() == [label % classes]
     labels, source = label_hypotheses(observation)
-    assert (labels.tolist(), source) == ([[label % classes]], "inferred")
+    assert labels.tolist() == [[label % classes]]
+    if classes > 2 or (bias and protocol in PROTOCOLS[:2]):  # else the sign cannot be checked
+        assert source == "inferred"
 
 
 @pytest.mark.parametrize("label", [0, 1])

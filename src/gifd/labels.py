@@ -6,17 +6,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gifd.errors import InputError, ModelError
+from gifd.errors import InputError
 from gifd.label_counts import DummyMean
 from gifd.observation import Observation
+from gifd.one_label import read_label
 
 
 def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tensor, "M B"], str]:
     """The labels an attack works with, the likeliest first, and where they come from.
 
     They are 'granted' by the ledger, or 'inferred' exactly from the update of one image, or
-    'estimated' from that of more (`DummyMean`). Only the last can be uncertain: then there are
-    up to `most` hypotheses, otherwise one.
+    'estimated': of more images (`DummyMean`), of one where the update bears no other label out but
+    cannot be held against the model, and of one where a defence is at work or is believed in, so
+    that the update is not what one image leaves. Only those of several images can be uncertain
+    in counts: then there are up to `most` hypotheses, otherwise one.
+
+    Raises:
+        InputError: a granted label that the model does not have, or an update that is not what one
+            image leaves and no defence to explain it.
+        ModelError: the model has no linear head, or its gradient vanishes.
     """
     granted = observation.ledger.labels
     if granted is not None:
@@ -30,17 +38,23 @@ def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tenso
     if observation.ledger.batch_size > 1:
         found = DummyMean()(observation).hypotheses(most)
         return found.to(observation.model.device), "estimated"
-    return infer_label(observation)[None], "inferred"
+    reading = read_label(observation)
+    if reading.doubt is not None and not _defended(observation):
+        raise InputError(reading.refusal())
+    label = torch.tensor([[reading.label]], device=observation.model.device)
+    return label, "inferred" if reading.checked else "estimated"
+
+
+def _defended(observation: Observation) -> bool:
+    """Whether a defence may be at work, as far as the attacker knows."""
+    return observation.ledger.attacker is not None or bool(observation.ledger.believed)
 
 
 def infer_label(observation: Observation) -> Int[Tensor, "B"]:
     """The label of a single image, from the gradient of the linear head alone.
 
     Under cross-entropy the gradient of the logits is `p - onehot(y)`: negative for the true
-    class only. The head's bias shows it directly. Without a bias the weight's gradient is
-    `(p - onehot(y)) a^T`, whose row y is the longest, as it is against all the others together.
-    Where another is as long (two classes, or a model that is sure of a wrong one) the rows'
-    sums decide, as `a` is non-negative behind a ReLU.
+    class only. The head's bias shows it directly, its weight without one (`read_label`).
 
     Source: Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020.
 
@@ -48,7 +62,7 @@ def infer_label(observation: Observation) -> Int[Tensor, "B"]:
         labels of shape (1,).
 
     Raises:
-        InputError: more than one image is in the batch.
+        InputError: more than one image is in the batch, or the update is not what one leaves.
         ModelError: the model has no linear head, or its gradient vanishes.
     """
     size = observation.ledger.batch_size
@@ -57,17 +71,7 @@ def infer_label(observation: Observation) -> Int[Tensor, "B"]:
             f"expected a batch of one image to read its label, got {size}: estimate the counts "
             "(gifd.label_counts) or grant the labels"
         )
-    head = observation.model.head(observation.ledger.image_shape)
-    gradient = observation.protocol.as_gradient(observation.update)
-    if head.bias is not None:
-        evidence = gradient[head.bias]
-    else:
-        rows = gradient[head.weight]
-        length = rows.square().sum(1)
-        longest = length >= 0.99 * length.max()
-        evidence = torch.where(longest, rows.sum(1) if int(longest.sum()) > 1 else -length, 0)
-    if not bool((evidence != 0).any()):
-        raise ModelError(
-            "expected a head whose gradient shows the label, got zeros only: grant the labels"
-        )
-    return torch.argmin(evidence).reshape(1)
+    reading = read_label(observation)
+    if reading.doubt is not None:
+        raise InputError(reading.refusal())
+    return torch.tensor([reading.label], device=observation.model.device)

@@ -44,10 +44,8 @@ def guessed(observation: Observation) -> tuple[Defense, ...]:
     return tuple(found)
 
 
-def seen_by(
-    attacker: str, observation: Observation, defenses: Sequence[Defense]
-) -> tuple[Observation, tuple[Defense, ...]]:
-    """The observation as this attacker takes it, and which defences it believes in.
+def seen_by(attacker: str, observation: Observation, defenses: Sequence[Defense]) -> Observation:
+    """The observation as this attacker takes it, with what it believes in.
 
     Args:
         attacker: what it knows.
@@ -55,6 +53,5 @@ def seen_by(
         defenses: those of the client.
     """
     if attacker == "naive":
-        return observation, ()
-    beliefs = tuple(defenses) if attacker == "told" else guessed(observation)
-    return believed(beliefs, observation), beliefs
+        return observation
+    return believed(defenses if attacker == "told" else guessed(observation), observation)

@@ -234,7 +234,8 @@ def believed(defenses: Sequence[Defense], observation: Observation) -> Observati
     protocol = observation.protocol
     for defense in defenses:
         protocol = defense.surrogate(protocol, observation)
-    return replace(observation, protocol=protocol)
+    ledger = replace(observation.ledger, believed=tuple(map(repr, defenses)))
+    return replace(observation, protocol=protocol, ledger=ledger)
 
 
 def like(tensor: Tensor, rng: torch.Generator, draw: Callable[..., Tensor]) -> Tensor:

@@ -108,14 +108,9 @@ class Client:
         parameters, buffers = model.parameters, model.buffers
         update = protocol(model, parameters, buffers, secret.images, secret.labels).detach()
         bare = replace(observation, update=update, model=model)
-        seen, beliefs = seen_by(self.attacker, bare, self.defenses)
+        seen = seen_by(self.attacker, bare, self.defenses)
         told = tuple(map(repr, self.defenses)) if self.attacker == "told" else None
-        ledger = replace(
-            observation.ledger,
-            defenses=told,
-            attacker=self.attacker,
-            believed=tuple(map(repr, beliefs)),
-        )
+        ledger = replace(seen.ledger, defenses=told, attacker=self.attacker)
         return replace(seen, ledger=ledger)
 
     def _statistics(self, images: Tensor) -> tuple[Statistics, ...] | None:
