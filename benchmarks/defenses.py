@@ -41,7 +41,7 @@ def main(
     match: Annotated[str, typer.Option(help="Which file names.")] = "*",
     limit: Annotated[int, typer.Option(help="How many images, evenly spaced.")] = 8,
     defenses: Annotated[str, typer.Option(help="With ; between.")] = (
-        "none;noise:std=0.1;clip:norm=4;sparsify:rate=0.9;soteria:rate=0.8"
+        "none;noise:std=0.1;clip:norm=4;sparsify:rate=0.9,per_layer=true;soteria:rate=0.8"
     ),
     attackers: str = "naive,told,estimated",
     attacks: Annotated[str, typer.Option(help="name:preset, comma-separated.")] = (
