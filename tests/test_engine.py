@@ -609,7 +609,8 @@ def test_every_evaluation_is_counted(smooth: Model, pictures: Pictures) -> None:
         return F.cross_entropy(logits, labels)
 
     model = Model(module=smooth.module, loss=counted)
-    observation, _ = Client(model=model).step(pictures(3).double(), torch.tensor([2]))
+    client = Client(model=model, grant_labels=True)  # to read them asks the loss too
+    observation, _ = client.step(pictures(3).double(), torch.tensor([2]))
     layers = dataclasses.replace(FEATURE_PHASE, distance=LayerCosine())
     run = attack(dataclasses.replace(LATENT_PHASE, keep=2), layers, PIXEL_PHASE)
     told: list[Progress] = []

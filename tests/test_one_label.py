@@ -79,6 +79,17 @@ def test_one_honest_image_is_never_refused(
             assert source == "inferred" or sure == 10
 
 
+def leaving(model: Model, seed: int, labels: Tensor) -> set[int]:
+    """The labels of those images that leave something in the update."""
+    images, _ = batch(seed, model.classes((3, 8, 8)), len(labels))
+    lengths = [
+        float(FedSGD()(model, model.parameters, model.buffers, image[None], label[None]).norm())
+        for image, label in zip(images, labels, strict=True)
+    ]
+    pairs = zip(labels.tolist(), lengths, strict=True)
+    return {label for label, length in pairs if length >= 0.02 * max(lengths)}
+
+
 WRONG: dict[str, Callable[[Model, int], tuple[Update, Tensor, Protocol]]] = {
     "flipped": lambda m, s: (-sent(m, GRADIENT, s)[0], sent(m, GRADIENT, s)[1], GRADIENT),
     "flipped change": lambda m, s: (-sent(m, STEP, s)[0], sent(m, STEP, s)[1], STEP),
@@ -112,7 +123,7 @@ def test_no_wrong_label_is_called_inferred(
         label, source = label_hypotheses(observed(update, model, protocol))
     except (InputError, ModelError):
         return
-    assert source == "estimated" or set(labels.tolist()) == set(label[0].tolist())
+    assert source == "estimated" or leaving(model, seed, labels) == set(label[0].tolist())
 
 
 @pytest.mark.parametrize(

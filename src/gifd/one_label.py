@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad
 
 from gifd.errors import ModelError
 from gifd.model import Model
 from gifd.observation import Observation
+from gifd.protocols import Protocol
 from gifd.updates import Update
 
 _SINGLE = 2.0**-24
@@ -60,12 +62,13 @@ def read_label(observation: Observation) -> Reading:
 
     Under cross-entropy d(y) is `p - onehot(y)`: it sums to 0 and one number of it is negative, in
     every local step and hence in their sum. Without a bias, and where a defence hides columns, it
-    is these, the rank and the length of a that are asked; of several steps, in which a and z
-    change, only these two.
+    is these, the rank and the length of a that are asked. Of several steps the head's are
+    replayed as though a did not change; where it does, only signs and sum are asked.
 
-    What cannot be checked is said (`Reading.checked`): steps that lead far from one gradient;
-    without a bias, which of two numbers is negative where all others are 0, as of two classes (a
-    is then taken to be positive, as behind a ReLU), and another loss than cross-entropy.
+    What cannot be checked is said (`Reading.checked`): over several steps or without a bias, which
+    of two numbers is negative where all others are 0, as of two classes (without a bias a is then
+    taken to be positive, as behind a ReLU); steps in which a changes much; without a bias, another
+    loss than cross-entropy.
 
     Source: Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020, for the sign; what tells
     one image's gradient from others is ours.
@@ -98,7 +101,21 @@ def read_label(observation: Observation) -> Reading:
         rounding=_rounding(sent, own if changed else {}),
         steps=len(protocol.visited(own, sent)),
         hidden=shown is not None,
+        protocol=protocol,
+        believed=bool(observation.ledger.believed),
     ).read()
+
+
+class _Alone(nn.Module):
+    """The head as a model of its own, fed what entered it."""
+
+    def __init__(self, weight: Float[Tensor, "N F"], bias: Float[Tensor, "N"]) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, fed: Float[Tensor, "B F 1 1"]) -> Float[Tensor, "B N"]:
+        """(B, F, 1, 1) -> (B, N)."""
+        return F.linear(fed.flatten(1), self.weight, self.bias)
 
 
 @final
@@ -114,6 +131,8 @@ class _Evidence:
         rounding: of what was sent, relative to it.
         steps: of the client.
         hidden: whether a defence hides columns.
+        protocol: by which the steps of the head alone are replayed.
+        believed: whether it has defences, which act on more than the head.
     """
 
     model: Model
@@ -125,6 +144,8 @@ class _Evidence:
     rounding: float
     steps: int
     hidden: bool
+    protocol: Protocol
+    believed: bool
 
     CANDIDATES: ClassVar[int] = 8
     """Labels tried: those of the largest evidence, of which the true one is the first under
@@ -203,8 +224,9 @@ class _Evidence:
 
     @property
     def _whole(self) -> bool:
-        """Whether a, and with it the logits, is seen."""
-        return self.bias is not None and not self.hidden
+        """Whether a, and with it the logits, is seen, and the head's steps can be replayed."""
+        seen = self.bias is not None and not self.hidden
+        return seen and not (self.steps > 1 and self.believed)
 
     @property
     def _tolerance(self) -> float:
@@ -232,7 +254,9 @@ class _Evidence:
         honest, flipped = (self._misfits(sign * d, slopes) for sign in (1, -1))
         best, other = float(honest.min()), float(flipped.min())
         fits = best <= self._near and best <= 10 * other
-        checked = fits and other > min(10 * best, self._near)
+        told_apart = other > min(10 * best, self._near)
+        only_two = self._negative(-d) == 1  # whose sign is in their size alone
+        checked = fits and told_apart and not (only_two and self.steps > 1)
         return int(labels[honest.argmin()]) if fits else self._likeliest(), checked, fits
 
     def _signed(self, d: Tensor, a: Tensor) -> tuple[int, bool, bool]:
@@ -253,7 +277,21 @@ class _Evidence:
         """Labels and their slopes."""
         count = min(self.CANDIDATES, len(d))
         labels = torch.cat([d.abs().topk(count).indices, d.argmin()[None]])
+        if self.steps > 1:
+            return labels, self._replayed(a, labels)
         return labels, self._slopes(self.head_weight @ a + self.head_bias, labels)
+
+    def _replayed(self, a: Tensor, labels: Int[Tensor, "L"]) -> Float[Tensor, "L N"]:
+        """What local steps of the head alone would send for its bias, were a to stay."""
+        like = next(iter(self.model.parameters.values()))
+        alone = _Alone(self.head_weight.to(like), self.head_bias.to(like))
+        zeros, ones = [0.0] * len(a), [1.0] * len(a)
+        model = Model(module=alone, mean=zeros, std=ones, loss=self.model.loss)
+        given, found = a.to(like).view(1, -1, 1, 1), []
+        for label in labels.to(like.device):
+            sent = self.protocol(model, model.parameters, model.buffers, given, label[None])
+            found.append(self.protocol.as_gradient(sent)["bias"])
+        return _plain(torch.stack(found))
 
     def _misfits(self, d: Tensor, slopes: Float[Tensor, "L N"]) -> Float[Tensor, "L"]:
         """How far d is from each slope, relative to d, beyond what the client rounded."""
@@ -291,6 +329,8 @@ class _Evidence:
         alike = torch.cosine_similarity(self.sent.flatten(), self.head_weight.flatten(), dim=0)
         if float(alike.abs()) > 0.9:
             return "the weights themselves, not what changed in them"
+        if int((d != 0).sum()) == 1:
+            return "one that the model is so sure of that rounding hides its label"
         if self.rounding > 0.01:
             return "a change that is hardly larger than what its numbers round to"
         if self._beyond(d, a):
