@@ -621,6 +621,30 @@ def test_every_evaluation_is_counted(smooth: Model, pictures: Pictures) -> None:
     assert run.planned_evaluations == calls
 
 
+@dataclasses.dataclass(frozen=True)
+class Ponders(Optimizer):
+    """Looks at the objective in its last step alone."""
+
+    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
+        left = steps
+
+        def step(evaluate: Evaluate) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                evaluate(variables)
+
+        return step
+
+
+def test_a_step_that_asks_for_nothing_is_charged_all_the_same(observed: Observation) -> None:
+    run = attack(dataclasses.replace(LATENT_PHASE, optimizer=Ponders()), PIXEL_PHASE)
+    told: list[Progress] = []
+    found = run(observed, callback=told.append)
+    assert [p.evaluations for p in told] == [3 * (i + 1) for i in range(len(told))]
+    assert found.evaluations == run.planned_evaluations == told[-1].evaluations
+
+
 def test_the_callback_is_told_of_every_step(observed: Observation) -> None:
     told: list[Progress] = []
     result = attack(*ALL)(observed, callback=told.append)

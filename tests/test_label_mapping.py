@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from gifd.catalog import builders
 from gifd.cli import app
 from gifd.errors import InputError, WeightsError
 from gifd.images import write_image
-from gifd.inversion import Progress
+from gifd.inversion import Candidate, Progress, Regularizer
 from gifd.model import Model
 from gifd.observation import Observation
 from gifd.priors import (
@@ -111,6 +111,37 @@ def test_an_interruption_keeps_what_was_found(
     assert found.interrupted
     assert found.evaluations == at
     assert found.phase.startswith("coarse") == (at <= coarse)
+
+
+@dataclass(frozen=True)
+class Stops(Regularizer):
+    """Ctrl-C within an evaluation."""
+
+    at: int
+    seen: list[Candidate] = field(default_factory=list)
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        self.seen.append(candidate)
+        if len(self.seen) == self.at:
+            raise KeyboardInterrupt
+        return candidate.inputs.new_zeros(())
+
+
+def test_an_interruption_before_anything_fine_was_found_keeps_the_coarse(
+    prior: Generator, observation: Observation
+) -> None:
+    attack = mapped(prior, 2)
+    coarse = sum(phase.steps for phase in always(2).phases(attack.phases))
+    stops = Stops(coarse + 1)
+    phases = tuple(replace(phase, regularizers=(stops,)) for phase in attack.phases)
+    found = replace(attack, phases=phases)(observation)
+    assert found.interrupted
+    assert found.phase.startswith("coarse")
+    assert found.evaluations == coarse
+    with pytest.raises(KeyboardInterrupt):
+        replace(attack, phases=tuple(replace(p, regularizers=(Stops(1),)) for p in phases))(
+            observation
+        )
 
 
 def test_budgets_count_the_coarse_pass(prior: Generator) -> None:

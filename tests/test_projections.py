@@ -74,6 +74,14 @@ def test_the_l1_projection_is_the_nearest_point(
     assert (projected.abs() <= v.abs()).all()
 
 
+@pytest.mark.parametrize("radius", [1e-3, 1.0, 100.0])
+def test_a_long_vector_comes_to_the_radius_exactly(radius: float) -> None:
+    """Its own length is five to eight figures above what is left of it in float32."""
+    v = 1 + torch.rand(1, 100_000, generator=torch.Generator().manual_seed(0))
+    left = project_l1(v, torch.tensor([radius], dtype=torch.float64))
+    assert float(left.abs().sum(dtype=torch.float64)) == pytest.approx(radius, rel=1e-6)
+
+
 @given(seeds, sizes, dtypes)
 def test_what_is_inside_stays_the_very_tensor(seed: int, size: int, dtype: torch.dtype) -> None:
     v = vectors(seed, "normal", 2, size, 1.0).to(dtype)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -199,6 +200,24 @@ def test_a_batch_is_guessed_image_by_image(victim: Model, prior: Generator) -> N
     own = (found - images).square().mean((1, 2, 3))
     other = (found - images.flip(0)).square().mean((1, 2, 3))
     assert (own < other).all()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.13, 0.25])
+def test_samples_are_moved_evenly_and_no_farther_than_asked(shift: float) -> None:
+    image = torch.rand(1, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    many = image.expand(2000, -1, -1, -1)
+    moved = Regression(shift=shift).moved(many, torch.Generator().manual_seed(1))
+    assert moved.shape == many.shape
+    down, right = int(shift * 8), int(shift * 16)
+    padded = F.pad(image, (right, right, down, down), mode="reflect")[0]
+    places = [
+        padded[:, top : top + 8, left : left + 16]
+        for top in range(2 * down + 1)
+        for left in range(2 * right + 1)
+    ]
+    counts = [int((moved == place).flatten(1).all(1).sum()) for place in places]
+    assert sum(counts) == 2000, "it is at one of these places"
+    assert min(counts) > 0.4 * 2000 / len(places)
 
 
 @pytest.mark.parametrize("settings", [{"draws": 0}, {"fit": 0}, {"lr": 0.0}])
