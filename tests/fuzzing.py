@@ -14,6 +14,7 @@ import pickletools
 import signal
 import struct
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -309,7 +310,8 @@ def zipped(
     name, old = content[at]
     edit = draw(st.sampled_from(["inside", "inside", "name", "twice", "drop", "lie", "bomb"]))
     if edit == "inside":
-        content[at] = name, draw((inside or {}).get(name) or edited(old))
+        known = (inside or {}).get(name)
+        content[at] = name, draw(edited(old) if known is None else known)
     elif edit == "name":
         content[at] = draw(st.sampled_from(_NAMES)), old
     elif edit == "twice":
@@ -325,7 +327,8 @@ def zipped(
 
 def _pack(content: Sequence[tuple[str, bytes]], packed: int) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", packed, compresslevel=1) as archive:
+    with zipfile.ZipFile(file, "w", packed, compresslevel=1) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a name twice is meant
         for name, data in content:
             archive.writestr(zipfile.ZipInfo(name), data, packed)
     return file.getvalue()

@@ -326,16 +326,9 @@ def test_the_rule_for_the_answer(
     assert result.distance == by_name[result.phase].distance
 
 
-@dataclasses.dataclass(frozen=True)
-class Worsens(Strays):
-    """Keeps where it strayed to."""
-
-    keeps = "last"
-
-
 def test_a_last_phase_that_lost_the_way_is_not_the_answer(observed: Observation) -> None:
-    strays = Worsens(slice(None), after=2, to=5.0)
-    worse = dataclasses.replace(FEATURE_PHASE, optimizer=strays, constraints={})
+    strays = Strays(slice(None), after=2, to=5.0)
+    worse = dataclasses.replace(FEATURE_PHASE, optimizer=strays, constraints={}, keeps="last")
     result = attack(LATENT_PHASE, worse)(observed)
     latent, feature = result.phases
     assert feature.distance > latent.distance

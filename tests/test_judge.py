@@ -184,7 +184,7 @@ def test_priors_are_compared_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--labels", "x([0-9])"], "a class number by"),
+        (["--labels", "x([0-9])"], "a class number below 1,000,000 by"),
         (["--match", "z*"], "got none"),
         (["--match", "0*"], "at least two images"),
     ],

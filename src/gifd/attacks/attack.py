@@ -147,13 +147,13 @@ class Attack:
                 f"expected a prior for images of {_times(ledger.image_shape)}, got "
                 f"{self.prior}: choose another prior or image size"
             )
+        if any(phase.optimizer.gradients for phase in self.phases):
+            model.check_twice(ledger.image_shape)
         if any(phase.space.searches_labels for phase in self.phases):
             known = torch.zeros(1, ledger.batch_size, dtype=torch.long, device=model.device)
             source = "searched"
         else:
             known, source = label_hypotheses(observation, most=self.restarts)
-        if any(phase.optimizer.gradients for phase in self.phases):
-            model.check_twice(ledger.image_shape)
         labels = known[torch.arange(self.restarts) % len(known)]  # (R, B)
         generator = None if self.prior is None else self.prior.to(model.device)
 
