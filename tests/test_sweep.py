@@ -126,13 +126,13 @@ def test_the_code_of_an_own_victim_counts_and_of_what_it_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    helper, victim = tmp_path / "own_helper.py", tmp_path / "own_victim.py"
+    helper, victim = tmp_path / "swept_helper.py", tmp_path / "swept_victim.py"
     helper.write_text("def activation(x):\n    return x.relu()\n")
     victim.write_text(
-        "from torch import nn\nfrom own_helper import activation\n\n\n"
+        "from torch import nn\nfrom swept_helper import activation\n\n\n"
         "class Net(nn.Module):\n    def forward(self, x):\n        return activation(x)\n"
     )
-    net = importlib.import_module("own_victim").Net()
+    net = importlib.import_module("swept_victim").Net()
     before = Digester()(net)
     assert Digester()(net) == before
     helper.write_text("def activation(x):\n    return x.sigmoid()\n")
