@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 from hypothesis import strategies as st
@@ -104,12 +104,14 @@ def outcome(read: Callable[[], object], paths: Sequence[object] = ()) -> GifdErr
     error: GifdError | None = None
     _armed = True
     try:
-        with _within_time():
+        with _within_time(), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             read()
     except GifdError as told:
         error = told
     finally:
         _armed = False
+    assert not [w for w in warned if w.category not in (DeprecationWarning, FutureWarning)]
     assert not _caught, f"reading the file led to {_caught}"
     assert peak_megabytes() - before < MEGABYTES
     if error is not None:
@@ -299,7 +301,7 @@ _NAMES = [
 def zipped(
     draw: DrawFn,
     seed: Mapping[str, bytes],
-    inside: Mapping[str, SearchStrategy[bytes]] | None = None,
+    inside: Mapping[str, SearchStrategy[bytes]] = MappingProxyType({}),
     packed: int = zipfile.ZIP_DEFLATED,
 ) -> bytes:
     """A zip: what it holds is changed, or its names, or what it says of itself."""
@@ -310,8 +312,7 @@ def zipped(
     name, old = content[at]
     edit = draw(st.sampled_from(["inside", "inside", "name", "twice", "drop", "lie", "bomb"]))
     if edit == "inside":
-        known = (inside or {}).get(name)
-        content[at] = name, draw(edited(old) if known is None else known)
+        content[at] = name, draw(edited(old) if name not in inside else inside[name])
     elif edit == "name":
         content[at] = draw(st.sampled_from(_NAMES)), old
     elif edit == "twice":
@@ -328,7 +329,7 @@ def zipped(
 def _pack(content: Sequence[tuple[str, bytes]], packed: int) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", packed, compresslevel=1) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a name twice is meant
+        warnings.simplefilter("ignore")  # of names that are there twice
         for name, data in content:
             archive.writestr(zipfile.ZipInfo(name), data, packed)
     return file.getvalue()

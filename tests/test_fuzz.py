@@ -393,7 +393,6 @@ def fill(folder: Path, files: Files) -> None:
         (folder / name).write_bytes(content)
 
 
-@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_that_is_nearly_right_is_read_or_refused_in_one_line(name: str) -> None:
     reader = READERS[name]

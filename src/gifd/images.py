@@ -220,6 +220,7 @@ def open_picture(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF data, say: no reader's concern
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as opened:
                 depth = Depth.of(opened)
