@@ -253,7 +253,7 @@ class _Evidence:
         labels, slopes = self._candidates(d, a)
         honest, flipped = (self._misfits(sign * d, slopes) for sign in (1, -1))
         best, other = float(honest.min()), float(flipped.min())
-        fits = best <= self._near and best <= 10 * other
+        fits = best <= self._near and best <= 10 * other and not self._beyond(d, a)
         told_apart = other > min(10 * best, self._near)
         only_two = self._negative(-d) == 1  # whose sign is in their size alone
         checked = fits and told_apart and not (only_two and self.steps > 1)
