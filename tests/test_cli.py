@@ -394,6 +394,20 @@ def test_mistakes_with_checkpoints_get_one_line(
     assert reason in one_error(run(*(argument.format(file=file) for argument in arguments)))
 
 
+def test_a_label_that_the_update_does_not_bear_out_is_noted(tmp_path: Path) -> None:
+    model = catalog.victim("convnet", classes=10, size=64, seed=0)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    observation, _ = Client(model=model).step(image, torch.tensor([3]))
+    for name, update in (("sent", observation.update), ("flipped", -observation.update)):
+        update.save(tmp_path / name)
+        victim = ["--victim", "convnet", "--batch-size", "1"]
+        result = run("labels", tmp_path / name, *victim, "--json")
+        assert result.exit_code == 0, result.output
+        told = "note: the label is not to be trusted" in result.stderr
+        assert told == (name == "flipped")
+        assert (json.loads(result.stdout)["labels"] == [3]) == (name == "sent")
+
+
 def test_labels_are_read_off_an_update_file(tmp_path: Path) -> None:
     model = catalog.victim("convnet", classes=10, size=64, seed=0)
     images = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))

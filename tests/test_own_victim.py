@@ -79,6 +79,18 @@ def test_a_file_is_a_victim_and_its_own_classes_are_recorded(
         assert "training mode" not in result.stderr
 
 
+def test_a_mode_that_no_layer_hears_is_not_noted(tmp_path: Path, picture: Path) -> None:
+    path = tmp_path / "that_is_deaf.py"
+    path.write_text(
+        "from torch import nn\n\n\ndef make():\n"
+        "    layers = nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(256, 7)\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    result = attacked(picture, f"{path}:make", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "training mode" not in result.stderr
+
+
 def test_a_victim_in_training_mode_is_noted_once_and_recorded(
     picture: Path, tmp_path: Path
 ) -> None:

@@ -189,7 +189,8 @@ class Update(Mapping[str, Tensor]):
                     cast = f" in {_kind(parameter)}" if given.dtype != parameter.dtype else ""
                     faults.append(f"'{name}' holds values that are not finite{cast}")
         if faults:
-            raise UpdateError("the update does not fit the model: " + "; ".join(faults))
+            more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+            raise UpdateError("the update does not fit the model: " + "; ".join(faults[:5]) + more)
         return Update(taken, restarts=self.restarts)
 
     # -- files -------------------------------------------------------------------------

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from gifd import catalog, terminal
 from gifd.attacks import Attack, LabelMapping
@@ -17,6 +20,9 @@ from gifd.model import Model
 from gifd.priors import Generator
 from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.training import REMAPPER_STEPS
+
+MODAL = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+"""Layers that compute otherwise in training mode."""
 
 
 def chosen_attacks(
@@ -66,9 +72,9 @@ def chosen_attacks(
 def chosen_victim(
     name: str, *, classes: int, size: int, seed: int, device: torch.device | str = "cpu"
 ) -> Model:
-    """The victim by name; that it is in training mode is noted."""
+    """The victim by name; that it is in training mode is noted where a layer hears it."""
     model = catalog.victim(name, classes=classes, size=size, seed=seed, device=device)
-    if model.training:
+    if any(part.training and isinstance(part, MODAL) for part in model.module.modules()):
         terminal.note(
             f"'{name}' is in training mode: batch norms use the batch's own statistics, dropout is "
             "random; return it after .eval() for its evaluation mode"

@@ -15,6 +15,7 @@ from gifd.cli.options import LAST_SEED, LearningRate, LocalSteps, Victim
 from gifd.errors import InputError
 from gifd.label_counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.observation import Ledger, Observation
+from gifd.one_label import read_label
 from gifd.terminal import one_line_errors
 from gifd.training import read_image_set
 from gifd.updates import Update
@@ -53,6 +54,8 @@ def labels(
         ledger=Ledger(image_shape=(len(model.mean), size, size), batch_size=batch_size),
     )
     found = _estimator(estimator, own, own_labels, size)(observation)
+    if batch_size == 1 and (reading := read_label(observation)).doubt is not None:
+        terminal.note(f"the label is not to be trusted: {reading.refusal()}")
     rows = [
         (str(label), str(int(count)), f"{float(share):.2f}", f"{float(sure):.2f}")
         for label, (count, share, sure) in enumerate(
