@@ -152,6 +152,13 @@ def test_conform_puts_the_tensors_in_the_order_of_the_model(seed: int) -> None:
     assert stacked.conform(parameters).restarts == 2
 
 
+def test_of_many_faults_five_are_named_and_the_rest_counted() -> None:
+    parameters = {f"p{i}": torch.zeros(2) for i in range(9)}
+    update = Update({name: torch.full((2,), torch.nan) for name in parameters})
+    with pytest.raises(UpdateError, match=r"'p4' holds values that are not finite; and 4 more$"):
+        update.conform(parameters)
+
+
 def test_conform_names_every_fault_in_one_line() -> None:
     parameters = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
     parameters["gone"] = torch.zeros(1)
