@@ -437,6 +437,8 @@ def test_each_extension_does_what_it_says(prior: Generator) -> None:
     *rest, pixels = phases(pixels=0.3, curvature=0.7, length=0.5)
     assert (pixels.space, pixels.steps, pixels.curvature) == (Pixels(), 300, 0.7)
     assert pixels.distance == Cosine(norm=0.5)
+    for name in ("scouting", "regression", "pixels", "consensus"):
+        assert min(phase.steps for phase in phases(**{name: 1e-9})) == 1, "never none"
     *rest, before, last = phases(consensus=0.1)
     assert tuple(rest) == bare[:-1]
     assert before == dataclasses.replace(bare[-1], merge=True)
