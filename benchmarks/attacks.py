@@ -93,7 +93,7 @@ def main(
             label_mapping=catalog.label_mapping(how, generator, classes=classes),
         )
         built[spec] = attack.with_evaluations(evaluations)
-    which, of = (int(part) for part in shard.split("/"))
+    which, of = _shard(shard)
     results, keys = Results(out), Keys()
     chosen = tuple(catalog.defense(text) for text in defense or ())
     metrics = (PSNR(), SSIM(), MSE(), STLPIPS())
@@ -147,6 +147,14 @@ def main(
         for spec, of_spec in plan.items()
     }
     typer.echo(f"{covered(len(victims))}\n\n{table(found)}")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """'k/n' as two numbers, 0 <= k < n."""
+    which, _, of = text.partition("/")
+    if not (which.isdigit() and of.isdigit() and int(which) < int(of)):
+        raise InputError(f"expected --shard as k/n with 0 <= k < n, such as 0/2, got '{text}'")
+    return int(which), int(of)
 
 
 def table(found: Found) -> str:

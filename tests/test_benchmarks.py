@@ -250,6 +250,16 @@ def test_a_file_of_an_older_version_is_refused(name: str, source: Path, tmp_path
     assert out.read_text() == old
 
 
+@pytest.mark.parametrize("shard", ["1", "2/2", "a/b", "-1/2", "0/"])
+def test_a_shard_that_is_none_is_refused(
+    benchmark: ModuleType, source: Path, tmp_path: Path, shard: str
+) -> None:
+    result = run(benchmark, source, *IG, "--shard", shard, "--out", tmp_path / "rows.jsonl")
+    assert result.exit_code == 2
+    assert "expected --shard as k/n" in result.stderr
+    assert "Traceback" not in result.output
+
+
 def test_the_table_has_paired_t_intervals(benchmark: ModuleType) -> None:
     left, right = [20.0, 18.0, 19.5], [17.0, 16.5, 18.0]
     common = {"ssim": 0.5, "stlpips": 0.2, "mse": 0.01, "seconds": 1.0, "evaluations": 5}
