@@ -186,7 +186,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-torch.set_num_threads(1)
+torch.set_num_threads({threads})
 sys.path[:0] = {path}
 from test_training import TINY, pictures
 from gifd.training import train
@@ -208,7 +208,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     )
     strengths: list[float] = []
     train(data, TINY, whole, images=80, callback=lambda now: strengths.append(now.p))
-    code = KILLED.format(path=[str(Path(__file__).parent)], out=str(killed))
+    code = KILLED.format(
+        threads=torch.get_num_threads(), path=[str(Path(__file__).parent)], out=str(killed)
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert not equal(load_file(killed), load_file(whole))
