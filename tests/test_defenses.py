@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import random
 import statistics
 from collections.abc import Callable
 
@@ -35,7 +36,7 @@ from gifd.defenses import (
     check_order,
     guessed,
 )
-from gifd.defenses.ats import hybrid
+from gifd.defenses.ats import apply, hybrid
 from gifd.defenses.ats import search as ats_search
 from gifd.defenses.quantize import RANDOM
 from gifd.defenses.soteria import sensitivities
@@ -493,6 +494,17 @@ def test_policies_are_searched_for() -> None:
         scores.append([(value - low) / width for value in values])
     order = [0.7 * mean + 0.3 * spread for mean, spread in zip(*scores, strict=True)]
     assert order == sorted(order)
+    draws = random.Random(0)  # the policies, and with them the images, are drawn again
+    unlike = {}
+    for _ in range(6):
+        policy = tuple(draws.randrange(len(TRANSFORMATIONS)) for _ in range(3))
+        x = torch.stack([apply(image, policy, draws) for image in pictures]).requires_grad_()
+        (slopes,) = torch.autograd.grad(VICTIM.module(VICTIM.normalize(x)).sum(), x)
+        alike = np.corrcoef(slopes.flatten(1).double().numpy())
+        unlike[policy] = -sum(
+            math.log(v + 1e-5) + 1 / (v + 1e-5) for v in np.linalg.eigvalsh(alike)
+        )
+    assert {s.policy: s.accuracy for s in found} == pytest.approx(unlike, rel=1e-2)
     strict = max(scored.accuracy for scored in found)
     (best,) = ats_search(
         VICTIM, VICTIM, pictures, labels, candidates=6, points=3, least_accuracy=strict

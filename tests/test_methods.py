@@ -88,6 +88,7 @@ def test_dlg_needs_no_labels_of_a_batch(seeded: Seeded, pictures: Pictures) -> N
     observation, _ = Client(model=model).step(pictures(1, 2, 8), torch.tensor([3, 5]))
     found = attacks.dlg(preset="paper").with_steps(300)(observation)
     assert sorted(found.labels.tolist()) == [3, 5]
+    assert found.hypotheses == 1
     assert found.label_source == "searched"
 
 

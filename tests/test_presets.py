@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from gifd import catalog
-from gifd.attacks import Extensions, Preset
+from gifd.attacks import Extensions, Preset, gifd
 from gifd.inversion import (
     CMAES,
     LBFGS,
@@ -17,6 +17,7 @@ from gifd.inversion import (
     GradientRegularized,
     GroupConsistency,
     ImageNorm,
+    L1Ball,
     LatentDivergence,
     Optimizer,
     PartialMatching,
@@ -172,6 +173,9 @@ def test_the_group_of_gradinversion_meets_as_gifd_says(prior: Generator) -> None
 
 
 def test_ggl_begins_nearer_where_a_regression_went_before(prior: Generator) -> None:
+    regression, _ = catalog.attack("ggl", prior=prior, preset="strongest").phases
+    assert (regression.name, regression.steps) == ("regression", 1000)
+
     def spread(preset: str, **chosen: float) -> float:
         extensions = Extensions(**chosen) if chosen else None
         build = catalog.ATTACKS["ggl"].build
@@ -181,6 +185,12 @@ def test_ggl_begins_nearer_where_a_regression_went_before(prior: Generator) -> N
 
     assert spread("strongest") == spread("paper", regression=0.5) == pytest.approx(1 / 3)
     assert spread("paper") == 1
+
+
+def test_the_radii_of_gifd_can_be_chosen(prior: Generator) -> None:
+    attack = gifd(prior, preset="paper", features=3, radius=7.0, radius_step=5.0)
+    balls = [phase.constraints["x"] for phase in attack.phases[1:]]
+    assert balls == [L1Ball(radius=radius) for radius in (7.0, 12.0, 17.0)]
 
 
 def test_the_ablations_differ_from_gifd_in_what_they_leave_out(prior: Generator) -> None:
