@@ -14,7 +14,8 @@ class Measure:
     """What two candidates are compared by. Values of different measures are not comparable.
 
     A smoothed replay of the same images is nearer to the observed update than the exact one, so
-    one run chooses its iterates, restarts and phases by one measure, which its record names.
+    one run chooses its restarts, phases and answer by one measure, which its record names. Within
+    a phase iterates are kept by the phase's own (`Phase.measure`).
 
     Args:
         distance: between the replayed update and the observed one.
