@@ -59,7 +59,8 @@ class DeepPrior(Space):
         state = {n: torch.stack([own[n].detach() for own in drawn])[:, None] for n in drawn[0]}
         shape = (setting.restarts, setting.batch, self.noise)
         state[IMAGE] = torch.randn(shape, generator=setting.rng)
-        return {name: tensor.to(setting.model.device) for name, tensor in state.items()}
+        like = next(iter(setting.model.parameters.values()))
+        return {name: tensor.to(like) for name, tensor in state.items()}
 
     def enter(self, setting: Setting, origin: Space, state: State) -> State:
         """Only from itself: other images are not its own."""

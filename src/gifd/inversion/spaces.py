@@ -256,11 +256,12 @@ class Pixels(Space):
         """Standard normal noise, for the labels' logits too."""
         shape = (setting.restarts, setting.batch)
         noise = torch.randn(*shape, *setting.image_shape, generator=setting.rng)
-        state = {IMAGE: noise.to(setting.model.device)}
+        like = next(iter(setting.model.parameters.values()))
+        state = {IMAGE: noise.to(like)}
         if self.soft_labels:
             classes = setting.model.classes(setting.image_shape)
             logits = torch.randn(*shape, classes, generator=setting.rng)
-            state[LABELS] = logits.to(setting.model.device)
+            state[LABELS] = logits.to(like)
         return self.clip(setting, state)
 
     def enter(self, setting: Setting, origin: Space, state: State) -> State:
