@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.func import grad
 
 from gifd import catalog
+from gifd.attacker.observation import Observation
 from gifd.campaign.sweep import Keys, covered, seeds_of
+from gifd.federation.client import Client
 from gifd.images import read_images
 from gifd.interval import written
-from gifd.inversion import Cosine, smoothed_curvature
-from gifd.observation import Observation
 from gifd.priors import Generator
-from gifd.victims import Client
+from gifd.search import Cosine, smoothed_curvature
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:

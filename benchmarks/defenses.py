@@ -20,15 +20,15 @@ import torch
 import typer
 
 from gifd import catalog
+from gifd.attacker.beliefs import known_attacker
 from gifd.campaign.sweep import Keys, Results, Row, covered, drawn, finished, number, seeds_of
 from gifd.campaign.trial import Trial
-from gifd.defenses import known_attacker
+from gifd.federation.client import Client
 from gifd.images import read_images
 from gifd.interval import written
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
 from gifd.report.strip import decibel
 from gifd.terminal import one_line_errors
-from gifd.victims import Client
 
 METRICS = ("psnr", "ssim", "stlpips")
 Cell = tuple[str, str, str]

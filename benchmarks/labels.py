@@ -19,8 +19,10 @@ import typer
 from torch import Tensor
 
 from gifd.errors import InputError
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg, FedSGD
 from gifd.interval import written
-from gifd.label_counts import (
+from gifd.leakage.counts import (
     AuxiliaryLeastSquares,
     ClassEmbeddings,
     Distinct,
@@ -29,9 +31,8 @@ from gifd.label_counts import (
     LabelEstimator,
 )
 from gifd.model import Model
-from gifd.protocols import FedAvg, FedSGD
 from gifd.training import read_image_set
-from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, Client, ConvNet
+from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, ConvNet
 
 
 def main(

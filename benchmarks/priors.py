@@ -22,11 +22,11 @@ import typer
 
 from gifd import catalog
 from gifd.attacks import Attack
-from gifd.inversion import Latent, Phase, Progress
+from gifd.federation.client import Client
 from gifd.priors import Generator, stylegan2
 from gifd.priors.biggan import biggan, biggan_tensors
 from gifd.priors.stylegan2 import stylegan2_tensors
-from gifd.victims import Client
+from gifd.search import Latent, Phase, Progress
 
 CONFIG_F = [512, 512, 512, 512, 512, 256, 128, 64, 32]  # 4 to 1024 px
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gifd.inversion import project_l1
+from gifd.search import project_l1
 
 
 def by_sorting(v: Tensor, radius: Tensor) -> Tensor:

@@ -21,13 +21,13 @@ import torch.nn.functional as F
 import typer
 
 from gifd import catalog
+from gifd.federation.client import Client
 from gifd.images import read_images
 from gifd.interval import written
-from gifd.inversion import Regression
-from gifd.inversion.ridge import Ridge
+from gifd.leakage.representation import observed_representations, representations
 from gifd.metrics import PSNR
-from gifd.representation import observed_representations, representations
-from gifd.victims import Client
+from gifd.search import Regression
+from gifd.search.ridge import Ridge
 
 CHUNK = 20
 

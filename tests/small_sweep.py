@@ -13,8 +13,14 @@ from gifd.attacks import Attack, LabelMapping
 from gifd.campaign.sweep import Keys
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
-from gifd.defenses import ATS, Clip, Noise
-from gifd.inversion import (
+from gifd.federation.client import Client
+from gifd.federation.defenses import ATS, Clip, Noise
+from gifd.federation.protocols import FedAvg
+from gifd.metrics import MSE, PSNR, STLPIPS
+from gifd.model import Model
+from gifd.priors import Generator, Remapper, stylegan2
+from gifd.priors.remapper import RemapperNet
+from gifd.search import (
     Adam,
     Constant,
     Cosine,
@@ -26,13 +32,8 @@ from gifd.inversion import (
     Squared,
     TotalVariation,
 )
-from gifd.metrics import MSE, PSNR, STLPIPS
-from gifd.model import Model
-from gifd.priors import Generator, Remapper, stylegan2
-from gifd.priors.remapper import RemapperNet
-from gifd.protocols import FedAvg
 from gifd.training import ImageSet
-from gifd.victims import Client, ConvNet
+from gifd.victims import ConvNet
 from golden.tiny import small_stylegan2
 
 

@@ -8,15 +8,16 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
+from gifd.attacker.observation import Ledger, Observation
 from gifd.attacks import ig
 from gifd.batch_norm import Statistics
 from gifd.errors import GifdError, InputError, UpdateError
-from gifd.labels import label_hypotheses
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedSGD
+from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
-from gifd.observation import Ledger, Observation
-from gifd.protocols import FedSGD
 from gifd.updates import Update
-from gifd.victims import Client, ConvNet
+from gifd.victims import ConvNet
 
 Pictures = Callable[..., Tensor]
 DTYPES = [torch.float16, torch.bfloat16, torch.float64]

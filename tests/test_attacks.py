@@ -13,11 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from gifd import catalog
+from gifd.attacker.beliefs import Attacker
+from gifd.attacker.observation import Observation, Secret
 from gifd.attacks import Attack, Extensions, gifd
 from gifd.attacks.extensions import PRESETS
-from gifd.defenses import Attacker
 from gifd.errors import InputError, ModelError
-from gifd.inversion import (
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg
+from gifd.model import Model
+from gifd.priors import Generator, Stage, State, biggan, stylegan2
+from gifd.priors.dcgan import dcgan_stages
+from gifd.search import (
     CMAES,
     Chain,
     Cosine,
@@ -37,13 +43,7 @@ from gifd.inversion import (
     TotalVariation,
     smoothed_replay,
 )
-from gifd.inversion.optimizers import Evaluate, Task, Variables
-from gifd.model import Model
-from gifd.observation import Observation, Secret
-from gifd.priors import Generator, Stage, State, biggan, stylegan2
-from gifd.priors.dcgan import dcgan_stages
-from gifd.protocols import FedAvg
-from gifd.victims import Client
+from gifd.search.optimizers import Evaluate, Task, Variables
 from golden.tiny import named, small_stylegan2
 
 COMPARED = ("ig", "gradinversion", "ggl", "gias")  # the others' 'gifd-paper' is their 'paper'

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from gifd import bars, terminal
-from gifd.inversion import Progress
+from gifd.search import Progress
 from gifd.training import Stand
 from gifd.training.trainer import Losses
 

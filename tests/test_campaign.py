@@ -19,10 +19,10 @@ from gifd.campaign.record import Outcome, Record
 from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
 from gifd.errors import InputError
-from gifd.inversion import Cosine
+from gifd.federation.client import Client
 from gifd.metrics import MSE, PSNR, SSIM
 from gifd.report import write_report
-from gifd.victims import Client
+from gifd.search import Cosine
 
 
 @pytest.fixture(scope="module")

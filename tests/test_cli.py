@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 from gifd import catalog
 from gifd.attacks import ig
 from gifd.cli import app
+from gifd.federation.client import Client
 from gifd.images import read_image
 from gifd.metrics import stlpips
-from gifd.victims import Client
 from golden.tiny import as_hugging_face, named, small_stylegan2
 
 QUICK = ["--victim", "convnet", "--steps", "6", "--restarts", "1"]

@@ -9,21 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gifd.attacker.observation import Ledger, Observation, Secret
 from gifd.errors import InputError, ModelError, UpdateError
-from gifd.inversion import Cosine, Distance, LayerCosine, Squared
+from gifd.federation.client import Client, check_replay
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
-from gifd.observation import Ledger, Observation, Secret
-from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.search import Cosine, Distance, LayerCosine, Squared
 from gifd.updates import Update
-from gifd.victims import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Client,
-    ConvNet,
-    LeNet,
-    ResNet18,
-    check_replay,
-)
+from gifd.victims import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
 
 LABELS = torch.tensor([2, 0])
 Seeded = Callable[[int, Callable[[], nn.Module]], nn.Module]

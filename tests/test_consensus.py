@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gifd.inversion.consensus import consensus
 from gifd.priors import State
+from gifd.search.consensus import consensus
 
 pytestmark = pytest.mark.numerical
 

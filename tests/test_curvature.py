@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from gifd.inversion import smoothed_curvature
+from gifd.federation.protocols import FedSGD
 from gifd.model import Model
-from gifd.protocols import FedSGD
+from gifd.search import smoothed_curvature
 
 pytestmark = pytest.mark.numerical
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.inversion import (
+from gifd.search import (
     Adam,
     Candidate,
     Constant,
@@ -27,7 +27,7 @@ from gifd.inversion import (
     TotalVariation,
     WarmupCosine,
 )
-from gifd.inversion.optimizers import Evaluate, Evaluated, Task, Variables
+from gifd.search.optimizers import Evaluate, Evaluated, Task, Variables
 from gifd.updates import Update
 
 pytestmark = pytest.mark.numerical

@@ -14,9 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gifd.attacker.observation import Observation
 from gifd.attacks import Attack, Reconstruction
 from gifd.errors import InputError, ModelError
-from gifd.inversion import (
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.leakage.labels import label_hypotheses
+from gifd.model import Model
+from gifd.priors import Generator, Stage, State
+from gifd.search import (
     Adam,
     Candidate,
     Constant,
@@ -42,14 +48,9 @@ from gifd.inversion import (
     smoothed_curvature,
     smoothed_replay,
 )
-from gifd.inversion.optimizers import Evaluate, Task, Variables
-from gifd.labels import label_hypotheses
-from gifd.model import Model
-from gifd.observation import Observation
-from gifd.priors import Generator, Stage, State
-from gifd.protocols import FedAvg, FedSGD, Protocol
+from gifd.search.optimizers import Evaluate, Task, Variables
 from gifd.updates import Update
-from gifd.victims import Client, ConvNet
+from gifd.victims import ConvNet
 
 Pictures = Callable[..., Tensor]
 LATENT = (6, 1, 1)

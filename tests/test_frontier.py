@@ -16,8 +16,8 @@ from gifd.campaign.trial import Trial
 from gifd.campaign.utility import utility
 from gifd.cli import app
 from gifd.cli.frontier import cells
-from gifd.defenses import DPSGD, Noise, Precode, Sparsify
 from gifd.errors import InputError
+from gifd.federation.defenses import DPSGD, Noise, Precode, Sparsify
 from gifd.images import write_image
 from gifd.model import Model
 from gifd.report.frontier import write_frontier

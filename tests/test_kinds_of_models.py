@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
+from gifd.attacker.observation import Ledger, Observation
 from gifd.attacks import dlg, ig
 from gifd.errors import ModelError
-from gifd.inversion import Squared
-from gifd.labels import infer_label
+from gifd.federation.client import Client, check_replay
+from gifd.federation.protocols import FedAvg, FedSGD
+from gifd.leakage.labels import infer_label
 from gifd.model import Model
-from gifd.observation import Ledger, Observation
 from gifd.outputs import logits_in
-from gifd.protocols import FedAvg, FedSGD
-from gifd.victims import Client, check_replay
+from gifd.search import Squared
 
 CLASSES, WIDTH = 4, 8
 LABEL = torch.tensor([2])

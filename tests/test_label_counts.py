@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gifd.attacker.observation import Observation
 from gifd.errors import InputError, ModelError
-from gifd.label_counts import (
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.leakage.counts import (
     AuxiliaryLeastSquares,
     ClassEmbeddings,
     Distinct,
@@ -20,9 +23,7 @@ from gifd.label_counts import (
     LabelEstimator,
 )
 from gifd.model import Model
-from gifd.observation import Observation
-from gifd.protocols import FedAvg, FedSGD, Protocol
-from gifd.victims import Client, ConvNet
+from gifd.victims import ConvNet
 
 pytestmark = pytest.mark.numerical
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from gifd import catalog
+from gifd.attacker.observation import Observation
 from gifd.attacks import Attack, LabelMapping, gifd, ig
 from gifd.catalog import builders
 from gifd.cli import app
 from gifd.errors import InputError, WeightsError
+from gifd.federation.client import Client
 from gifd.images import write_image
-from gifd.inversion import Candidate, Progress, Regularizer
 from gifd.model import Model
-from gifd.observation import Observation
 from gifd.priors import (
     Checkpoint,
     Generator,
@@ -30,8 +30,8 @@ from gifd.priors import (
     write_remapper,
 )
 from gifd.priors.remapper import RemapperNet
+from gifd.search import Candidate, Progress, Regularizer
 from gifd.training import ImageSet, train_remapper
-from gifd.victims import Client
 from golden.tiny import small_stylegan2
 
 

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from gifd.attacker.observation import Observation
 from gifd.errors import InputError, ModelError
-from gifd.labels import infer_label, label_hypotheses
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.leakage.labels import infer_label, label_hypotheses
 from gifd.model import Model
-from gifd.observation import Observation
-from gifd.protocols import FedAvg, FedSGD, Protocol
-from gifd.victims import Client, ConvNet
+from gifd.victims import ConvNet
 
 pytestmark = pytest.mark.numerical
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 from gifd import catalog, terminal
 from gifd.campaign.record import Record
 from gifd.cli import app
-from gifd.label_counts import AuxiliaryLeastSquares, Impact
+from gifd.leakage.counts import AuxiliaryLeastSquares, Impact
 from gifd.metrics import PSNR, SSIM, STLPIPS
 
 

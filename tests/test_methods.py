@@ -10,9 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gifd import attacks
+from gifd.attacker.observation import Observation, Secret
 from gifd.attacks import Attack, Preset
 from gifd.attacks.extensions import PRESETS
-from gifd.inversion import (
+from gifd.federation.client import Client
+from gifd.metrics import MSE, PSNR
+from gifd.model import Model
+from gifd.priors import Generator
+from gifd.priors.dcgan import dcgan_stages
+from gifd.search import (
     CMAES,
     BatchNormPrior,
     Candidate,
@@ -23,13 +29,8 @@ from gifd.inversion import (
     Setting,
     Weights,
 )
-from gifd.inversion.optimizers import Evaluated, Task, Variables
-from gifd.metrics import MSE, PSNR
-from gifd.model import Model
-from gifd.observation import Observation, Secret
-from gifd.priors import Generator
-from gifd.priors.dcgan import dcgan_stages
-from gifd.victims import Client, ConvNet, LeNet
+from gifd.search.optimizers import Evaluated, Task, Variables
+from gifd.victims import ConvNet, LeNet
 
 Pictures = Callable[..., Tensor]
 Seeded = Callable[[int, Callable[[], nn.Module]], nn.Module]

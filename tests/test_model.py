@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.errors import ModelError
+from gifd.federation.protocols import FedSGD
 from gifd.model import Model
-from gifd.protocols import FedSGD
 from gifd.victims import ConvNet, LeNet, ResNet18
 
 Untouched = Callable[[nn.Module], AbstractContextManager[None]]

@@ -10,10 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gifd.attacker.observation import Ledger, Observation
 from gifd.attacks import Attack
-from gifd.defenses import ATS, DPSGD, Aggregate, Censor, Defense, Noise, Precode, believed
 from gifd.errors import InputError
-from gifd.inversion import (
+from gifd.federation.client import Client
+from gifd.federation.defenses import (
+    ATS,
+    DPSGD,
+    Aggregate,
+    Censor,
+    Defense,
+    Noise,
+    Precode,
+    believed,
+)
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.leakage.representation import observed_representations, representations
+from gifd.model import Model
+from gifd.priors import Generator
+from gifd.search import (
     Adam,
     Comparison,
     Cosine,
@@ -26,13 +41,8 @@ from gifd.inversion import (
     Regression,
     Squared,
 )
-from gifd.model import Model
-from gifd.observation import Ledger, Observation
-from gifd.priors import Generator
-from gifd.protocols import FedAvg, FedSGD, Protocol
-from gifd.representation import observed_representations, representations
 from gifd.updates import Update
-from gifd.victims import Client, ConvNet, LeNet
+from gifd.victims import ConvNet, LeNet
 
 
 def network(make: Callable[[], nn.Module]) -> Model:

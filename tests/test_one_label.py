@@ -11,14 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gifd.defenses import Clip, Defense, Noise, Quantize, Soteria, Sparsify, believed
+from gifd.attacker.observation import Ledger, Observation
 from gifd.errors import InputError, ModelError
-from gifd.labels import infer_label, label_hypotheses
+from gifd.federation.client import Client
+from gifd.federation.defenses import Clip, Defense, Noise, Quantize, Soteria, Sparsify, believed
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.leakage.labels import infer_label, label_hypotheses
 from gifd.model import Model
-from gifd.observation import Ledger, Observation
-from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.updates import Update
-from gifd.victims import Client
 
 GRADIENT, STEP, STEPS = FedSGD(), FedAvg(steps=1, lr=0.1), FedAvg(steps=4, lr=0.01)
 

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gifd.defenses import (
+from gifd.attacker.observation import Observation
+from gifd.errors import InputError
+from gifd.federation.client import Client
+from gifd.federation.defenses import (
     ATS,
     DPSGD,
     Aggregate,
@@ -20,12 +23,10 @@ from gifd.defenses import (
     Soteria,
     Sparsify,
 )
-from gifd.errors import InputError
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
-from gifd.observation import Observation
-from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.updates import Update
-from gifd.victims import Client, LeNet
+from gifd.victims import LeNet
 
 INSIDE: list[Defense] = [
     Aggregate(clients=2),

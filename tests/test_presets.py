@@ -9,7 +9,9 @@ import pytest
 
 from gifd import catalog
 from gifd.attacks import Extensions, Preset, gifd
-from gifd.inversion import (
+from gifd.priors import Generator
+from gifd.priors.dcgan import dcgan_stages
+from gifd.search import (
     CMAES,
     LBFGS,
     Adam,
@@ -29,8 +31,6 @@ from gifd.inversion import (
     TotalVariation,
     WarmupCosine,
 )
-from gifd.priors import Generator
-from gifd.priors.dcgan import dcgan_stages
 
 TENTHS = StepDecay(milestones=(0.375, 0.625, 0.875), factor=0.1)
 COSINE = WarmupCosine(warmup=1e-9, decay=1.0)

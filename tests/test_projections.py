@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.inversion import Chain, L1Ball, Projection, Sphere, project_l1
+from gifd.search import Chain, L1Ball, Projection, Sphere, project_l1
 
 pytestmark = pytest.mark.numerical
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.errors import InputError
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
-from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.updates import Update
 
 pytestmark = pytest.mark.numerical

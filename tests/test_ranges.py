@@ -8,8 +8,10 @@ from functools import partial
 
 import pytest
 
+from gifd.attacker.observation import Ledger
 from gifd.attacks import LabelMapping
-from gifd.defenses import (
+from gifd.errors import InputError
+from gifd.federation.defenses import (
     DPSGD,
     Aggregate,
     Censor,
@@ -21,8 +23,8 @@ from gifd.defenses import (
     Soteria,
     Sparsify,
 )
-from gifd.errors import InputError
-from gifd.inversion import (
+from gifd.federation.protocols import FedAvg
+from gifd.search import (
     CMAES,
     LBFGS,
     Adam,
@@ -36,8 +38,6 @@ from gifd.inversion import (
     Pixels,
     Regression,
 )
-from gifd.observation import Ledger
-from gifd.protocols import FedAvg
 
 LEAST = 1e-9
 ALMOST = 1 - 1e-9

@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gifd.attacker.observation import Observation
 from gifd.attacks import Attack
 from gifd.errors import InputError, ModelError
-from gifd.inversion import Latent, Phase, RandomSearch, Regression
-from gifd.inversion.ridge import Ridge
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.leakage.representation import observed_representations, representations
 from gifd.model import Model
-from gifd.observation import Observation
 from gifd.priors import Generator
-from gifd.protocols import FedAvg, FedSGD, Protocol
-from gifd.representation import observed_representations, representations
-from gifd.victims import Client, ConvNet
+from gifd.search import Latent, Phase, RandomSearch, Regression
+from gifd.search.ridge import Ridge
+from gifd.victims import ConvNet
 
 pytestmark = pytest.mark.numerical
 

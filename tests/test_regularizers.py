@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gifd.attacker.observation import Ledger
 from gifd.batch_norm import batch_statistics, running_statistics
 from gifd.errors import InputError, ModelError
-from gifd.inversion import (
+from gifd.federation.client import Client
+from gifd.model import Model
+from gifd.search import (
     LBFGS,
     BatchNormPrior,
     Candidate,
@@ -22,12 +25,10 @@ from gifd.inversion import (
     LatentDivergence,
     PartialMatching,
 )
-from gifd.inversion.optimizers import Evaluated, Task, Variables
-from gifd.inversion.registration import aligned
-from gifd.model import Model
-from gifd.observation import Ledger
+from gifd.search.optimizers import Evaluated, Task, Variables
+from gifd.search.registration import aligned
 from gifd.updates import Update
-from gifd.victims import Client, ConvNet
+from gifd.victims import ConvNet
 
 pytestmark = pytest.mark.numerical
 

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gifd.inversion import Cosine
-from gifd.inversion.curvature import smoothed_curvature
-from gifd.inversion.smoothing import smoothed_replay
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
-from gifd.protocols import FedAvg, FedSGD, Protocol
-from gifd.victims import Client, ConvNet
+from gifd.search import Cosine
+from gifd.search.curvature import smoothed_curvature
+from gifd.search.smoothing import smoothed_replay
+from gifd.victims import ConvNet
 
 pytestmark = pytest.mark.numerical
 

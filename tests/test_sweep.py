@@ -21,7 +21,7 @@ from gifd.campaign import sweep
 from gifd.campaign.digest import Digester, source
 from gifd.campaign.sweep import Keys, Results, finished, number, seeds_of
 from gifd.errors import InputError
-from gifd.inversion import Progress
+from gifd.search import Progress
 
 TESTS = Path(__file__).parent
 PACKAGE = Path(sweep.__file__).parents[1]

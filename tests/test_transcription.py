@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from gifd.attacks import domains, gifd
 from gifd.attacks.domains import Domains
+from gifd.federation.client import Client
 from gifd.model import Model
 from gifd.priors import Generator
 from gifd.priors.stylegan2 import stylegan2
-from gifd.victims import Client
 from golden.tiny import small_stylegan2
 
 pytestmark = pytest.mark.numerical

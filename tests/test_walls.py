@@ -37,7 +37,7 @@ def test_a_broken_contract_would_be_seen(tmp_path: Path) -> None:
     config.write_text(
         '[tool.importlinter]\nroot_package = "gifd"\n[[tool.importlinter.contracts]]\n'
         'name = "attacks without the engine"\ntype = "forbidden"\n'
-        'source_modules = ["gifd.attacks"]\nforbidden_modules = ["gifd.inversion"]\n'
+        'source_modules = ["gifd.attacks"]\nforbidden_modules = ["gifd.search"]\n'
     )
     done = lint_imports(config, tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -60,7 +60,7 @@ def names(source: str) -> set[str]:
 
 
 ATTACKERS = sorted(
-    [*PACKAGE.glob("attacks/**/*.py"), *PACKAGE.glob("inversion/**/*.py"), PACKAGE / "labels.py"]
+    path for room in ("attacks", "search", "leakage") for path in PACKAGE.glob(f"{room}/**/*.py")
 )
 
 
@@ -72,9 +72,9 @@ def test_no_attack_names_the_private_batch(path: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "from gifd.observation import Secret",
-        "import gifd.observation as o; o.Secret",
-        "from gifd.observation import Secret as S",
+        "from gifd.attacker.observation import Secret",
+        "import gifd.attacker.observation as o; o.Secret",
+        "from gifd.attacker.observation import Secret as S",
         "def attack(secret: Secret) -> None: ...",
     ],
 )

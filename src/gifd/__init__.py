@@ -5,16 +5,17 @@ server observes the update, an attack inverts it with or without a prior, metric
 attacks themselves are in `gifd.attacks`, one of them by the package's own name.
 """
 
+from gifd.attacker.observation import Ledger, Observation, Secret
 from gifd.attacks import Attack, Reconstruction
 from gifd.errors import GifdError
+from gifd.federation.client import Client, check_replay
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.images import read_image
 from gifd.metrics import score
 from gifd.model import Model
-from gifd.observation import Ledger, Observation, Secret
 from gifd.priors import Generator, Stage, digiface_dcgan, faces64, photos64
-from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.updates import Update
-from gifd.victims import Client, ConvNet, LeNet, ResNet18, check_replay
+from gifd.victims import ConvNet, LeNet, ResNet18
 
 __all__ = [
     "Attack",

@@ -15,8 +15,8 @@ from rich.table import Table
 from gifd.bars import shown
 from gifd.campaign.record import Record
 from gifd.errors import LONGEST, GifdError, one_line
-from gifd.inversion import Callback, Progress
 from gifd.report.strip import behind, decibel
+from gifd.search import Callback, Progress
 from gifd.training import Stand
 
 P = ParamSpec("P")

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gifd import catalog
+from gifd.attacker.observation import Observation
 from gifd.attacks import Attack, Reconstruction
-from gifd.inversion import CMAES, DeepPrior
+from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg, FedSGD
 from gifd.model import Model
-from gifd.observation import Observation
 from gifd.priors import Generator, State
 from gifd.priors.dcgan import dcgan_stages
-from gifd.protocols import FedAvg, FedSGD
-from gifd.victims import Client, ConvNet
+from gifd.search import CMAES, DeepPrior
+from gifd.victims import ConvNet
 from golden.formula import digest
 
 Found = dict[str, object]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from gifd.attacks.attack import Attack
 from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.attacks.gifd import STRONGEST, gifd
-from gifd.inversion import Feature, Latent
 from gifd.priors.generator import Generator
+from gifd.search import Feature, Latent
 
 OF_THE_LATENT = ("scouting", "regression", "curvature", "length", "best", "consensus")
 

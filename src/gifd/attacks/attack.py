@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gifd.attacker.observation import Observation
 from gifd.attacks.extensions import Preset
 from gifd.attacks.label_mapping import LabelMapping
 from gifd.errors import InputError, expect
-from gifd.inversion.engine import Callback, Search, planned_evaluations, search
-from gifd.inversion.measure import Measure
-from gifd.inversion.phase import Phase, PhaseResult
-from gifd.inversion.spaces import Setting
-from gifd.labels import label_hypotheses
-from gifd.observation import Observation
+from gifd.leakage.labels import label_hypotheses
 from gifd.priors.generator import Generator
+from gifd.search.engine import Callback, Search, planned_evaluations, search
+from gifd.search.measure import Measure
+from gifd.search.phase import Phase, PhaseResult
+from gifd.search.spaces import Setting
 
 
 @final
@@ -132,7 +132,7 @@ class Attack:
             observation: what the server has.
             seed: of all randomness in the attack.
             callback: told of every step.
-            batched: see `gifd.inversion.search`.
+            batched: see `gifd.search.search`.
 
         Raises:
             InputError: the prior makes images of another shape than the private ones, or

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from gifd.attacker.observation import Ledger, Observation
 from gifd.attacks.attack import Attack
-from gifd.inversion import Measure, Squared
+from gifd.federation.protocols import Protocol
 from gifd.model import Model
-from gifd.observation import Ledger, Observation
-from gifd.protocols import Protocol
+from gifd.search import Measure, Squared
 from gifd.updates import Update
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gifd.attacks.attack import Attack
 from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import LBFGS, Measure, Phase, Pixels, Squared
+from gifd.search import LBFGS, Measure, Phase, Pixels, Squared
 
 REFERENCE = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv:1906.08935"
 IDLG_REFERENCE = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, arXiv:2001.02610"

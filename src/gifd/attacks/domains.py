@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 
 from gifd.errors import InputError
-from gifd.inversion import Chain, L1Ball, Projection, Sphere
 from gifd.priors.generator import IMAGE, Generator
+from gifd.search import Chain, L1Ball, Projection, Sphere
 
 
 @dataclass(frozen=True, kw_only=True)

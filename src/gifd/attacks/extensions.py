@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from gifd.errors import InputError
-from gifd.inversion import Cosine, Distance, Keeps, Latent, Phase, RandomSearch, Regression
+from gifd.search import Cosine, Distance, Keeps, Latent, Phase, RandomSearch, Regression
 
 BEST: Keeps = "best"
 LAST: Keeps = "last"
@@ -23,21 +23,21 @@ class Extensions:
 
     Args:
         scouting: random draws of the latent before anything is optimised, as a share of a
-            phase's steps; the best draw begins (`gifd.inversion.RandomSearch`).
+            phase's steps; the best draw begins (`gifd.search.RandomSearch`).
         regression: samples of the prior that teach a line from what enters the victim's head to
             the image, as a share of a phase's steps; its guess begins
-            (`gifd.inversion.Regression`).
-        smoothing: width of the smoothed replay (`gifd.inversion.smoothing`), in all that IG does
+            (`gifd.search.Regression`).
+        smoothing: width of the smoothed replay (`gifd.search.smoothing`), in all that IG does
             and in the later half of GIFD's phases.
-        curvature: width of the smoothed curvature of the replay (`gifd.inversion.curvature`).
+        curvature: width of the smoothed curvature of the replay (`gifd.search.curvature`).
         length: weight of the term by which the cosine hears the update's length too, and with
-            it the image's contrast and brightness (`gifd.inversion.Cosine`).
+            it the image's contrast and brightness (`gifd.search.Cosine`).
         share: L1 radii as a share of the entry feature's norm instead of absolute ones.
         variation: weight of the total variation of pixels and features, in place of the paper's.
         pixels: steps, as a share of a feature phase's, of one more phase on the image itself.
         best: 1 keeps each restart's best iterate of a phase, not its last as the papers do.
         consensus: steps, as a share of a phase's, of one more run of the last phase, by one restart
-            from what all agree on (`gifd.inversion.consensus`); needs two restarts or more.
+            from what all agree on (`gifd.search.consensus`); needs two restarts or more.
     """
 
     scouting: float = 0.0

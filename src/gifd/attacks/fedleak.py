@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gifd.attacks.attack import Attack
 from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import (
+from gifd.search import (
     DeepPrior,
     GradientRegularized,
     Measure,

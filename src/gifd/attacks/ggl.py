@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import CMAES, Latent, LatentDivergence, Measure, Phase, Squared
 from gifd.priors.generator import IMAGE, Generator
+from gifd.search import CMAES, Latent, LatentDivergence, Measure, Phase, Squared
 
 REFERENCE = "Li et al., Generative Gradient Leakage (GGL), CVPR 2022, arXiv:2203.15696"
 STRONGEST = Extensions(regression=1.0)
@@ -23,7 +23,7 @@ def ggl(
     `paper`: 25,000 evaluations in populations of 18 (the strategy's default for 128 numbers),
     one restart. `gifd-paper`: 800 populations of 50, four restarts.
 
-    `strongest` begins at a regression (`gifd.inversion.Regression`) of 1,000 steps, and with a
+    `strongest` begins at a regression (`gifd.search.Regression`) of 1,000 steps, and with a
     third of the spread, so as not to lose it at once.
 
     Noise maps are not searched. The divergence to the standard normal is left out for a

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import Adam, Latent, Phase, StepDecay, TotalVariation, Weights
 from gifd.priors.generator import IMAGE, Generator
+from gifd.search import Adam, Latent, Phase, StepDecay, TotalVariation, Weights
 
 REFERENCE = "Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021"
 STRONGEST = Extensions(regression=1.0, best=1.0)
@@ -27,7 +27,7 @@ def gias(
     the best latent goes on to the weights. `gifd-paper`: TV 1e-4, 4 restarts, and 1e-5 in the
     weights of a BigGAN.
 
-    `strongest` begins at a regression (`gifd.inversion.Regression`) and keeps the best iterates.
+    `strongest` begins at a regression (`gifd.search.Regression`) and keeps the best iterates.
 
     Differs from the official code: it sends the best latent into as many weight searches as
     there were restarts, which are then all the same; here it is one.

@@ -8,7 +8,8 @@ from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.domains import Domains
 from gifd.attacks.extensions import Extensions, Preset, choose
 from gifd.errors import InputError
-from gifd.inversion import (
+from gifd.priors.generator import Generator
+from gifd.search import (
     Adam,
     Feature,
     ImageNorm,
@@ -20,7 +21,6 @@ from gifd.inversion import (
     Space,
     TotalVariation,
 )
-from gifd.priors.generator import Generator
 
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
@@ -61,7 +61,7 @@ def gifd(
             began: the domains up to K / 2 are searched exactly.
 
     Differs from the official code: all of the state is carried across a cut, the RGB skip too;
-    the schedule is read at the end of a step (`gifd.inversion.Adam`); every noise map still to come
+    the schedule is read at the end of a step (`gifd.search.Adam`); every noise map still to come
     is searched, there the first 5 + 2k; the answer is the best restart's image, there the last
     restart's with the best one's distance.
     """

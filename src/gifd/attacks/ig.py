@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gifd.attacks.attack import Attack
 from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.inversion import Adam, Phase, Pixels, StepDecay, TotalVariation
+from gifd.search import Adam, Phase, Pixels, StepDecay, TotalVariation
 
 REFERENCE = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv:2003.14053"
 STRONGEST = Extensions(smoothing=0.3, variation=0.01, best=1.0)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.inversion import Phase
+from gifd.search import Phase
 
 Classifier = Callable[[Float[Tensor, "B C H W"]], Int[Tensor, "B"]]
 

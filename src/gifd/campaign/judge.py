@@ -13,9 +13,9 @@ from gifd.attacks import Extensions, gifd, gifd_latent
 from gifd.attacks.ceiling import ceiling, exposed
 from gifd.campaign.sweep import seeds_of
 from gifd.errors import InputError
-from gifd.inversion import Callback
 from gifd.metrics import PSNR, STLPIPS, kernel_distance
 from gifd.priors import Generator
+from gifd.search import Callback
 
 LIMITS = Extensions(scouting=1.0, share=0.3, best=1.0)
 """Random draws first, and balls that are a share of a feature's norm: alike for all priors."""

@@ -24,9 +24,9 @@ from gifd.campaign.digest import Digester, source
 from gifd.campaign.record import Record
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
-from gifd.defenses import DPSGD, Defense
 from gifd.errors import InputError, one_line
-from gifd.inversion import Callback
+from gifd.federation.defenses import DPSGD, Defense
+from gifd.search import Callback
 
 Row = Mapping[str, object]
 

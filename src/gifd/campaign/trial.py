@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gifd.attacker.observation import Observation, Secret
 from gifd.attacks import Attack, Reconstruction
 from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record
-from gifd.inversion import Callback
+from gifd.federation.client import Client
 from gifd.metrics import Metric, match, score
-from gifd.observation import Observation, Secret
-from gifd.victims import Client
+from gifd.search import Callback
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,11 +11,11 @@ from operator import add
 import torch
 from torch import Tensor
 
-from gifd.defenses import DPSGD, Defense, check_order, wrapped
-from gifd.defenses.dpsgd import accountant_installed
 from gifd.errors import InputError
+from gifd.federation.defenses import DPSGD, Defense, check_order, wrapped
+from gifd.federation.defenses.dpsgd import accountant_installed
+from gifd.federation.protocols import FedSGD, Protocol
 from gifd.model import Model
-from gifd.protocols import FedSGD, Protocol
 from gifd.training import ImageSet
 from gifd.updates import Update
 

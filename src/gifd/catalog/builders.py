@@ -15,11 +15,11 @@ from gifd.attacks import Attack, LabelMapping
 from gifd.attacks.extensions import Extensions, known_preset
 from gifd.catalog.own_victim import is_own, made_by
 from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, PRIORS, VICTIMS
-from gifd.defenses import Defense
 from gifd.errors import InputError
+from gifd.federation.defenses import Defense
 from gifd.files import is_file, is_folder
 from gifd.images import LARGEST_SIDE, MOST_CLASSES
-from gifd.label_counts import LabelEstimator
+from gifd.leakage.counts import LabelEstimator
 from gifd.model import Model
 from gifd.priors import Generator, read_checkpoint, read_remapper, write_remapper
 from gifd.training import train_remapper

@@ -21,7 +21,7 @@ from gifd.attacks import (
     idlg,
     ig,
 )
-from gifd.defenses import (
+from gifd.federation.defenses import (
     ATS,
     DPSGD,
     Aggregate,
@@ -35,7 +35,7 @@ from gifd.defenses import (
     Soteria,
     Sparsify,
 )
-from gifd.label_counts import ClassEmbeddings, Distinct, DummyMean, Impact, LabelEstimator
+from gifd.leakage.counts import ClassEmbeddings, Distinct, DummyMean, Impact, LabelEstimator
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.priors import (
     FACES64,

@@ -14,7 +14,7 @@ from gifd.cli.demo import demo
 from gifd.cli.frontier import frontier
 from gifd.cli.labels import labels
 from gifd.cli.prior import prior_app
-from gifd.label_counts import AuxiliaryLeastSquares
+from gifd.leakage.counts import AuxiliaryLeastSquares
 from gifd.weights import ShippedFile
 
 app = typer.Typer(

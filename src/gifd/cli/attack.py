@@ -13,6 +13,7 @@ import torch
 import typer
 
 from gifd import catalog, terminal
+from gifd.attacker.beliefs import known_attacker
 from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
 from gifd.cli.choices import (
@@ -38,11 +39,10 @@ from gifd.cli.options import (
     device_of,
 )
 from gifd.cli.trials import run_trials
-from gifd.defenses import known_attacker
 from gifd.errors import InputError
+from gifd.federation.client import Client
 from gifd.images import framing, read_image
 from gifd.terminal import one_line_errors
-from gifd.victims import Client
 
 
 @one_line_errors

@@ -14,11 +14,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from gifd import catalog, terminal
 from gifd.attacks import Attack, LabelMapping
 from gifd.errors import InputError, one_line
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.images import MOST_CLASSES, class_in
 from gifd.metrics import STLPIPS, Metric
 from gifd.model import Model
 from gifd.priors import Generator
-from gifd.protocols import FedAvg, FedSGD, Protocol
 from gifd.training import REMAPPER_STEPS
 
 MODAL = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)

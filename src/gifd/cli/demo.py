@@ -16,8 +16,8 @@ from gifd.campaign.trial import Trial
 from gifd.cli.choices import chosen_attacks, chosen_metrics
 from gifd.cli.options import Device, Evaluations, Seed, device_of
 from gifd.cli.trials import run_trials
+from gifd.federation.client import Client
 from gifd.terminal import one_line_errors
-from gifd.victims import Client
 
 
 @one_line_errors

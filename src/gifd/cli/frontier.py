@@ -14,20 +14,20 @@ import typer
 from pydantic import ValidationError
 
 from gifd import catalog, terminal
+from gifd.attacker.beliefs import known_attacker
 from gifd.campaign.point import Point
 from gifd.campaign.sweep import Keys, Results, Row, drawn, finished, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
 from gifd.cli.choices import chosen_attacks, chosen_metrics, chosen_victim
 from gifd.cli.options import Device, Evaluations, Offline, Restarts, Seed, device_of
-from gifd.defenses import known_attacker
-from gifd.defenses.dpsgd import accountant_installed
 from gifd.errors import InputError, one_line
+from gifd.federation.client import Client
+from gifd.federation.defenses.dpsgd import accountant_installed
 from gifd.images import class_in, framing, read_images
 from gifd.report.frontier import write_frontier
 from gifd.terminal import one_line_errors
 from gifd.training import read_image_set
-from gifd.victims import Client
 
 GRID = (
     "noise:std=0.001/0.003/0.01/0.03",

@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from gifd import catalog, terminal
+from gifd.attacker.observation import Ledger, Observation
 from gifd.cli.choices import chosen_protocol, chosen_victim
 from gifd.cli.options import LAST_SEED, LearningRate, LocalSteps, Victim
 from gifd.errors import InputError
-from gifd.label_counts import AuxiliaryLeastSquares, LabelEstimator
-from gifd.observation import Ledger, Observation
-from gifd.one_label import read_label
+from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
+from gifd.leakage.one_label import read_label
 from gifd.terminal import one_line_errors
 from gifd.training import read_image_set
 from gifd.updates import Update

@@ -17,7 +17,7 @@ from gifd.cli.options import LAST_SEED, Offline
 from gifd.errors import InputError
 from gifd.images import class_in, read_images, write_image
 from gifd.interval import written
-from gifd.inversion import Callback
+from gifd.search import Callback
 from gifd.terminal import one_line_errors
 
 

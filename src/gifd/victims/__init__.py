@@ -1,14 +1,5 @@
-"""The attacked side: networks, and the client that computes on private images."""
+"""The attacked networks."""
 
-from gifd.victims.client import Client, check_replay
 from gifd.victims.networks import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "Client",
-    "ConvNet",
-    "LeNet",
-    "ResNet18",
-    "check_replay",
-]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ConvNet", "LeNet", "ResNet18"]

@@ -1,0 +1,79 @@
+"""Clipping: an update no longer than a bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from gifd.attacker.observation import Observation
+from gifd.errors import InputError
+from gifd.federation.defenses.defense import Changed, Defense
+from gifd.federation.protocols import Protocol
+from gifd.updates import Update
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Clip(Defense):
+    """`u min(1, norm / |u|)`, over all parameters together or for each tensor by itself.
+
+    Args:
+        norm: the bound, above 0, in the units of what is sent.
+        per_layer: clip every tensor to the bound by itself.
+
+    Source: as `torch.nn.utils.clip_grad_norm_`, which adds 1e-6 to |u|; norm 4 in the GIFD paper.
+    """
+
+    norm: float
+    per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.norm < math.inf:
+            raise InputError(f"expected a clipping norm above 0 and finite, got {self.norm}")
+
+    def wrap(self, protocol: Protocol, seed: int) -> Protocol:
+        """Clip what is sent."""
+        return Changed(inner=protocol, change=self._clip, name=repr(self), seed=seed)
+
+    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+        """The same: clipping is differentiable."""
+        return self.wrap(protocol, 0)
+
+    @classmethod
+    def guess(cls, observation: Observation) -> Clip | None:
+        """All tensors, or nearly all, of one length: clipped each. Otherwise, the update's own
+        length, where a fifth of what updates of random images have at most is longer.
+        """
+        lengths = observation.update.squares().sqrt()
+        longest = float(lengths.max())
+        if len(lengths) > 2 and float((lengths > 0.999 * longest).double().mean()) > 0.5:
+            return cls(norm=longest, per_layer=True)
+        typical = _typical(observation)
+        norm = float(observation.update.norm())
+        return cls(norm=norm) if norm < typical / 5 else None
+
+    def _clip(self, update: Update, rng: torch.Generator) -> Update:
+        if self.per_layer:
+            return update.map(lambda tensor: tensor * self._factor(tensor.square().sum().sqrt()))
+        factor = self._factor(update.norm())
+        return update.map(lambda tensor: tensor * factor)
+
+    def _factor(self, length: Tensor) -> Tensor:
+        return (self.norm / (length + 1e-6)).clamp(max=1.0)
+
+
+def _typical(observation: Observation, tries: int = 4) -> float:
+    """The least length of the update of random images, of `tries` batches with random labels."""
+    ledger, model = observation.ledger, observation.model
+    rng, classes = torch.Generator().manual_seed(0), model.classes(ledger.image_shape)
+    lengths = []
+    for _ in range(tries):
+        images = torch.rand(ledger.batch_size, *ledger.image_shape, generator=rng)
+        labels = torch.randint(classes, (len(images),), generator=rng)
+        replayed = observation.replay(images.to(model.device), labels.to(model.device))
+        lengths.append(float(replayed.detach().norm()))
+    return min(lengths)

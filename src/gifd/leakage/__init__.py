@@ -1,0 +1,1 @@
+"""Leakage: what an update shows without any search."""

@@ -1,0 +1,32 @@
+"""Label counts: how often each class is in a batch, read off the gradient of the head.
+
+With p the softmax of an image's logits, S the sum of what enters the head for it, and c_i of B
+images labelled i, cross-entropy's mean gradient is, class by class,
+
+    bias:         b_i = mean p_i - c_i / B
+    weight's row: g_i = mean (p_i - [y = i]) S
+
+Every estimator solves one of the two for c; they differ in what they take for p and S.
+"""
+
+from gifd.leakage.counts.estimate import LabelEstimate
+from gifd.leakage.counts.estimators import (
+    AuxiliaryLeastSquares,
+    ClassEmbeddings,
+    Distinct,
+    DummyMean,
+    Impact,
+    LabelEstimator,
+)
+from gifd.leakage.counts.head_gradient import HeadGradient
+
+__all__ = [
+    "AuxiliaryLeastSquares",
+    "ClassEmbeddings",
+    "Distinct",
+    "DummyMean",
+    "HeadGradient",
+    "Impact",
+    "LabelEstimate",
+    "LabelEstimator",
+]

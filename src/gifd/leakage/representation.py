@@ -1,0 +1,99 @@
+"""What the head was fed, read off its gradient: each private image's last representation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gifd.attacker.observation import Observation
+from gifd.errors import ModelError
+from gifd.model import Model
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Observed:
+    """What the attacker sees of what entered the head for the private images.
+
+    Args:
+        directions: (B, F), each of length 1 or, where nothing is shown, 0.
+        shown: (B, F) 1 where a number is seen, 0 where a defence hides it; None: all are.
+        noise: (B,) the standard deviation of the noise on each number, the length of what it
+            lies on being 1; None: there is none.
+    """
+
+    directions: Float[Tensor, "B F"]
+    shown: Float[Tensor, "B F"] | None = None
+    noise: Float[Tensor, "B"] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is hidden and there is no noise."""
+        return self.shown is None and self.noise is None
+
+    def as_seen(
+        self, image: int, own: Float[Tensor, "N F"], rng: torch.Generator
+    ) -> Float[Tensor, "N F"]:
+        """How the attacker's own directions would look, had they been sent for this image."""
+        if self.noise is not None:
+            drawn = torch.randn(own.shape, generator=rng).to(own)
+            own = own + float(self.noise[image]) * drawn
+        if self.shown is not None:
+            own = own * self.shown[image]
+        return F.normalize(own, dim=1)
+
+
+def observed_representations(observation: Observation, labels: Int[Tensor, "B"]) -> Observed:
+    """The direction of what entered the head for each private image.
+
+    Under cross-entropy the gradient of the head's weight is
+    `1/B sum_i (p_i - onehot(y_i)) a_i^T`. For one image its row y is `-(1 - p_y) a`: the
+    direction of a, exactly. For more, row y_i is that of the images labelled y_i, disturbed
+    by the small probabilities that the others give to y_i; images with one label share it.
+    What the attacker believes of hidden numbers and of noise comes with it.
+
+    Args:
+        observation: what the server has.
+        labels: of the private images.
+
+    Source: Geiping et al., Inverting Gradients, NeurIPS 2020, Prop. 3.1 (the input of a linear
+    layer is its weight's gradient over its bias's; only its direction is used here).
+
+    Raises:
+        ModelError: no linear head, or one whose gradient vanishes for a label.
+    """
+    head = observation.model.head(observation.ledger.image_shape).weight
+    protocol = observation.protocol
+    gradient = protocol.as_gradient(observation.update)[head]
+    std, shown = protocol.noise(observation.ledger.batch_size), protocol.shown(head)
+    rows = -gradient[labels]
+    if not bool((rows != 0).any(1).all()):
+        raise ModelError(
+            "expected a head whose gradient shows what it was fed, got zeros only: switch "
+            "the extension 'regression' off"
+        )
+    noise = None
+    if std > 0:
+        numbers = rows.shape[1]
+        uncertain = std**2 * (2 * numbers) ** 0.5  # of the noise's own square, one deviation
+        clean = (rows.square().sum(1) - std**2 * numbers).clamp_min(uncertain)
+        noise = std / clean.sqrt()
+    if shown is not None:
+        shown = shown.expand(gradient.shape)[labels]
+        rows = rows * shown
+    return Observed(directions=F.normalize(rows, dim=1), shown=shown, noise=noise)
+
+
+def representations(model: Model, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
+    """The direction of what enters the head for each of these images: one forward pass.
+
+    Raises:
+        ModelError: no linear head, or one that is fed more than a vector an image.
+    """
+    with torch.no_grad():
+        return F.normalize(model.representations(images), dim=1)

@@ -1,0 +1,134 @@
+"""Deep prior: an image as what an untrained network draws, whose weights are searched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gifd.errors import InputError
+from gifd.priors.generator import IMAGE, State
+from gifd.search.spaces import Setting, Space
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DeepPrior(Space):
+    """The weights of one untrained convolutional network for the whole batch.
+
+    The network turns fixed noise, a vector an image, into images; its architecture alone is the
+    prior. Its state is the noise, (R, B, 128), and every weight, (R, 1, ...).
+
+    Args:
+        width: channels up to 32 px; half of them at 64 px, a quarter beyond.
+        noise: length of an image's noise vector.
+
+    Source: Ulyanov et al., Deep Image Prior, CVPR 2018; the network is that of FedLeak's
+    published code.
+
+    Differs from that code: no spectral norm. Each of its layers is followed by batch norm, so
+    that neither the images nor the signs of the gradients depend on the weights' norms.
+    """
+
+    width: int = 256
+    noise: int = 128
+
+    def __post_init__(self) -> None:
+        if self.width < 4 or self.noise < 1:
+            raise InputError(
+                f"expected width >= 4 and noise >= 1, got width={self.width}, noise={self.noise}"
+            )
+
+    @property
+    def needs_prior(self) -> bool:
+        """It is its own."""
+        return False
+
+    def start(self, setting: Setting) -> State:
+        """Weights as PyTorch draws them and standard normal noise, each restart its own."""
+        drawn = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=setting.rng)))
+            for _ in range(setting.restarts):
+                drawn.append(dict(self._network(setting).named_parameters()))
+        state = {n: torch.stack([own[n].detach() for own in drawn])[:, None] for n in drawn[0]}
+        shape = (setting.restarts, setting.batch, self.noise)
+        state[IMAGE] = torch.randn(shape, generator=setting.rng)
+        like = next(iter(setting.model.parameters.values()))
+        return {name: tensor.to(like) for name, tensor in state.items()}
+
+    def enter(self, setting: Setting, origin: Space, state: State) -> State:
+        """Only from itself: other images are not its own."""
+        if not isinstance(origin, DeepPrior):
+            raise InputError(f"expected a deep prior to begin with, got {origin} before it")
+        return state
+
+    def position(self, stages: int) -> int:
+        """As a whole generator: only the pixels can follow."""
+        return stages
+
+    def searched(self, setting: Setting) -> tuple[str, ...]:
+        """Every weight."""
+        return tuple(name for name, _ in self._outline(setting).named_parameters())
+
+    def images(self, setting: Setting, state: State) -> Float[Tensor, "B C H W"]:
+        """What the network draws with these weights from the noise."""
+        weights = {name: tensor[0] for name, tensor in state.items() if name != IMAGE}
+        drawn: Tensor = functional_call(self._outline(setting), weights, (state[IMAGE],))
+        return drawn
+
+    def _outline(self, setting: Setting) -> nn.Module:
+        """The network's shape alone, without weights."""
+        with torch.device("meta"):
+            return self._network(setting)
+
+    def _network(self, setting: Setting) -> nn.Module:
+        channels, height, width = setting.image_shape
+        doublings = height.bit_length() - 3
+        if height != width or height < 8 or height != 4 << doublings:
+            raise InputError(
+                f"expected square images of 8, 16, 32, ... px for a deep prior, got {height} x "
+                f"{width}: choose another attack or image size"
+            )
+        return _Network(self.noise, self.width, channels, doublings)
+
+
+class _Network(nn.Module):
+    """FedLeak's generator: 4 px, then nearest upsampling and two convolutions a doubling."""
+
+    def __init__(self, noise: int, width: int, channels: int, doublings: int) -> None:
+        super().__init__()
+        widths = [width]
+        for doubling in range(doublings):
+            side = 8 << doubling
+            widths.append(width if side <= 32 else width // 2 if side == 64 else width // 4)
+        self.first = nn.ConvTranspose2d(noise, width, 4)
+        self.norm = nn.BatchNorm2d(width, track_running_stats=False)
+        self.blocks = nn.ModuleList(
+            _block(i, o) for i, o in zip([width, *widths[:-1]], widths, strict=True)
+        )
+        self.last = nn.Conv2d(widths[-1], channels, 1)
+
+    def forward(self, noise: Float[Tensor, "B Z"]) -> Float[Tensor, "B C H W"]:
+        """(B, Z) -> (B, C, 4 * 2^doublings, ...) in [0, 1]."""
+        x = F.leaky_relu(self.norm(self.first(noise[:, :, None, None])), 0.1)  # (B, width, 4, 4)
+        for index, block in enumerate(self.blocks):
+            x = block(F.interpolate(x, scale_factor=2) if index else x)
+        images: Tensor = self.last(x).sigmoid()
+        return images
+
+
+def _block(width_in: int, width: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in (width_in, width):
+        layers += [
+            nn.Conv2d(i, width, 3, padding=1),
+            nn.BatchNorm2d(width, track_running_stats=False),
+            nn.LeakyReLU(0.1),
+        ]
+    return nn.Sequential(*layers)

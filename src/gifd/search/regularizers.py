@@ -1,0 +1,188 @@
+"""Regularisers: what an image should look like, whatever its update.
+
+As in the papers' code they read the model's input, i.e. the normalised image.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gifd.attacker.observation import Observation
+from gifd.batch_norm import batch_statistics
+from gifd.errors import InputError
+from gifd.priors.generator import IMAGE, State
+from gifd.search.registration import aligned
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """One restart's iterate, as a regulariser sees it.
+
+    Args:
+        inputs: (B, C, H, W) images, normalised as the model is fed them.
+        state: of the search space: what is searched and what is carried.
+        observation: what the server has; None where nothing asks for it.
+        consensus: (B, C, H, W) normalised: what the restarts agree on; None before they did.
+    """
+
+    inputs: Float[Tensor, "B C H W"]
+    state: State = field(default_factory=dict)
+    observation: Observation | None = None
+    consensus: Float[Tensor, "B C H W"] | None = None
+
+
+class Regularizer(ABC):
+    """A penalty on a candidate, its weight included."""
+
+    @abstractmethod
+    def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
+        """The weighted penalty as a differentiable scalar."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TotalVariation(Regularizer):
+    """Anisotropic: `weight * (mean |x_(i+1,j) - x_(i,j)| + mean |x_(i,j+1) - x_(i,j)|)`.
+
+    Source: Geiping et al., NeurIPS 2020, with the means of its published code.
+    """
+
+    weight: float
+
+    def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
+        """The weighted variation."""
+        inputs = candidate.inputs
+        rows = (inputs[..., 1:, :] - inputs[..., :-1, :]).abs().mean()
+        columns = (inputs[..., :, 1:] - inputs[..., :, :-1]).abs().mean()
+        return self.weight * (rows + columns)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ImageNorm(Regularizer):
+    """`weight * |x|_2 / (H W)`.
+
+    Source: Yin et al., See through Gradients, CVPR 2021, as GIFD scales it.
+    """
+
+    weight: float
+
+    def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
+        """The weighted norm."""
+        height, width = candidate.inputs.shape[-2:]
+        norm: Tensor = torch.linalg.vector_norm(candidate.inputs)
+        return self.weight * norm / (height * width)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BatchNormPrior(Regularizer):
+    """`weight * sum_l (|mean_l(x) - mean_l|_2 + |var_l(x) - var_l|_2)` over the batch norms l.
+
+    The targets are the statistics that the ledger grants; where it grants none this is 0. The
+    first layer counts `first` times.
+
+    Source: Yin et al., Dreaming to Distill, CVPR 2020, and See through Gradients, CVPR 2021;
+    norms and the first layer's factor as in breaching's `DeepInversion`.
+    """
+
+    weight: float
+    first: float = 10.0
+
+    def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
+        """The weighted sum; one more forward pass where statistics were granted."""
+        observation, zero = candidate.observation, candidate.inputs.new_zeros(())
+        if observation is None or observation.ledger.batch_norm is None:
+            return zero
+        model = observation.model
+        shown = batch_statistics(model, model.denormalize(candidate.inputs))
+        total = zero
+        for layer, (own, target) in enumerate(
+            zip(shown, observation.ledger.batch_norm, strict=True)
+        ):
+            factor = self.first if layer == 0 else 1.0
+            total = total + factor * torch.linalg.vector_norm(own.mean - target.mean)
+            total = total + factor * torch.linalg.vector_norm(own.variance - target.variance)
+        return self.weight * total
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GroupConsistency(Regularizer):
+    """`weight * |x - consensus|_2 / (H W)`: the restarts are drawn to what they agree on.
+
+    The consensus is the mean over the restarts, each registered to their plain mean; it is
+    renewed every `every` of the phase from `begin` on. One restart agrees with itself.
+
+    Args:
+        weight: of the distance.
+        begin, every: as shares of the phase's steps.
+        register: whether images are moved into place before they are averaged.
+
+    Source: Yin et al., See through Gradients, CVPR 2021, Eq. 11; the scale is GIFD's.
+
+    Differs from the paper: the registration is a shift found by phase correlation, not
+    RANSAC-flow, a trained network. GIFD's code does not register.
+    """
+
+    weight: float
+    begin: float = 1 / 30
+    every: float = 1 / 150
+    register: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin <= 1 or not 0 < self.every <= 1:
+            raise InputError(
+                "expected begin in [0, 1] and every in (0, 1], shares of a phase, got "
+                f"begin={self.begin}, every={self.every}"
+            )
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether the consensus is to be renewed before this step, counted from 0."""
+        first, pace = round(self.begin * steps), max(1, round(self.every * steps))
+        return step >= first and (step - first) % pace == 0
+
+    def consensus(self, inputs: Float[Tensor, "R B C H W"]) -> Float[Tensor, "B C H W"]:
+        """What these restarts agree on."""
+        mean = inputs.mean(0)
+        if not self.register or len(inputs) == 1:
+            return mean
+        return torch.stack([aligned(restart, mean) for restart in inputs]).mean(0)
+
+    def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
+        """The weighted distance; 0 before there is a consensus."""
+        if candidate.consensus is None:
+            return candidate.inputs.new_zeros(())
+        away = candidate.inputs - candidate.consensus
+        height, width = away.shape[-2:]
+        # the gradient of a norm does not exist at 0, where a lone restart stands
+        norm = (away.square().sum() + 1e-12).sqrt()
+        return self.weight * norm / (height * width)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LatentDivergence(Regularizer):
+    """`weight * KL(N(m, s^2) || N(0, 1))`, m and s those of each latent's own numbers.
+
+    `-1/2 sum (1 + log s^2 - m^2 - s^2)`, over the images of the batch.
+
+    Source: Li et al., Auditing Privacy Defenses in Federated Learning via Generative Gradient
+    Leakage, CVPR 2022, with its code's mean and spread over the dimensions.
+    """
+
+    weight: float
+
+    def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
+        """The weighted divergence of the latent `x`."""
+        latent = candidate.state[IMAGE].flatten(1)
+        mean, variance = latent.mean(1), latent.var(1, correction=0)
+        inner = 1 + (variance + 1e-10).log() - mean.square() - variance
+        return self.weight * -0.5 * inner.sum()
