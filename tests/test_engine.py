@@ -23,8 +23,10 @@ from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
 from gifd.priors import Generator, Stage, State
 from gifd.search import (
+    CMAES,
     Adam,
     Candidate,
+    Consensus,
     Constant,
     Cosine,
     Feature,
@@ -33,11 +35,12 @@ from gifd.search import (
     Latent,
     LayerCosine,
     Measure,
+    Memory,
     Optimizer,
     Phase,
     Pixels,
     Progress,
-    RandomSearch,
+    RankedDraws,
     Regularizer,
     Schedule,
     Sphere,
@@ -48,7 +51,6 @@ from gifd.search import (
     smoothed_curvature,
     smoothed_replay,
 )
-from gifd.search.optimizers import Evaluate, Task, Variables
 from gifd.updates import Update
 from gifd.victims import ConvNet
 
@@ -183,35 +185,37 @@ def test_no_two_restarts_and_no_two_images_of_a_pixel_search_begin_alike(
     assert (one - other).abs().mean() > 0.1
 
 
-# -- random search ---------------------------------------------------------------------
+# -- ranked draws ----------------------------------------------------------------------
 
-SCOUTING = Phase(name="scouting", space=Latent(), steps=6, optimizer=RandomSearch())
+DRAWS = Phase(name="draws", space=Latent(), steps=1, begin=RankedDraws(evaluations=5))
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_random_search_keeps_each_restarts_best_draw(observed: Observation, batched: bool) -> None:
-    result = attack(SCOUTING, LATENT_PHASE)(observed, batched=batched)
-    draws = columns(result)
-    assert draws.shape == (6, 3)
-    assert len(set(draws.flatten().tolist())) == 18
-    scouted, latent = result.phases
-    assert scouted.distance == draws.min()
-    assert scouted.best_restart == draws.min(0).values.argmin()
-    assert torch.allclose(columns(result, 1)[0], draws.min(0).values)
-    assert scouted.evaluations == 18
-    assert latent.evaluations == 15
+def test_ranked_draws_begin_at_each_restarts_best(observed: Observation, batched: bool) -> None:
+    result = attack(DRAWS, LATENT_PHASE)(observed, batched=batched)
+    latents = one_after_the_other(18, torch.Generator().manual_seed(0))["x"]
+    prior, distances = generator(), []
+    for latent in latents:
+        replayed = observed.replay(prior({"x": latent[None]})["x"], result.labels).detach()
+        distances.append(Cosine()(replayed, observed.update))
+    draws = torch.stack(distances).reshape(6, 3)  # three restarts draw in turn
+    drawn, latent_phase = result.phases
+    assert torch.allclose(columns(result)[0], draws.min(0).values, rtol=1e-9)
+    assert drawn.distance == pytest.approx(float(draws.min()), rel=1e-9)
+    assert drawn.best_restart == draws.min(0).values.argmin()
+    assert torch.allclose(columns(result, 1)[0], draws.min(0).values, rtol=1e-9)
+    assert (drawn.evaluations, latent_phase.evaluations) == (18, 15)
 
 
-def test_random_search_is_the_same_by_seed_and_asks_for_no_gradient(
-    observed: Observation,
-) -> None:
+def test_ranked_draws_are_the_same_by_seed_and_ask_for_no_gradient(observed: Observation) -> None:
     class Cuts(Stage):
         def forward(self, state: State) -> State:
             seen.append(state["x"].requires_grad)
             return state
 
     seen: list[bool] = []
-    run = attack(SCOUTING, prior=generator(stages=[Cuts()]))
+    drawing = dataclasses.replace(DRAWS, optimizer=CMAES(population=4))  # which asks for none
+    run = attack(drawing, prior=generator(stages=[Cuts()]))
     first = run(observed, seed=3)
     assert seen
     assert not any(seen)
@@ -219,25 +223,35 @@ def test_random_search_is_the_same_by_seed_and_asks_for_no_gradient(
     assert not same(run(observed, seed=4), first)
 
 
+class Follows(Optimizer):
+    """Adam under another's eye."""
+
+    adam: Adam = Adam()
+
+    def init(self, x: Tensor, steps: int) -> Memory:
+        return self.adam.init(x, steps)
+
+    def step(
+        self, memory: Memory, x: Tensor, gradient: Tensor, objective: Tensor, noise: Tensor | None
+    ) -> tuple[Memory, Tensor]:
+        return self.adam.step(memory, x, gradient, objective, noise)
+
+
 @dataclasses.dataclass(frozen=True)
-class Strays(Optimizer):
+class Strays(Follows):
     """Adam that throws some restarts off after some steps."""
 
     restarts: int | slice
     after: int
     to: float
 
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        move, done = Adam().start(variables, steps, task), 0
-
-        def step(evaluate: Evaluate) -> None:
-            nonlocal done
-            move(evaluate)
-            done += 1
-            if done == self.after:
-                variables["x"][self.restarts] = self.to
-
-        return step
+    def step(
+        self, memory: Memory, x: Tensor, gradient: Tensor, objective: Tensor, noise: Tensor | None
+    ) -> tuple[Memory, Tensor]:
+        memory, moved = super().step(memory, x, gradient, objective, noise)
+        if memory["count"] == self.after:
+            moved[:, self.restarts] = self.to
+        return memory, moved
 
 
 # -- what is kept ----------------------------------------------------------------------
@@ -350,11 +364,11 @@ def test_only_the_best_restarts_go_on(observed: Observation, keep: int) -> None:
 
 
 @pytest.mark.parametrize("keep", [None, 2])
-def test_merged_restarts_go_on_as_one_from_their_mean(
+def test_a_consensus_begins_at_the_mean_of_all_that_go_on(
     observed: Observation, keep: int | None
 ) -> None:
-    merging = Phase(name="latent", space=Latent(), steps=1, keep=keep, merge=True)
-    run = attack(merging, dataclasses.replace(merging, name="consensus", merge=False))
+    first = Phase(name="latent", space=Latent(), steps=1, keep=keep)
+    run = attack(first, dataclasses.replace(first, name="consensus", begin=Consensus()))
     result = run(observed, seed=5)
     drawn = one_after_the_other(3, torch.Generator().manual_seed(5))["x"]  # each stays one step
     best = columns(result).flatten().argsort()[:keep]
@@ -476,39 +490,36 @@ def test_ctrl_c_before_anything_was_found_is_passed_on(observed: Observation) ->
 
 
 @dataclasses.dataclass(frozen=True)
-class Watch(Optimizer):
+class Watch(Follows):
     """Adam that writes down all variables it is asked to move."""
 
-    seen: list[dict[str, Tensor]]
-    lr: float
+    seen: list[Tensor]
+    adam: Adam
 
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        move = Adam(lr=self.lr, schedule=Constant()).start(variables, steps, task)
-
-        def step(evaluate: Evaluate) -> None:
-            self.seen.append({name: tensor.clone() for name, tensor in variables.items()})
-            move(evaluate)
-
-        return step
+    def step(
+        self, memory: Memory, x: Tensor, gradient: Tensor, objective: Tensor, noise: Tensor | None
+    ) -> tuple[Memory, Tensor]:
+        self.seen.append(x[0].clone())  # (R, M)
+        return super().step(memory, x, gradient, objective, noise)
 
 
-def watched(phase: Phase, lr: float = 1.0) -> tuple[Phase, list[dict[str, Tensor]]]:
-    seen: list[dict[str, Tensor]] = []
-    return dataclasses.replace(phase, optimizer=Watch(seen, lr)), seen
+def watched(phase: Phase, lr: float = 1.0) -> tuple[Phase, list[Tensor]]:
+    seen: list[Tensor] = []
+    watch = Watch(seen, Adam(lr=lr, schedule=Constant()))
+    return dataclasses.replace(phase, optimizer=watch), seen
 
 
 def test_constraints_hold_at_every_step(observed: Observation) -> None:
     latent, on_sphere = watched(LATENT_PHASE)
     feature, in_ball = watched(FEATURE_PHASE)
     result = attack(latent, feature)(observed)
-    entry = on_sphere[0]["x"]
+    entry = on_sphere[0]
     for variables in on_sphere:
-        norms = variables["x"].flatten(2).norm(dim=2)
-        assert torch.allclose(norms, entry.flatten(2).norm(dim=2))
-    assert not torch.allclose(on_sphere[-1]["x"], entry, atol=0.1)
-    entry = in_ball[0]["x"]
-    radii = 0.2 * entry.abs().flatten(2).sum(2)
-    moved = torch.stack([(v["x"] - entry).abs().flatten(2).sum(2) for v in in_ball])
+        assert torch.allclose(variables.norm(dim=1), entry.norm(dim=1))
+    assert not torch.allclose(on_sphere[-1], entry, atol=0.1)
+    entry = in_ball[0]
+    radii = 0.2 * entry.abs().sum(1)
+    moved = torch.stack([(variables - entry).abs().sum(1) for variables in in_ball])
     assert (moved <= radii * (1 + 1e-6)).all()
     assert torch.allclose(moved[-1], radii)
     assert len(on_sphere) == LATENT_PHASE.steps
@@ -518,7 +529,7 @@ def test_constraints_hold_at_every_step(observed: Observation) -> None:
 def test_pixels_stay_images(smooth: Model, observed: Observation) -> None:
     pixels, seen = watched(PIXEL_PHASE, lr=2.0)
     attack(LATENT_PHASE, pixels)(observed)
-    images = torch.stack([smooth.denormalize(variables["x"]) for variables in seen])
+    images = torch.stack([smooth.denormalize(x.reshape(3, 3, 8, 8)) for x in seen])
     assert images.min() > -1e-9
     assert images.max() < 1 + 1e-9
     assert (images[-1] < 1e-9).any()
@@ -540,8 +551,8 @@ def test_only_what_is_searchable_moves(observed: Observation) -> None:
     first, at_latent = watched(dataclasses.replace(LATENT_PHASE, constraints={}))
     second, at_feature = watched(dataclasses.replace(FEATURE_PHASE, constraints={}))
     result = attack(first, second, prior=prior)(observed)
-    assert set(at_latent[0]) == {"x", "style"}
-    assert set(at_feature[0]) == {"style"}
+    assert at_latent[0].shape == (3, 6 + 6)
+    assert at_feature[0].shape == (3, 6)
     assert torch.allclose(columns(result, 1)[0], columns(result).min(0).values)
 
 
@@ -550,18 +561,20 @@ def test_a_phase_moves_by_its_schedule(observed: Observation, schedule: Schedule
     """A signed step of Adam is at most the rate long, and as long where the signs agree."""
     steps, moved = 16, []
 
-    @dataclasses.dataclass(frozen=True)
-    class Measured(Optimizer):
-        def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-            adam = Adam(lr=1e-3, schedule=schedule, signed=True)
-            move = adam.start(variables, steps, task)
+    class Measured(Follows):
+        adam = Adam(lr=1e-3, schedule=schedule, signed=True)
 
-            def step(evaluate: Evaluate) -> None:
-                before = variables["x"].clone()
-                move(evaluate)
-                moved.append(float((variables["x"] - before).abs().max()))
-
-            return step
+        def step(
+            self,
+            memory: Memory,
+            x: Tensor,
+            gradient: Tensor,
+            objective: Tensor,
+            noise: Tensor | None,
+        ) -> tuple[Memory, Tensor]:
+            memory, after = super().step(memory, x, gradient, objective, noise)
+            moved.append(float((after - x).abs().max()))
+            return memory, after
 
     phase = Phase(name="latent", space=Latent(), steps=steps, optimizer=Measured())
     attack(phase, restarts=1)(observed)
@@ -587,8 +600,8 @@ def test_what_shows_in_no_image_stays_where_it_was(observed: Observation, batche
     prior = Generator(stages, latent=latent, image_range=(0.0, 1.0), searchable=("x", "spare"))
     phase, seen = watched(dataclasses.replace(LATENT_PHASE, constraints={}))
     attack(phase, prior=prior)(observed, batched=batched)
-    assert torch.equal(seen[-1]["spare"], seen[0]["spare"])
-    assert not torch.allclose(seen[-1]["x"], seen[0]["x"], atol=0.1)
+    assert torch.equal(seen[-1][:, 6:], seen[0][:, 6:])
+    assert not torch.allclose(seen[-1][:, :6], seen[0][:, :6], atol=0.1)
 
 
 # -- counting and reporting ------------------------------------------------------------
@@ -613,30 +626,6 @@ def test_every_evaluation_is_counted(smooth: Model, pictures: Pictures) -> None:
     assert result.evaluations == calls == 3 * 5 + 2 * (3 + 1) + 2 * 3
     assert {progress.evaluations_planned for progress in told} == {calls}
     assert run.planned_evaluations == calls
-
-
-@dataclasses.dataclass(frozen=True)
-class Ponders(Optimizer):
-    """Looks at the objective in its last step alone."""
-
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        left = steps
-
-        def step(evaluate: Evaluate) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                evaluate(variables)
-
-        return step
-
-
-def test_a_step_that_asks_for_nothing_is_charged_all_the_same(observed: Observation) -> None:
-    run = attack(dataclasses.replace(LATENT_PHASE, optimizer=Ponders()), PIXEL_PHASE)
-    told: list[Progress] = []
-    found = run(observed, callback=told.append)
-    assert [p.evaluations for p in told] == [3 * (i + 1) for i in range(len(told))]
-    assert found.evaluations == run.planned_evaluations == told[-1].evaluations
 
 
 def test_the_callback_is_told_of_every_step(observed: Observation) -> None:
@@ -805,24 +794,23 @@ class Probe(Optimizer):
     """Takes the gradient once, then looks a little to both sides of each direction."""
 
     directions: Sequence[Tensor]
-    step: float
+    size: float
     kept: dict[str, Tensor]
 
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        x = variables["x"]
-        centre = x.clone()
-        places = [centre]
+    def init(self, x: Tensor, steps: int) -> Memory:
+        places = [x]
         for direction in self.directions:
-            places += [centre + self.step * direction, centre - self.step * direction]
-        left = iter(places)
+            away = self.size * direction.reshape(x.shape)
+            places += [x + away, x - away]
+        return {"places": torch.stack([*places, x])}
 
-        def step(evaluate: Evaluate) -> None:
-            x.copy_(next(left))
-            gradient = evaluate(variables).gradients["x"]
-            self.kept.setdefault("gradient", gradient.clone())
-            self.kept.setdefault("centre", centre)
-
-        return step
+    def step(
+        self, memory: Memory, x: Tensor, gradient: Tensor, objective: Tensor, noise: Tensor | None
+    ) -> tuple[Memory, Tensor]:
+        self.kept.setdefault("gradient", gradient[0].clone())
+        self.kept.setdefault("centre", x[0].clone())
+        places = memory["places"][1:]
+        return {"places": places}, places[0]
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -863,10 +851,10 @@ def test_the_gradient_is_that_of_finite_differences(
 
     for index, direction in enumerate(directions):
         ahead, behind = distances[1 + 2 * index], distances[2 + 2 * index]
-        centre = kept["centre"]
+        centre = kept["centre"].reshape(shape)
         bend = penalty(centre + size * direction) - penalty(centre - size * direction)
         slopes = (ahead - behind + bend) / (2 * size)
-        analytic = (kept["gradient"] * direction).flatten(1).sum(1)
+        analytic = (kept["gradient"].reshape(shape) * direction).flatten(1).sum(1)
         assert torch.allclose(analytic, slopes, rtol=1e-5, atol=1e-8)
 
 
@@ -889,11 +877,12 @@ def test_the_gradient_bends_by_the_phases_own_width(pictures: Pictures, batched:
             curvature=width,
         )
         attack(phase, restarts=1, prior=prior)(observation, batched=batched)
-        x = kept["centre"][0].requires_grad_()
+        x = kept["centre"].reshape(1, *LATENT).requires_grad_()
         with smoothed_curvature(width):
             replayed = observation.replay(prior({"x": x})["x"], torch.tensor([2]))
         (slope,) = torch.autograd.grad(Cosine()(replayed, observation.update), x)
-        assert torch.allclose(kept["gradient"][0], slope, rtol=1e-8, atol=1e-14)
+        gradient = kept["gradient"].reshape(slope.shape)
+        assert torch.allclose(gradient, slope, rtol=1e-8, atol=1e-14)
         found.append(slope)
     apart = [(a - b).norm() / b.norm() for a, b in itertools.combinations(found, 2)]
     assert min(apart) > 1e-2, "each width has a gradient of its own"

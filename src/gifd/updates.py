@@ -24,14 +24,21 @@ class Update(Mapping[str, Tensor]):
     Args:
         tensors: name -> tensor, in the model's order.
         restarts: the length R of the leading restart axis, or None where there is none.
+        squares: what `squares()` would compute, where it is known.
 
     Raises:
         UpdateError: no tensors, or a tensor without the promised restart axis.
     """
 
-    __slots__ = ("_tensors", "restarts")
+    __slots__ = ("_squares", "_tensors", "restarts")
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, restarts: int | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        restarts: int | None = None,
+        squares: Tensor | None = None,
+    ) -> None:
         if not tensors:
             raise UpdateError("expected an update with at least one tensor, got none")
         if restarts is not None:
@@ -42,6 +49,7 @@ class Update(Mapping[str, Tensor]):
                         f"got {tuple(tensor.shape)} for '{name}'"
                     )
         self._tensors = dict(tensors)
+        self._squares = squares
         self.restarts = restarts
 
     # -- a mapping ---------------------------------------------------------------------
@@ -128,7 +136,7 @@ class Update(Mapping[str, Tensor]):
 
     def squares(self) -> Float[Tensor, "N *R"]:
         """The squared Euclidean norm, tensor by tensor: shape (N,) or (N, R)."""
-        return self.dots(self)
+        return self.dots(self) if self._squares is None else self._squares
 
     def products(self, other: Update) -> tuple[Float[Tensor, "N *R"], Float[Tensor, "N *R"]]:
         """`dots(other)` and `squares()`, whose gradients come back in one pass, not in five."""

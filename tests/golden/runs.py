@@ -77,7 +77,9 @@ def attack(name: str, preset: str) -> Attack:
             optimizer = dataclasses.replace(phase.optimizer, population=6)
             phase = dataclasses.replace(phase, optimizer=optimizer)
         phases.append(phase)
-    return dataclasses.replace(built, phases=tuple(phases)).with_steps(STEPS)
+    return dataclasses.replace(built, phases=tuple(phases)).with_steps(
+        2 * STEPS if name == "fedleak" else STEPS  # two evaluations a step
+    )
 
 
 def run(name: str, preset: str, batch: int) -> Found:

@@ -1,9 +1,8 @@
 """The papers, each as a value on the one engine."""
 
 from gifd.attacks.ablations import gifd_last, gifd_latent, gifd_noball
-from gifd.attacks.attack import Attack, Reconstruction
+from gifd.attacks.attack import Attack
 from gifd.attacks.dlg import dlg, idlg
-from gifd.attacks.extensions import Extensions, Preset
 from gifd.attacks.fedleak import fedleak
 from gifd.attacks.ggl import ggl
 from gifd.attacks.gias import gias
@@ -11,10 +10,11 @@ from gifd.attacks.gifd import gifd
 from gifd.attacks.gradinversion import gradinversion
 from gifd.attacks.ig import ig
 from gifd.attacks.label_mapping import LabelMapping
+from gifd.attacks.presets import Preset
+from gifd.attacks.reconstruction import Reconstruction
 
 __all__ = [
     "Attack",
-    "Extensions",
     "LabelMapping",
     "Preset",
     "Reconstruction",

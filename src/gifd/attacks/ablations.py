@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose
-from gifd.attacks.gifd import STRONGEST, gifd
+from gifd.attacks.gifd import gifd
+from gifd.attacks.presets import Preset, agreed_last, given, is_ours, switched_on
 from gifd.priors.generator import Generator
 from gifd.search import Feature, Latent
-
-OF_THE_LATENT = ("scouting", "regression", "curvature", "length", "best", "consensus")
 
 
 def gifd_latent(
@@ -18,17 +16,22 @@ def gifd_latent(
     *,
     preset: Preset = "strongest",
     restarts: int | None = None,
-    extensions: Extensions | None = None,
+    consensus: float | None = None,
+    best: bool | None = None,
 ) -> Attack:
-    """The ablation that searches the latent alone, with the steps that GIFD spends on all."""
-    chosen = choose(preset, STRONGEST, extensions).only(*OF_THE_LATENT)
-    apart = chosen.without(["consensus"])  # what GIFD spends on its own is not the latent's
-    full = gifd(prior, preset=preset, restarts=restarts, extensions=apart)
-    chosen = chosen.among(full.restarts)
-    *before, latent = (phase for phase in full.phases if isinstance(phase.space, Latent))
-    steps = sum(phase.steps for phase in full.phases if phase not in before)
-    phases = chosen.closing((*before, replace(latent, steps=steps)))
-    return replace(full, name="gifd-latent", phases=phases, extensions=chosen.switched_on())
+    """Ablation: the latent alone, with the steps that GIFD spends on all its domains.
+
+    Its arguments are those of `gifd.attacks.gifd`.
+
+    Source: Fang et al., GIFD, ICCV 2023, arXiv:2308.04699.
+    """
+    full = gifd(prior, preset=preset, restarts=restarts, smoothing=0, consensus=0, best=best)
+    latent = next(phase for phase in full.phases if isinstance(phase.space, Latent))
+    share = given(consensus, float(is_ours(preset))) if full.restarts > 1 else 0.0
+    steps = sum(phase.steps for phase in full.phases)
+    on = switched_on(consensus=share, best=latent.keeps == "best")
+    phases = agreed_last([replace(latent, steps=steps)], share)
+    return replace(full, name="gifd-latent", phases=phases, extensions=on)
 
 
 def gifd_noball(
@@ -36,13 +39,26 @@ def gifd_noball(
     *,
     preset: Preset = "strongest",
     restarts: int | None = None,
-    extensions: Extensions | None = None,
+    smoothing: float | None = None,
+    variation: float | None = None,
+    consensus: float | None = None,
+    best: bool | None = None,
 ) -> Attack:
-    """The ablation without L1 balls: the features may go anywhere, as in ILO.
+    """Ablation: features without L1 balls, which may go anywhere, as in ILO.
+
+    Its arguments are those of `gifd.attacks.gifd`.
 
     Source: Daras et al., Intermediate Layer Optimization for Inverse Problems, ICML 2021.
     """
-    full = gifd(prior, preset=preset, restarts=restarts, extensions=extensions)
+    full = gifd(
+        prior,
+        preset=preset,
+        restarts=restarts,
+        smoothing=smoothing,
+        variation=variation,
+        consensus=consensus,
+        best=best,
+    )
     phases = tuple(
         replace(phase, constraints={}) if isinstance(phase.space, Feature) else phase
         for phase in full.phases
@@ -55,8 +71,24 @@ def gifd_last(
     *,
     preset: Preset = "strongest",
     restarts: int | None = None,
-    extensions: Extensions | None = None,
+    smoothing: float | None = None,
+    variation: float | None = None,
+    consensus: float | None = None,
+    best: bool | None = None,
 ) -> Attack:
-    """The ablation in which the last phase answers, whatever its distance."""
-    full = gifd(prior, preset=preset, restarts=restarts, extensions=extensions)
+    """Ablation: the last feature domain answers, whatever its distance.
+
+    Its arguments are those of `gifd.attacks.gifd`.
+
+    Source: Fang et al., GIFD, ICCV 2023, arXiv:2308.04699.
+    """
+    full = gifd(
+        prior,
+        preset=preset,
+        restarts=restarts,
+        smoothing=smoothing,
+        variation=variation,
+        consensus=consensus,
+        best=best,
+    )
     return replace(full, name="gifd-last", answer="last")

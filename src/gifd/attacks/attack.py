@@ -3,66 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from gifd.attacker.observation import Observation
-from gifd.attacks.extensions import Preset
 from gifd.attacks.label_mapping import LabelMapping
-from gifd.errors import InputError, expect
-from gifd.leakage.labels import label_hypotheses
+from gifd.attacks.presets import Preset
+from gifd.attacks.reconstruction import Reconstruction
+from gifd.errors import GifdError, InputError, expect
 from gifd.priors.generator import Generator
-from gifd.search.engine import Callback, Search, planned_evaluations, search
-from gifd.search.measure import Measure
-from gifd.search.phase import Phase, PhaseResult
-from gifd.search.spaces import Setting
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reconstruction:
-    """What an attack makes of an observation.
-
-    Args:
-        images: (B, C, H, W) in [0, 1]: the answer.
-        labels: (B,) the labels it replayed with.
-        label_source: whether they were 'granted', 'inferred' (exact), 'estimated' or 'searched'
-            with the images.
-        hypotheses: how many labellings the restarts tried, in turn.
-        prior_labels: (B,) the classes a conditional prior was asked for; None without one.
-        distance: the answer's matching distance, by `selection`.
-        selection: the one measure by which restarts, phases and the answer were chosen.
-        phase: the name of the phase that gave the answer.
-        phases: what every phase found.
-        interrupted: whether Ctrl-C cut the search short.
-        dropped: the restarts that became non-finite, by number.
-        seed, seconds: of this run.
-    """
-
-    images: Float[Tensor, "B C H W"]
-    labels: Int[Tensor, "B"]
-    label_source: str
-    hypotheses: int
-    prior_labels: Int[Tensor, "B"] | None
-    distance: float
-    selection: Measure
-    phase: str
-    phases: tuple[PhaseResult, ...]
-    interrupted: bool
-    dropped: tuple[int, ...]
-    seed: int
-    seconds: float
-
-    @property
-    def evaluations(self) -> int:
-        """Victim gradients computed, all phases and restarts together."""
-        return sum(phase.evaluations for phase in self.phases)
+from gifd.search import Callback, Measure, Optimizer, Phase, PhaseResult, planned_evaluations
 
 
 @final
@@ -131,109 +82,69 @@ class Attack:
         Args:
             observation: what the server has.
             seed: of all randomness in the attack.
-            callback: told of every step.
+            callback: told of every step; on accelerators of every 25th.
             batched: see `gifd.search.search`.
 
         Raises:
             InputError: the prior makes images of another shape than the private ones, or
                 the labels can be neither inferred nor were granted.
             ModelError: no linear head, no second derivative, or nothing finite was found.
+            KeyboardInterrupt: before anything was found.
         """
-        expect(observation, Observation, "an Observation, as Client(...).step makes one")
-        began = time.perf_counter()
-        model, ledger = observation.model, observation.ledger
-        if self.prior is not None and self.prior.image_shape != ledger.image_shape:
-            raise InputError(
-                f"expected a prior for images of {_times(ledger.image_shape)}, got "
-                f"{self.prior}: choose another prior or image size"
-            )
-        if any(phase.optimizer.gradients for phase in self.phases):
-            model.check_twice(ledger.image_shape)
-        if any(phase.space.searches_labels for phase in self.phases):
-            known = torch.zeros(1, ledger.batch_size, dtype=torch.long, device=model.device)
-            source = "searched"
-        else:
-            known, source = label_hypotheses(observation, most=self.restarts)
-        labels = known[torch.arange(self.restarts) % len(known)]  # (R, B)
-        generator = None if self.prior is None else self.prior.to(model.device)
+        (found,) = self.many([observation], seeds=[seed], callback=callback, batched=batched)
+        if isinstance(found, GifdError):
+            raise found
+        return found
 
-        def run(phases: tuple[Phase, ...], prior_labels: Tensor, told: Callback | None) -> Search:
-            setting = Setting(
-                model=model,
-                generator=generator,
-                image_shape=ledger.image_shape,
-                batch=ledger.batch_size,
-                restarts=self.restarts,
-                rng=torch.Generator().manual_seed(seed),
-                labels=prior_labels,
-            )
-            return search(
-                observation,
-                labels,
-                phases,
-                setting,
-                selection=self.selection,
-                callback=told,
-                batched=batched,
-            )
+    def many(
+        self,
+        observations: Sequence[Observation],
+        *,
+        seeds: Sequence[int],
+        callback: Callback | None = None,
+        batched: bool | None = None,
+        at_once: int | None = None,
+    ) -> list[Reconstruction | GifdError]:
+        """Attack several observations, each by itself, in as few calls as fit the memory.
 
-        asked, coarse, fine = labels, None, None
-        if self.label_mapping is not None and generator is not None:
-            rng = torch.Generator().manual_seed(seed)
-            asked = self.label_mapping.begin(labels, generator.classes or 1, rng)
-            phases = self.label_mapping.phases(self.phases)
-            coarse = run(phases, asked, self._told(callback, 0))
-            if not coarse.interrupted:
-                asked = self.label_mapping.classify(self._answer(coarse).images).expand_as(labels)
-        before = () if coarse is None else coarse.phases
-        try:
-            if coarse is None or not coarse.interrupted:
-                spent = sum(phase.evaluations for phase in before)
-                fine = run(self.phases, asked, self._told(callback, spent))
-        except KeyboardInterrupt:  # before anything fine was found
-            if coarse is None:
-                raise
-            coarse = dataclasses.replace(coarse, interrupted=True)
-        found = fine or coarse
-        assert found is not None
-        chosen = self._answer(found)
-        return Reconstruction(
-            images=chosen.images,
-            labels=chosen.labels,
-            label_source=source,
-            prior_labels=(
-                asked[chosen.best_restart] if generator is not None and generator.classes else None
-            ),
-            hypotheses=len(known),
-            distance=chosen.distance,
-            selection=self.selection,
-            phase=chosen.name,
-            phases=before if fine is None else (*before, *fine.phases),
-            interrupted=found.interrupted,
-            dropped=found.dropped,
-            seed=seed,
-            seconds=time.perf_counter() - began,
+        Those of one model, image size and batch size are searched at once. The numbers are those
+        of one after the other, to rounding.
+
+        Args:
+            observations: what the server has, of one client each.
+            seeds: one each.
+            callback: told of the whole.
+            batched: see `gifd.search.search`.
+            at_once: how many together; None takes what fits an accelerator's memory, found by
+                trial, and one on a CPU, where it is no slower.
+
+        Returns:
+            an answer each in their order, or the error that this one ended in. Ctrl-C ends it
+            with the answers so far.
+
+        Raises:
+            InputError: as many seeds as there are observations were not given.
+            KeyboardInterrupt: before anything was found.
+        """
+        from gifd.attacks.many import attack_many  # it takes attacks
+
+        return attack_many(
+            self, observations, seeds, callback=callback, batched=batched, at_once=at_once
         )
 
-    def _answer(self, found: Search) -> PhaseResult:
+    def chosen(self, results: Sequence[PhaseResult]) -> PhaseResult:
+        """The phase that answers."""
         if self.answer == "least-distance":
-            return min(found.phases, key=lambda phase: phase.distance)
-        return found.phases[-1]
+            return min(results, key=lambda result: result.distance)
+        return results[-1]
 
-    def _told(self, callback: Callback | None, spent: int) -> Callback | None:
-        """The callback, told of the whole: `spent` evaluations went before."""
-        if callback is None or self.label_mapping is None:
-            return callback
-        return lambda now: callback(
-            dataclasses.replace(
-                now,
-                evaluations=now.evaluations + spent,
-                evaluations_planned=self.planned_evaluations,
-            )
-        )
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a phase descends."""
+        return any(isinstance(phase.optimizer, Optimizer) for phase in self.phases)
 
     def with_steps(self, total: int) -> Attack:
-        """The same attack with `total` steps dealt over its phases in their proportions.
+        """The same attack with `total` evaluations of each restart, dealt over its phases.
 
         A coarse pass (see `LabelMapping`) comes on top.
 
@@ -245,13 +156,13 @@ class Attack:
                 f"expected at least {len(self.phases)} steps (one a phase of '{self.name}'), "
                 f"got {total}"
             )
-        planned = sum(phase.steps for phase in self.phases)
+        planned = sum(phase.cost for phase in self.phases)
         dealt, spent, seen = [], 0, 0
         for index, phase in enumerate(self.phases):
-            seen += phase.steps
+            seen += phase.cost
             left = len(self.phases) - index - 1
             upto = min(max(round(total * seen / planned), spent + 1), total - left)
-            dealt.append(dataclasses.replace(phase, steps=upto - spent))
+            dealt.append(phase.at_cost(upto - spent))
             spent = upto
         return dataclasses.replace(self, phases=tuple(dealt))
 
@@ -319,7 +230,3 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [repr(item) for item in value]
     return repr(value)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(side) for side in shape)

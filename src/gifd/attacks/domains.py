@@ -56,21 +56,18 @@ class Domains:
             growth=paper.growth if growth is None else growth,
         )
 
-    def limits(self, prior: Generator, k: int, share: float = 0.0) -> dict[str, Projection]:
+    def limits(self, prior: Generator, k: int) -> dict[str, Projection]:
         """The constraint on each variable of phase k; 0 is the latent's.
 
         Args:
             prior: says what phase k searches.
             k: the phase.
-            share: above 0, of a feature's L1 norm, in place of the absolute radii.
         """
         if k == 0 and self.beside is None:
             return {IMAGE: Sphere()}
         limits: dict[str, Projection] = {}
         for name in prior.searchable(k):
-            if k > 0 and share > 0:
-                limits[name] = L1Ball(share=share)
-            elif k > 0 and (name == IMAGE or self.beside is None):
+            if k > 0 and (name == IMAGE or self.beside is None):
                 limits[name] = L1Ball(radius=self.radius + (k - 1) * self.growth)
             elif self.beside is not None:
                 ball = L1Ball(radius=self.beside + k * self.growth)

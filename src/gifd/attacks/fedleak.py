@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.presets import Preset, given, is_ours, kept, switched_on
 from gifd.search import (
     DeepPrior,
     GradientRegularized,
@@ -14,44 +14,55 @@ from gifd.search import (
 )
 
 REFERENCE = "Fan et al., Boosting Gradient Leakage Attacks (FedLeak), USENIX Security 2025"
-STRONGEST = Extensions(curvature=4.0, best=1.0)
 
 
 def fedleak(
     *,
     preset: Preset = "strongest",
     restarts: int | None = None,
-    extensions: Extensions | None = None,
+    curvature: float | None = None,
+    best: bool | None = None,
 ) -> Attack:
-    """Search the weights of an untrained network whose images' update matches in its largest half.
+    """An untrained network's weights, partial matching, gradient regularisation.
 
-    `paper`: 10,000 steps of two evaluations each, AdamW at learning rate 0.01 with cosine decay
+    The images that the network draws are to match in the largest half of the update.
+
+    `paper`: 20,000 evaluations, two a step of AdamW at learning rate 0.01 with cosine decay
     on `sum_l mean |u_l - v_l| + 1 - cos(u_l, v_l) + 1e-5 TV`, one restart, no pre-trained prior:
     the settings of the code published with it. `gifd-paper` is the same: that paper does not
     compare it.
 
-    `strongest` adds smoothed curvature and keeps the best iterate, not the last.
+    Args:
+        preset: see above; 'strongest' is the paper plus the extensions below.
+        restarts: 1 by default.
+        curvature: ours: width of the smoothed curvature of the replay (`gifd.search.curvature`).
+            4 in 'strongest'.
+        best: ours: keep each restart's best iterate, not its last. In 'strongest'.
+
+    Source: Fan et al., Boosting Gradient Leakage Attacks (FedLeak), USENIX Security 2025,
+    arXiv:2506.08435.
 
     Differs from that code: labels are granted or inferred, not taken from the truth; the answer is
     not median-filtered; no spectral norm (see `DeepPrior`).
     """
-    chosen = choose(preset, STRONGEST, extensions).only("curvature", "best")
+    ours = is_ours(preset)
+    curvature, best = given(curvature, 4.0 if ours else 0.0), given(best, ours)
     phase = Phase(
         name="deep prior",
         space=DeepPrior(),
-        steps=10_000,
+        steps=20_000,
         optimizer=GradientRegularized(),
         distance=PartialMatching(),
         regularizers=(TotalVariation(weight=1e-5),),
-        keeps=chosen.keeps,
-        curvature=chosen.curvature,
+        keeps=kept(best),
+        curvature=curvature,
     )
     return Attack(
         name="fedleak",
         preset=preset,
         reference=REFERENCE,
         phases=(phase,),
-        restarts=1 if restarts is None else restarts,
+        restarts=given(restarts, 1),
         selection=Measure(distance=PartialMatching()),
-        extensions=chosen.switched_on(),
+        extensions=switched_on(curvature=curvature, best=best),
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.presets import Preset, given, guessed_first, is_ours, switched_on
 from gifd.priors.generator import IMAGE, Generator
 from gifd.search import CMAES, Latent, LatentDivergence, Measure, Phase, Squared
 
 REFERENCE = "Li et al., Generative Gradient Leakage (GGL), CVPR 2022, arXiv:2203.15696"
-STRONGEST = Extensions(regression=1.0)
 
 
 def ggl(
@@ -16,37 +15,42 @@ def ggl(
     *,
     preset: Preset = "strongest",
     restarts: int | None = None,
-    extensions: Extensions | None = None,
+    regression: float | None = None,
 ) -> Attack:
-    """Search the latent `x` by CMA-ES for the least mean squared distance plus 0.1 KL.
+    """Latent by CMA-ES, no gradients, for the least mean squared distance plus 0.1 KL.
 
     `paper`: 25,000 evaluations in populations of 18 (the strategy's default for 128 numbers),
     one restart. `gifd-paper`: 800 populations of 50, four restarts.
 
-    `strongest` begins at a regression (`gifd.search.Regression`) of 1,000 steps, and with a
-    third of the spread, so as not to lose it at once.
-
     Noise maps are not searched. The divergence to the standard normal is left out for a
     StyleGAN2, whose w is not normal, as GIFD's code leaves it out.
+
+    Args:
+        prior: the generator.
+        preset: see above; 'strongest' is the paper plus the extension below.
+        restarts: by default the preset's.
+        regression: ours: what a regression to begin at costs (`gifd.search.Regression`), in
+            thousands of evaluations. The search then begins with a third of the spread, so as not
+            to lose it at once. 1 in 'strongest'.
+
+    Source: Li et al., Generative Gradient Leakage (GGL), CVPR 2022, arXiv:2203.15696.
 
     Differs from the official code: the start is drawn from the prior, not from U[0, 1]; its
     CMA-ES runs squash the latent by tanh in place of the divergence.
     """
     expect_prior(prior)
-    chosen = choose(preset, STRONGEST, extensions).only("regression")
     compared = preset == "gifd-paper"
+    regression = given(regression, 1.0 if is_ours(preset) else 0.0)
     normal = prior.family != "stylegan2"
-    distance = Squared(mean=True)
+    measure = Measure(distance=Squared(mean=True))
     phases = (
-        *chosen.opening(1000, distance),
+        *guessed_first(round(1000 * regression), measure),
         Phase(
             name="latent",
             space=Latent(only=(IMAGE,)),
             steps=800 * 50 if compared else 25_000,
-            optimizer=CMAES(
-                population=50 if compared else 18, sigma=1 / 3 if chosen.regression else 1.0
-            ),
-            distance=distance,
+            optimizer=CMAES(population=50 if compared else 18, sigma=1 / 3 if regression else 1.0),
+            distance=measure.distance,
             regularizers=(LatentDivergence(weight=0.1),) if normal else (),
         ),
     )
@@ -55,8 +59,8 @@ def ggl(
         preset=preset,
         reference=REFERENCE,
         phases=phases,
-        restarts=(4 if compared else 1) if restarts is None else restarts,
+        restarts=given(restarts, 4 if compared else 1),
         prior=prior,
-        selection=Measure(distance=distance),
-        extensions=chosen.switched_on(),
+        selection=measure,
+        extensions=switched_on(regression=regression),
     )

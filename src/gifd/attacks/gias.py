@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.presets import Preset, given, guessed_first, is_ours, kept, switched_on
 from gifd.priors.generator import IMAGE, Generator
-from gifd.search import Adam, Latent, Phase, StepDecay, TotalVariation, Weights
+from gifd.search import Adam, Latent, Measure, Phase, StepDecay, TotalVariation, Weights
 
 REFERENCE = "Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021"
-STRONGEST = Extensions(regression=1.0, best=1.0)
+STEPS = 1000
 
 
 def gias(
@@ -16,9 +16,10 @@ def gias(
     *,
     preset: Preset = "strongest",
     restarts: int | None = None,
-    extensions: Extensions | None = None,
+    regression: float | None = None,
+    best: bool | None = None,
 ) -> Attack:
-    """Search the latent, then for each image the weights of a generator of its own.
+    """Latent, then for each image the weights of a generator of its own.
 
     Noise maps are drawn and stay as they are.
 
@@ -27,34 +28,42 @@ def gias(
     the best latent goes on to the weights. `gifd-paper`: TV 1e-4, 4 restarts, and 1e-5 in the
     weights of a BigGAN.
 
-    `strongest` begins at a regression (`gifd.search.Regression`) and keeps the best iterates.
+    Args:
+        prior: the generator.
+        preset: see above; 'strongest' is the paper plus the extensions below.
+        restarts: by default the preset's.
+        regression: ours: what a regression to begin at costs (`gifd.search.Regression`), as a
+            share of the latent's steps. 1 in 'strongest'.
+        best: ours: keep each restart's best iterate of a phase, not its last. In 'strongest'.
+
+    Source: Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021.
 
     Differs from the official code: it sends the best latent into as many weight searches as
     there were restarts, which are then all the same; here it is one.
     """
     expect_prior(prior)
-    chosen = choose(preset, STRONGEST, extensions).only("regression", "best")
-    compared = preset == "gifd-paper"
+    ours, compared = is_ours(preset), preset == "gifd-paper"
+    regression, best = given(regression, 1.0 if ours else 0.0), given(best, ours)
     weight_lr = 1e-5 if compared and prior.family == "biggan-deep" else 1e-3
     variation = (TotalVariation(weight=1e-4 if compared else 1e-6),)
     phases = (
-        *chosen.opening(1000),
+        *guessed_first(round(STEPS * regression), Measure()),
         Phase(
             name="latent",
             space=Latent(only=(IMAGE,)),
-            steps=1000,
+            steps=STEPS,
             optimizer=Adam(lr=0.03, schedule=StepDecay()),
             regularizers=variation,
-            keeps=chosen.keeps,
+            keeps=kept(best),
             keep=1,
         ),
         Phase(
             name="weights",
             space=Weights(),
-            steps=8000,
+            steps=8 * STEPS,
             optimizer=Adam(lr=weight_lr, schedule=StepDecay()),
             regularizers=variation,
-            keeps=chosen.keeps,
+            keeps=kept(best),
         ),
     )
     return Attack(
@@ -62,7 +71,7 @@ def gias(
         preset=preset,
         reference=REFERENCE,
         phases=phases,
-        restarts=(4 if compared else 3) if restarts is None else restarts,
+        restarts=given(restarts, 4 if compared else 3),
         prior=prior,
-        extensions=chosen.switched_on(),
+        extensions=switched_on(regression=regression, best=best),
     )

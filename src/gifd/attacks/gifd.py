@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from gifd.attacks.attack import Attack, expect_prior
 from gifd.attacks.domains import Domains
-from gifd.attacks.extensions import Extensions, Preset, choose
+from gifd.attacks.presets import Preset, agreed_last, given, is_ours, kept, switched_on
 from gifd.errors import InputError
 from gifd.priors.generator import Generator
-from gifd.search import (
-    Adam,
-    Feature,
-    ImageNorm,
-    Latent,
-    Measure,
-    Phase,
-    Pixels,
-    Projection,
-    Space,
-    TotalVariation,
-)
+from gifd.search import Adam, Feature, ImageNorm, Latent, Phase, TotalVariation
 
 STEPS = 1000
 REFERENCE = "Fang et al., GIFD, ICCV 2023, arXiv:2308.04699"
-STRONGEST = Extensions(smoothing=0.3, variation=3e-3, consensus=1.0, best=1.0)
 
 
 def gifd(
@@ -36,10 +22,14 @@ def gifd(
     radius: float | None = None,
     radius_step: float | None = None,
     drop_skip: bool = False,
-    extensions: Extensions | None = None,
+    smoothing: float | None = None,
+    variation: float | None = None,
+    consensus: float | None = None,
+    best: bool | None = None,
 ) -> Attack:
-    """Search the latent, then the features behind stages 1..K, each from where the last ended.
+    """Latent, then feature domains, each in an L1 ball; the least distance answers.
 
+    The latent is searched, then the features behind stages 1..K, each from where the last ended.
     For k = 1..K the variable is h_k, entered at h_k^0 = G_k(h_(k-1)) and after every step
     projected onto `|h_k - h_k^0|_1 <= r_k`, `r_k = radius + (k - 1) * radius_step`. Every
     phase: 1,000 steps of Adam at learning rate 0.1, warm-up and cosine decay, on
@@ -57,8 +47,16 @@ def gifd(
         radius_step: the radii's growth, likewise.
         drop_skip: lose StyleGAN2's RGB skip at every cut, as the official code does: only to
             reproduce its numbers.
-        extensions: in place of the preset's own. A smoothed replay finishes what an exact one
-            began: the domains up to K / 2 are searched exactly.
+        smoothing: ours: width of the smoothed replay (`gifd.search.smoothing`) of the domains
+            behind K / 2: it finishes what an exact one began. 0.3 in 'strongest'.
+        variation: ours: weight of the total variation in the feature domains, in place of the
+            paper's. 3e-3 in 'strongest'; 0 is the paper's.
+        consensus: ours: steps, as a share of a phase's, of one more run of the last phase, from
+            the consensus of the restarts (`gifd.search.Consensus`). 1 in 'strongest'; it needs
+            two restarts.
+        best: ours: keep each restart's best iterate of a phase, not its last. In 'strongest'.
+
+    Source: Fang et al., GIFD, ICCV 2023, arXiv:2308.04699.
 
     Differs from the official code: all of the state is carried across a cut, the RGB skip too;
     the schedule is read at the end of a step (`gifd.search.Adam`); every noise map still to come
@@ -66,59 +64,37 @@ def gifd(
     restart's with the best one's distance.
     """
     expect_prior(prior)
-    count = 4 if restarts is None else restarts
-    chosen = choose(preset, STRONGEST, extensions).among(count)
     if drop_skip and prior.family != "stylegan2":
         raise InputError(f"expected a StyleGAN2 to drop the skip of, got {prior}")
+    ours, count = is_ours(preset), given(restarts, 4)
+    smoothing = given(smoothing, 0.3 if ours else 0.0)
+    variation = given(variation, 3e-3 if ours else 0.0)
+    consensus = given(consensus, 1.0 if ours else 0.0) if count > 1 else 0.0
+    best = given(best, ours)
     domains = Domains.of(prior, features=features, radius=radius, growth=radius_step)
-    dropped = ("rgb",) if drop_skip else ()
-    exact = chosen.without(["smoothing"])
-    phases = list(exact.opening(STEPS))
+    phases = []
     for k in range(domains.features + 1):
-        finishing = 2 * k > domains.features
-        space = Feature(k, drop=dropped) if k else Latent()
-        limits = domains.limits(prior, k, chosen.share)
-        name = f"feature {k}" if k else "latent"
-        phases.append(_phase(name, space, chosen if finishing else exact, limits))
-    if chosen.pixels > 0:
-        phases.append(_pixels(chosen))
+        weight = variation if k and variation > 0 else 1e-4
+        phases.append(
+            Phase(
+                name=f"feature {k}" if k else "latent",
+                space=Feature(k, drop=("rgb",) if drop_skip else ()) if k else Latent(),
+                steps=STEPS,
+                optimizer=Adam(lr=0.1),
+                regularizers=(TotalVariation(weight=weight), ImageNorm(weight=1e-6)),
+                constraints=domains.limits(prior, k),
+                keeps=kept(best),
+                smoothing=smoothing if 2 * k > domains.features else 0.0,
+            )
+        )
     return Attack(
         name="gifd",
         preset=preset,
         reference=REFERENCE,
-        phases=chosen.closing(phases),
+        phases=agreed_last(phases, consensus),
         restarts=count,
         prior=prior,
-        selection=Measure(distance=chosen.matching),
-        extensions=chosen.switched_on(),
-    )
-
-
-def _phase(name: str, space: Space, chosen: Extensions, limits: Mapping[str, Projection]) -> Phase:
-    feature = isinstance(space, Feature)
-    variation = chosen.variation if feature and chosen.variation > 0 else 1e-4
-    return Phase(
-        name=name,
-        space=space,
-        steps=STEPS,
-        optimizer=Adam(lr=0.1),
-        distance=chosen.matching,
-        regularizers=(TotalVariation(weight=variation), ImageNorm(weight=1e-6)),
-        constraints=limits,
-        keeps=chosen.keeps,
-        curvature=chosen.curvature,
-        smoothing=chosen.smoothing,
-    )
-
-
-def _pixels(chosen: Extensions) -> Phase:
-    return Phase(
-        name="pixels",
-        space=Pixels(),
-        steps=max(1, round(STEPS * chosen.pixels)),
-        optimizer=Adam(lr=0.02),
-        distance=chosen.matching,
-        regularizers=(TotalVariation(weight=1e-2),),
-        curvature=chosen.curvature,
-        smoothing=chosen.smoothing,
+        extensions=switched_on(
+            smoothing=smoothing, variation=variation, consensus=consensus, best=best
+        ),
     )

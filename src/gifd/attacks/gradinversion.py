@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack
-from gifd.attacks.extensions import BEST, LAST, Extensions, Preset, choose
+from gifd.attacks.presets import Preset, given, is_ours, kept, switched_on
 from gifd.search import (
     Adam,
     BatchNormPrior,
@@ -20,7 +20,6 @@ from gifd.search import (
 )
 
 REFERENCE = "Yin et al., See through Gradients (GradInversion), CVPR 2021, arXiv:2104.07586"
-STRONGEST = Extensions(curvature=4.0)
 MATCHING = 1e-3
 """The paper's weight of the squared distance. Ours is 1, so its other weights are divided by it:
 Adam does not notice the scale of an objective."""
@@ -30,9 +29,9 @@ def gradinversion(
     *,
     preset: Preset = "strongest",
     restarts: int | None = None,
-    extensions: Extensions | None = None,
+    curvature: float | None = None,
 ) -> Attack:
-    """Search the pixels of several restarts that are drawn to their consensus.
+    """Pixels of several restarts that are drawn to their mean; batch-norm statistics.
 
     `paper`: 1e-3 squared distance + 1e-4 TV + 1e-6 norm + 0.1 batch norm + 0.01 group; 20,000
     steps of Adam at learning rate 0.1, 50 of warm-up, cosine decay, Langevin noise 0.2, 8
@@ -42,12 +41,18 @@ def gradinversion(
     from step 500 on every 100; 15,000 steps of Adam at 0.1, tenfold decay at 3/8, 5/8, 7/8, 4
     restarts, no batch norm, no noise.
 
-    `strongest`: the paper's, with smoothed curvature.
+    Args:
+        preset: see above; 'strongest' is the paper plus the extension below.
+        restarts: by default the preset's.
+        curvature: ours: width of the smoothed curvature of the replay (`gifd.search.curvature`).
+            4 in 'strongest'.
+
+    Source: Yin et al., See through Gradients (GradInversion), CVPR 2021, arXiv:2104.07586.
 
     Differs from the paper: see `GroupConsistency`. There is no official code; the batch-norm
     term is breaching's, the scale of norm and group are those of GIFD's code.
     """
-    chosen = choose(preset, STRONGEST, extensions).only("curvature")
+    curvature = given(curvature, 4.0 if is_ours(preset) else 0.0)
     compared = preset == "gifd-paper"
     scale = 1.0 if compared else MATCHING
     regularizers: tuple[Regularizer, ...] = (
@@ -68,15 +73,15 @@ def gradinversion(
         optimizer=optimizer,
         distance=distance,
         regularizers=regularizers,
-        keeps=LAST if compared else BEST,
-        curvature=chosen.curvature,
+        keeps=kept(best=not compared),
+        curvature=curvature,
     )
     return Attack(
         name="gradinversion",
         preset=preset,
         reference=REFERENCE,
         phases=(pixels,),
-        restarts=(4 if compared else 8) if restarts is None else restarts,
+        restarts=given(restarts, 4 if compared else 8),
         selection=Measure(distance=distance),
-        extensions=chosen.switched_on(),
+        extensions=switched_on(curvature=curvature),
     )

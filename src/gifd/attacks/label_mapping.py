@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.search import Phase
+from gifd.search.phase import Phase
 
 Classifier = Callable[[Float[Tensor, "B C H W"]], Int[Tensor, "B"]]
 
@@ -50,15 +50,13 @@ class LabelMapping:
         """The coarse pass of these phases."""
         return tuple(
             replace(
-                phase, name=f"coarse {phase.name}", steps=max(1, round(phase.steps * self.coarse))
+                phase.at_cost(max(1, round(phase.cost * self.coarse))), name=f"coarse {phase.name}"
             )
             for phase in fine
         )
 
-    def begin(
-        self, labels: Int[Tensor, "R B"], classes: int, rng: torch.Generator
-    ) -> Int[Tensor, "R B"]:
+    def begin(self, labels: Int[Tensor, "R B"], classes: int, seed: int) -> Int[Tensor, "R B"]:
         """The prior's labels of the coarse pass: the private ones where it has such, else drawn."""
-        drawn = torch.randint(classes, labels.shape, generator=rng)
+        drawn = torch.randint(classes, labels.shape, generator=torch.Generator().manual_seed(seed))
         known = labels.cpu()
         return torch.where(known < classes, known, drawn)

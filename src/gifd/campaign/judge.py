@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gifd.attacks import Extensions, gifd, gifd_latent
+from gifd.attacks import Attack, gifd, gifd_latent
 from gifd.attacks.ceiling import ceiling, exposed
 from gifd.campaign.sweep import seeds_of
 from gifd.errors import InputError
 from gifd.metrics import PSNR, STLPIPS, kernel_distance
 from gifd.priors import Generator
-from gifd.search import Callback
+from gifd.search import Callback, Feature, L1Ball, Latent, Phase, RankedDraws
 
-LIMITS = Extensions(scouting=1.0, share=0.3, best=1.0)
-"""Random draws first, and balls that are a share of a feature's norm: alike for all priors."""
+DRAWS = 1000
+"""Random draws, the best of which a fit begins at."""
+SHARE = 0.3
+"""Radii of the features' L1 balls, as a share of the entry's L1 norm: alike for all priors."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,15 +80,15 @@ def judge(
     if labels is not None and prior.classes is not None:
         known = torch.tensor(labels)
     searches = {
-        "latent": gifd_latent(prior, restarts=1, extensions=LIMITS),
-        "features": gifd(prior, restarts=1, extensions=LIMITS),
+        "latent": _fit(gifd_latent(prior, preset="paper", restarts=1, best=True)),
+        "features": _fit(gifd(prior, preset="paper", restarts=1, best=True)),
     }
     fits: dict[str, list[Tensor]] = {domain: [] for domain in searches}
     seeds = [seeds_of(index, seed=seed).trial for index in range(len(images))]
     for index, image in enumerate(images):
         observation = exposed(image[None], known[index : index + 1])
         for domain, search in searches.items():
-            found = ceiling(search).with_steps(steps)(
+            found = search.with_steps(steps)(
                 observation, seed=seeds[index], callback=callback(index) if callback else None
             )
             fits[domain].append(found.images)
@@ -101,3 +103,15 @@ def judge(
         shift=kernel_distance(images, drawn, offline=offline),
         fits=found_images,
     )
+
+
+def _fit(attack: Attack) -> Attack:
+    """The attack's searches by squared error alone, alike for all priors."""
+    draws = Phase(name="draws", space=Latent(), steps=1, begin=RankedDraws(evaluations=DRAWS - 1))
+    limited = tuple(
+        replace(phase, constraints={name: L1Ball(share=SHARE) for name in phase.constraints})
+        if isinstance(phase.space, Feature)
+        else phase
+        for phase in attack.phases
+    )
+    return ceiling(replace(attack, phases=(draws, *limited)))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gifd.attacks import Attack, LabelMapping
-from gifd.attacks.extensions import Extensions, known_preset
+from gifd.attacks.presets import known_preset
 from gifd.catalog.own_victim import is_own, made_by
 from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, PRIORS, VICTIMS
 from gifd.errors import InputError
@@ -64,8 +64,8 @@ def attack(
     chosen = known_preset(preset)
     built = entry.build(*given, preset=chosen, restarts=restarts)
     if without:
-        fewer = Extensions(**built.extensions).without(without)
-        built = entry.build(*given, preset=chosen, restarts=restarts, extensions=fewer)
+        off = {name: False if name == "best" else 0.0 for name in without}
+        built = entry.build(*given, preset=chosen, restarts=restarts, **off)
     if entry.needs_prior:
         built = replace(built, label_mapping=label_mapping)
     if steps is not None and evaluations is not None:

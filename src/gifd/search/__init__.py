@@ -1,24 +1,23 @@
-"""The machine that searches: spaces, distances, regularisers, projections, optimisers, engine."""
+"""The machine that searches: objective, spaces, optimisers, initialisers, and the one loop."""
 
-from gifd.search.cmaes import CMAES
-from gifd.search.comparison import Comparison
+from gifd.search.consensus import consensus
 from gifd.search.curvature import smoothed_curvature
 from gifd.search.deep_prior import DeepPrior
 from gifd.search.distances import Cosine, Distance, LayerCosine, PartialMatching, Squared
-from gifd.search.engine import Callback, Progress, Search, search
-from gifd.search.measure import Measure
-from gifd.search.optimizers import (
-    LBFGS,
-    Adam,
-    Constant,
-    GradientRegularized,
-    Optimizer,
-    RandomSearch,
-    Schedule,
-    StepDecay,
-    WarmupCosine,
+from gifd.search.initializers import (
+    Beginning,
+    Carried,
+    Consensus,
+    Initializer,
+    RankedDraws,
 )
+from gifd.search.loop import Search, search
+from gifd.search.measure import Measure
+from gifd.search.objective import Comparison
+from gifd.search.optimizers import LBFGS, Adam, GradientRegularized, Memory, Optimizer
 from gifd.search.phase import Keeps, Phase, PhaseResult
+from gifd.search.population import CMAES, Population
+from gifd.search.progress import Callback, Progress, planned_evaluations
 from gifd.search.projections import Chain, L1Ball, Projection, Sphere, project_l1
 from gifd.search.regression import Regression
 from gifd.search.regularizers import (
@@ -30,52 +29,64 @@ from gifd.search.regularizers import (
     Regularizer,
     TotalVariation,
 )
+from gifd.search.schedules import Constant, Schedule, StepDecay, WarmupCosine
 from gifd.search.smoothing import smoothed_replay
-from gifd.search.spaces import Feature, Latent, Pixels, Setting, Space, Weights
+from gifd.search.spaces import Draw, Feature, Latent, Pixels, SearchContext, Space, Weights
+from gifd.search.standing import Standing
 
 __all__ = [
     "CMAES",
     "LBFGS",
     "Adam",
     "BatchNormPrior",
+    "Beginning",
     "Callback",
     "Candidate",
+    "Carried",
     "Chain",
     "Comparison",
+    "Consensus",
     "Constant",
     "Cosine",
     "DeepPrior",
     "Distance",
+    "Draw",
     "Feature",
     "GradientRegularized",
     "GroupConsistency",
     "ImageNorm",
+    "Initializer",
     "Keeps",
     "L1Ball",
     "Latent",
     "LatentDivergence",
     "LayerCosine",
     "Measure",
+    "Memory",
     "Optimizer",
     "PartialMatching",
     "Phase",
     "PhaseResult",
     "Pixels",
+    "Population",
     "Progress",
     "Projection",
-    "RandomSearch",
+    "RankedDraws",
     "Regression",
     "Regularizer",
     "Schedule",
     "Search",
-    "Setting",
+    "SearchContext",
     "Space",
     "Sphere",
     "Squared",
+    "Standing",
     "StepDecay",
     "TotalVariation",
     "WarmupCosine",
     "Weights",
+    "consensus",
+    "planned_evaluations",
     "project_l1",
     "search",
     "smoothed_curvature",

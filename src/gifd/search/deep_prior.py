@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from gifd.errors import InputError
 from gifd.priors.generator import IMAGE, State
-from gifd.search.spaces import Setting, Space
+from gifd.search.spaces import Draw, SearchContext, Space
 
 
 @final
@@ -22,7 +22,7 @@ class DeepPrior(Space):
     """The weights of one untrained convolutional network for the whole batch.
 
     The network turns fixed noise, a vector an image, into images; its architecture alone is the
-    prior. Its state is the noise, (R, B, 128), and every weight, (R, 1, ...).
+    prior. Its state is the noise, (S, B, 128), and every weight, (S, 1, ...).
 
     Args:
         width: channels up to 32 px; half of them at 64 px, a quarter beyond.
@@ -49,20 +49,20 @@ class DeepPrior(Space):
         """It is its own."""
         return False
 
-    def start(self, setting: Setting) -> State:
+    def start(self, context: SearchContext, draw: Draw) -> State:
         """Weights as PyTorch draws them and standard normal noise, each restart its own."""
         drawn = []
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=setting.rng)))
-            for _ in range(setting.restarts):
-                drawn.append(dict(self._network(setting).named_parameters()))
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=draw.rng)))
+            for _ in range(draw.restarts):
+                drawn.append(dict(self._network(context).named_parameters()))
         state = {n: torch.stack([own[n].detach() for own in drawn])[:, None] for n in drawn[0]}
-        shape = (setting.restarts, setting.batch, self.noise)
-        state[IMAGE] = torch.randn(shape, generator=setting.rng)
-        like = next(iter(setting.model.parameters.values()))
+        shape = (draw.restarts, context.batch, self.noise)
+        state[IMAGE] = torch.randn(shape, generator=draw.rng)
+        like = next(iter(context.model.parameters.values()))
         return {name: tensor.to(like) for name, tensor in state.items()}
 
-    def enter(self, setting: Setting, origin: Space, state: State) -> State:
+    def enter(self, context: SearchContext, origin: Space, state: State) -> State:
         """Only from itself: other images are not its own."""
         if not isinstance(origin, DeepPrior):
             raise InputError(f"expected a deep prior to begin with, got {origin} before it")
@@ -72,23 +72,23 @@ class DeepPrior(Space):
         """As a whole generator: only the pixels can follow."""
         return stages
 
-    def searched(self, setting: Setting) -> tuple[str, ...]:
+    def searched(self, context: SearchContext) -> tuple[str, ...]:
         """Every weight."""
-        return tuple(name for name, _ in self._outline(setting).named_parameters())
+        return tuple(name for name, _ in self._outline(context).named_parameters())
 
-    def images(self, setting: Setting, state: State) -> Float[Tensor, "B C H W"]:
+    def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
         """What the network draws with these weights from the noise."""
         weights = {name: tensor[0] for name, tensor in state.items() if name != IMAGE}
-        drawn: Tensor = functional_call(self._outline(setting), weights, (state[IMAGE],))
+        drawn: Tensor = functional_call(self._outline(context), weights, (state[IMAGE],))
         return drawn
 
-    def _outline(self, setting: Setting) -> nn.Module:
+    def _outline(self, context: SearchContext) -> nn.Module:
         """The network's shape alone, without weights."""
         with torch.device("meta"):
-            return self._network(setting)
+            return self._network(context)
 
-    def _network(self, setting: Setting) -> nn.Module:
-        channels, height, width = setting.image_shape
+    def _network(self, context: SearchContext) -> nn.Module:
+        channels, height, width = context.image_shape
         doublings = height.bit_length() - 3
         if height != width or height < 8 or height != 4 << doublings:
             raise InputError(

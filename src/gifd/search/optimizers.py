@@ -1,138 +1,73 @@
-"""Optimisers: how a phase moves its variables. Each is a value that starts a run."""
+"""Optimisers: pure steps `(memory, x, gradient) -> (memory, x)` on all searches at once.
+
+Every tensor has the axes (N, R) of images and restarts in front, or none. Nothing is read back to
+the host, so that a step can run, be batched or be captured on an accelerator.
+"""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.leakage.representation import Observed
+from gifd.search.schedules import Schedule, WarmupCosine
 
-Variables = Mapping[str, Tensor]
-"""What a phase searches, by name, all with the axes (R, B) in front."""
-
-
-class Evaluated(NamedTuple):
-    """What one evaluation of every restart tells an optimiser.
-
-    Args:
-        gradients: of the objective, like the variables; empty where none were asked for.
-        objectives: (R,) in float64 on the CPU; infinite for a restart that was dropped.
-    """
-
-    gradients: Variables
-    objectives: Tensor
-
-
-Evaluate = Callable[[Variables], Evaluated]
-"""The objective and its gradients at these variables."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What an optimiser may ask for beside gradients.
-
-    Args:
-        draw: a fresh start in the phase's space: its whole state, variables included.
-        images: (B, C, H, W) that one restart's variables or whole state show; differentiable.
-        represent: what the victim's head is fed for images, (N, F); `gifd.leakage.representation`.
-        observed: what it was fed for the private ones, read off the update with one restart's
-            labels.
-        rng: where all randomness comes from.
-    """
-
-    draw: Callable[[], Variables]
-    images: Callable[[int, Variables], Tensor]
-    represent: Callable[[Tensor], Tensor]
-    observed: Callable[[int], Observed]
-    rng: torch.Generator
-
-
-class Schedule(ABC):
-    """The learning rate over a phase, as a factor of its top."""
-
-    @abstractmethod
-    def __call__(self, t: float) -> float:
-        """The factor at `t` in (0, 1], the share of the phase that is done after this step."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Constant(Schedule):
-    """The same rate throughout."""
-
-    def __call__(self, t: float) -> float:
-        """Always 1."""
-        return 1.0
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class WarmupCosine(Schedule):
-    """Linear over the first `warmup` of the phase, half a cosine over its last `decay`.
-
-    `min(1, t / warmup) * (1 - cos(pi * min(1, (1 - t) / decay))) / 2`
-
-    Source: Karras et al., StyleGAN2, CVPR 2020, App. D (projection); GIFD, Sec. 4.1.
-    """
-
-    warmup: float = 1 / 20
-    decay: float = 3 / 4
-
-    def __call__(self, t: float) -> float:
-        """In [0, 1]."""
-        fall = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / self.decay))
-        return min(1.0, t / self.warmup) * fall
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class StepDecay(Schedule):
-    """Ten times less at each milestone.
-
-    Source: Geiping et al., NeurIPS 2020, with the milestones 3/8, 5/8 and 7/8 of its code.
-    """
-
-    milestones: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
-    factor: float = 0.1
-
-    def __call__(self, t: float) -> float:
-        """A power of the factor."""
-        return self.factor ** sum(t > milestone for milestone in self.milestones)
+Memory = Mapping[str, Tensor]
+"""What an optimiser remembers from step to step."""
 
 
 class Optimizer(ABC):
-    """A rule that moves variables; `start` binds it to one phase."""
+    """A rule that moves variables along the gradients of an objective."""
 
-    gradients: ClassVar[bool] = True
-    """Whether it asks for gradients; without them an evaluation costs about a third."""
-    evaluations_a_step: ClassVar[int] = 1
-    """How often a step asks for the objective of each restart."""
+    @property
+    def noisy(self) -> bool:
+        """Whether it asks for normal numbers, drawn anew for each step."""
+        return False
 
     @abstractmethod
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        """A step function that moves `variables` in place, to be called `steps` times."""
+    def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
+        """What it remembers before the first of so many steps."""
+
+    @abstractmethod
+    def step(
+        self,
+        memory: Memory,
+        x: Float[Tensor, "N R M"],
+        gradient: Float[Tensor, "N R M"],
+        objective: Float[Tensor, "N R"],
+        noise: Float[Tensor, "N R M"] | None,
+    ) -> tuple[Memory, Float[Tensor, "N R M"]]:
+        """Move every search by its own gradient.
+
+        Args:
+            memory: as the last step left it.
+            x: where gradient and objective were taken.
+            gradient: of the objective; zero for a search that fell.
+            objective: likewise.
+            noise: standard normal, where the rule is `noisy`.
+        """
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
-    """Adam, element by element, hence each restart on its own.
+    """Adam, element by element: with m and v the running means of g and g^2,
+
+        x <- x - rate_t (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + 1e-8).
 
     Args:
         lr: top learning rate.
         schedule: its course over the phase.
-        signed: feed only the sign of the gradient (Inverting Gradients).
-        noise: after a step, add `noise * rate * N(0, 1)` (Langevin dynamics, GradInversion).
+        signed: take the sign of the gradient for g (Inverting Gradients).
+        noise: after a step, add `noise * rate_t * N(0, 1)` (Langevin dynamics, GradInversion).
 
-    Source: Kingma and Ba, ICLR 2015; `torch.optim.Adam` does the step.
+    Source: Kingma and Ba, ICLR 2015, b1 = 0.9, b2 = 0.999.
 
     Differs from the official code: the schedule is read at the end of a step instead of its
     start, so that the first evaluation is not spent on a learning rate of 0.
@@ -144,31 +79,35 @@ class Adam(Optimizer):
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.noise < 0:
+        if not self.lr > 0 or not self.noise >= 0:
             raise InputError(
                 f"expected lr > 0 and noise >= 0, got lr={self.lr}, noise={self.noise}"
             )
 
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        """Fresh moments, the schedule stretched over `steps`."""
-        adam = torch.optim.Adam(list(variables.values()), lr=self.lr)
-        done = 0
+    @property
+    def noisy(self) -> bool:
+        """Where noise is added."""
+        return self.noise > 0
 
-        def step(evaluate: Evaluate) -> None:
-            nonlocal done
-            gradients = evaluate(variables).gradients
-            done += 1
-            adam.param_groups[0]["lr"] = self.lr * self.schedule(done / steps)
-            for name, variable in variables.items():
-                variable.grad = gradients[name].sign() if self.signed else gradients[name]
-            adam.step()
-            for variable in variables.values():
-                variable.grad = None
-                if self.noise > 0:
-                    drawn = torch.randn(variable.shape, generator=task.rng).to(variable)
-                    variable.add_(drawn, alpha=self.noise * adam.param_groups[0]["lr"])
+    def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
+        """Moments of zero, the schedule stretched over `steps`."""
+        rates = [self.lr * self.schedule((t + 1) / steps) for t in range(steps)]
+        return _moments(x, rates)
 
-        return step
+    def step(
+        self,
+        memory: Memory,
+        x: Float[Tensor, "N R M"],
+        gradient: Float[Tensor, "N R M"],
+        objective: Float[Tensor, "N R"],
+        noise: Float[Tensor, "N R M"] | None,
+    ) -> tuple[Memory, Float[Tensor, "N R M"]]:
+        """One step at the rate of its turn."""
+        rate = memory["rates"][memory["count"]]
+        memory, moved = _adam(memory, x, gradient.sign() if self.signed else gradient, rate)
+        if noise is not None:
+            moved = moved + self.noise * rate * noise
+        return memory, moved
 
 
 @final
@@ -178,6 +117,7 @@ class GradientRegularized(Optimizer):
 
     `sign(g(h)) (1 - share) + sign(g(h')) share`, h' the probe, one AdamW step ahead of h. The
     moments see both. Among the solutions the flat ones, whose gradients agree, are preferred.
+    Steps alternate: one leads from h to its probe, the next from h to the new h.
 
     Args:
         lr: top learning rate.
@@ -186,7 +126,7 @@ class GradientRegularized(Optimizer):
         decay: AdamW's weight decay.
 
     Source: Fan et al., FedLeak, USENIX Security 2025, arXiv:2506.08435, as its published code
-    has it; `torch.optim.AdamW` does the step.
+    has it.
     """
 
     lr: float = 0.01
@@ -194,112 +134,163 @@ class GradientRegularized(Optimizer):
     share: float = 0.3
     decay: float = 0.01
 
-    evaluations_a_step = 2
-
     def __post_init__(self) -> None:
-        if self.lr <= 0 or not 0 <= self.share <= 1 or self.decay < 0:
+        if not self.lr > 0 or not 0 <= self.share <= 1 or not self.decay >= 0:
             raise InputError(
                 "expected lr > 0, share in [0, 1] and decay >= 0, got "
                 f"lr={self.lr}, share={self.share}, decay={self.decay}"
             )
 
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        """Fresh moments, the schedule stretched over `steps`; draws nothing."""
-        adam = torch.optim.AdamW(list(variables.values()), lr=self.lr, weight_decay=self.decay)
-        done = 0
+    def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
+        """Moments of zero; a probe and the step after it have one rate."""
+        pairs = (steps + 1) // 2
+        rates = [self.lr * self.schedule((t // 2 + 1) / pairs) for t in range(steps)]
+        return {**_moments(x, rates), "here": x, "sign": torch.zeros_like(x)}
 
-        def move(gradients: Variables) -> None:
-            for name, variable in variables.items():
-                variable.grad = gradients[name]
-            adam.step()
-            for variable in variables.values():
-                variable.grad = None
-
-        def step(evaluate: Evaluate) -> None:
-            nonlocal done
-            done += 1
-            adam.param_groups[0]["lr"] = self.lr * self.schedule(done / steps)
-            here = {n: g.sign() for n, g in evaluate(variables).gradients.items()}
-            before = {name: variable.clone() for name, variable in variables.items()}
-            move(here)
-            ahead = {n: g.sign() for n, g in evaluate(variables).gradients.items()}
-            for name, variable in variables.items():
-                variable.copy_(before[name])
-            move({n: torch.lerp(g, ahead[n], self.share) for n, g in here.items()})
-
-        return step
+    def step(
+        self,
+        memory: Memory,
+        x: Float[Tensor, "N R M"],
+        gradient: Float[Tensor, "N R M"],
+        objective: Float[Tensor, "N R"],
+        noise: Float[Tensor, "N R M"] | None,
+    ) -> tuple[Memory, Float[Tensor, "N R M"]]:
+        """To the probe, or from where it was sent out to the next iterate."""
+        probing = memory["count"] % 2 == 0
+        rate, sign = memory["rates"][memory["count"]], gradient.sign()
+        here = torch.where(probing, x, memory["here"])
+        along = torch.where(probing, sign, torch.lerp(memory["sign"], sign, self.share))
+        moments, moved = _adam(memory, here * (1 - rate * self.decay), along, rate)
+        return {**moments, "here": here, "sign": sign}, moved
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(Optimizer):
-    """L-BFGS without a line search, each restart for itself.
+    """L-BFGS without a line search, each search for itself.
 
     Args:
         lr: step length along the quasi-Newton direction.
         history: pairs of steps and gradient differences it remembers.
 
-    The objective is divided by its first value, so that the solver's absolute thresholds do not
-    hear the scale of an update.
+    The objective is divided by its first value, so that the thresholds below do not hear the scale
+    of an update: no step where no number of the gradient is above 1e-7 or where the slope along the
+    direction is above -1e-9, no pair whose product is below 1e-10.
 
-    Source: Liu and Nocedal, Mathematical Programming 1989; `torch.optim.LBFGS` does the step.
-    A step of ours is one evaluation: 20 of them are one call of an `LBFGS(max_iter=20)`.
+    Source: Liu and Nocedal, Mathematical Programming 1989, with the thresholds and the first step
+    of `torch.optim.LBFGS`; 20 steps are one call of an `LBFGS(max_iter=20)`.
     """
 
     lr: float = 1.0
     history: int = 100
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.history < 1:
+        if not self.lr > 0 or self.history < 1:
             raise InputError(
                 f"expected lr > 0 and history >= 1, got lr={self.lr}, history={self.history}"
             )
 
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        """An empty history; draws nothing."""
-        restarts = range(len(next(iter(variables.values()))))
-        leaves = [{n: v[r].clone() for n, v in variables.items()} for r in restarts]
-        solvers = [
-            torch.optim.LBFGS(list(own.values()), lr=self.lr, history_size=self.history, max_iter=1)
-            for own in leaves
-        ]
+    def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
+        """An empty history: its unused pairs are zero and do nothing."""
+        pairs = min(self.history, steps)
+        searches = x.shape[:2]
+        return {
+            "count": x.new_zeros(searches),
+            "scale": x.new_zeros(searches),
+            "gradient": torch.zeros_like(x),
+            "moved": torch.zeros_like(x),
+            "steps": x.new_zeros(*searches, pairs, x.shape[2]),
+            "changes": x.new_zeros(*searches, pairs, x.shape[2]),
+            "inverses": x.new_zeros(*searches, pairs),
+            "curvature": x.new_ones(searches),
+        }
 
-        scales: dict[int, float] = {}
+    def step(
+        self,
+        memory: Memory,
+        x: Float[Tensor, "N R M"],
+        gradient: Float[Tensor, "N R M"],
+        objective: Float[Tensor, "N R"],
+        noise: Float[Tensor, "N R M"] | None,
+    ) -> tuple[Memory, Float[Tensor, "N R M"]]:
+        """One quasi-Newton step."""
+        own = torch.where(objective > 0, 1 / objective, 1.0)
+        scale = torch.where(memory["scale"] == 0, own, memory["scale"])
+        g = gradient * scale[..., None]  # (N, R, M)
+        active = g.abs().amax(-1) > 1e-7  # (N, R)
+        first = memory["count"] == 0
 
-        def step(evaluate: Evaluate) -> None:
-            gradients, objectives = evaluate(variables)
-            for r in restarts:
-                value = float(objectives[r])
-                if not math.isfinite(value):
-                    continue
-                scale = scales.setdefault(r, 1 / value if value > 0 else 1.0)
-                for name, leaf in leaves[r].items():
-                    leaf.grad = gradients[name][r] * scale
-                    leaf.copy_(variables[name][r])
-                solvers[r].step(lambda value=value * scale: value)  # type: ignore[no-untyped-call]
-                for name, leaf in leaves[r].items():
-                    variables[name][r] = leaf
+        change = g - memory["gradient"]
+        product = _dot(change, memory["moved"])
+        taken = (product > 1e-10) & ~first & active
+        pushed = {
+            "steps": _push(memory["steps"], memory["moved"], taken),
+            "changes": _push(memory["changes"], change, taken),
+            "inverses": _push(memory["inverses"], 1 / product, taken),
+        }
+        curvature = torch.where(taken, product / _dot(change, change), memory["curvature"])
+        direction = torch.where(first[..., None], -g, _two_loops(-g, curvature, *pushed.values()))
+        length = torch.where(first, (1 / g.abs().sum(-1)).clamp_max(1.0), 1.0) * self.lr
+        moved = direction * length[..., None]
+        fresh = {"count": memory["count"] + 1, "scale": scale, "gradient": g, "moved": moved}
+        fresh |= {**pushed, "curvature": curvature}
+        downhill = active & (_dot(g, direction) <= -1e-9)
+        kept = {name: _where(active, tensor, memory[name]) for name, tensor in fresh.items()}
+        return kept, _where(downhill, x + moved, x)
 
-        return step
+
+# -- inside ----------------------------------------------------------------------------
 
 
-@final
-@dataclass(frozen=True)
-class RandomSearch(Optimizer):
-    """Every step draws afresh, each restart for itself; the engine remembers the best.
+def _moments(x: Tensor, rates: list[float]) -> dict[str, Tensor]:
+    """Adam's memory before its first step, and the rate of each step to come."""
+    exact = torch.float32 if x.device.type == "mps" else torch.float64
+    return {
+        "count": torch.zeros((), dtype=torch.long, device=x.device),
+        "rates": torch.tensor(rates, dtype=exact, device=x.device),
+        "mean": torch.zeros_like(x),
+        "square": torch.zeros_like(x),
+    }
 
-    It needs no gradients, and where they mislead far from the truth it finds a better start.
-    """
 
-    gradients = False
+def _adam(
+    memory: Memory, x: Tensor, g: Tensor, rate: Tensor, b1: float = 0.9, b2: float = 0.999
+) -> tuple[dict[str, Tensor], Tensor]:
+    count = memory["count"] + 1
+    mean = torch.lerp(memory["mean"], g, 1 - b1)
+    square = torch.addcmul(memory["square"] * b2, g, g, value=1 - b2)
+    power = count.to(rate.dtype)
+    root = square.sqrt() / (1 - b2**power).sqrt().to(x.dtype)
+    size = (rate / (1 - b1**power)).to(x.dtype)
+    moved = x - size * (mean / (root + 1e-8))
+    return {**memory, "count": count, "mean": mean, "square": square}, moved
 
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        """The variables' own values are the first draw."""
 
-        def step(evaluate: Evaluate) -> None:
-            evaluate(variables)
-            fresh = task.draw()
-            for name, variable in variables.items():
-                variable.copy_(fresh[name][: len(variable)])
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = torch.linalg.vecdot(a, b)
+    return product
 
-        return step
+
+def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Search by search."""
+    return torch.where(condition.reshape(*condition.shape, *[1] * (one.ndim - 2)), one, other)
+
+
+def _push(pairs: Tensor, newest: Tensor, taken: Tensor) -> Tensor:
+    """(N, R, H, ...) with the oldest dropped and the newest behind, where it is taken."""
+    return _where(taken, torch.cat([pairs[:, :, 1:], newest[:, :, None]], 2), pairs)
+
+
+def _two_loops(
+    q: Tensor, curvature: Tensor, steps: Tensor, changes: Tensor, inverses: Tensor
+) -> Tensor:
+    """The inverse Hessian of the remembered pairs times q: L-BFGS's two-loop recursion."""
+    shares: list[Tensor] = []
+    for i in reversed(range(steps.shape[2])):
+        shares.append(_dot(steps[:, :, i], q) * inverses[:, :, i])
+        q = q - shares[-1][..., None] * changes[:, :, i]
+    r = q * curvature[..., None]
+    for i in range(steps.shape[2]):
+        back = _dot(changes[:, :, i], r) * inverses[:, :, i]
+        r = r + (shares[-1 - i] - back)[..., None] * steps[:, :, i]
+    return r

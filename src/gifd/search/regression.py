@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.leakage.representation import Observed
-from gifd.search.optimizers import Evaluate, Optimizer, Task, Variables
+from gifd.leakage.representation import Observed, observed_representations, representations
+from gifd.priors.generator import State
+from gifd.search.initializers import Beginning, Initializer
 from gifd.search.ridge import Ridge
+from gifd.search.spaces import Draw
+from gifd.search.standing import Standing, apart, flat
+from gifd.search.variables import Layout
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Regression(Optimizer):
-    """Guess the images from what entered the victim's head, then the variables that show them.
+class Regression(Initializer):
+    """Guess the images from what entered the victim's head, then begin where they are shown.
 
-    The update tells what entered the head (`gifd.leakage.representation`). Every step but the first
-    and the last sends `draws` samples of the prior through the victim, forwards only, each moved
-    by up to `shift` of its sides where private images are not framed like the prior's. In the
-    last step a ridge line from what enters the head to the image, averaged down to at most
-    `SIZE` pixels a side, is fitted to the samples and read at the private representation: a
-    blurred estimate of the private image. The variables then follow Adam for `fit` steps of
-    the generator alone, `min |down(images(h)) - estimate|^2`. Each restart draws for itself. The
-    phase must keep the last iterate (`Phase(keeps="last")`): a guess may be better than the first
-    draw and yet have a larger distance.
+    The update tells what entered the head (`gifd.leakage.representation`). Samples of the prior
+    are sent through the victim, forwards only, each moved by up to `shift` of its sides where
+    private images are not framed like the prior's. A ridge line from what enters the head to the
+    image, averaged down to at most `SIZE` pixels a side, is fitted to them and read at the
+    private representation: a blurred estimate of the private image. The variables then follow
+    Adam for `fit` steps of the generator alone, `min |down(images(h)) - estimate|^2`. Each
+    search draws for itself.
 
     A gradient of the matching distance is a forward, a backward and a double backward pass, and
-    costs as much as 13 to 18 samples (ResNet-18 and `faces64`, two cores); so a step of ten is
-    charged as one evaluation.
+    costs as much as 13 to 18 samples (ResNet-18 and `faces64`, two cores); so ten samples
+    are charged as one evaluation.
 
     Args:
-        draws: samples a step.
+        evaluations: ten samples each; fewer than three samples leave the searches as drawn.
         shift: how far a sample is moved at most, as a share of its sides; edges are mirrored.
         fit: steps of Adam to the estimate.
         lr: their learning rate.
@@ -46,48 +48,42 @@ class Regression(Optimizer):
     UAI 2023.
     """
 
-    draws: int = 10
+    evaluations: int = 1000
     shift: float = 0.0
     fit: int = 60
     lr: float = 0.05
 
-    gradients = False
-
+    SAMPLES: ClassVar[int] = 10
+    """Samples an evaluation."""
     SIZE: ClassVar[int] = 32
+    AT_ONCE: ClassVar[int] = 64
+    """Samples in one forward pass."""
 
     def __post_init__(self) -> None:
-        if self.draws < 1 or not 0 <= self.shift < 1 or self.fit < 1 or self.lr <= 0:
+        if self.evaluations < 0 or not 0 <= self.shift < 1 or self.fit < 1 or not self.lr > 0:
             raise InputError(
-                "expected a regression with draws >= 1, 0 <= shift < 1, fit >= 1 and lr > 0, got "
-                f"draws={self.draws}, shift={self.shift}, fit={self.fit}, lr={self.lr}"
+                "expected a regression with evaluations >= 0, 0 <= shift < 1, fit >= 1 and "
+                f"lr > 0, got evaluations={self.evaluations}, shift={self.shift}, "
+                f"fit={self.fit}, lr={self.lr}"
             )
 
-    def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-        """Fewer than three samples, as of two steps or less, leave the variables as drawn."""
-        restarts = len(next(iter(variables.values())))
-        examples: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(restarts)]
-        done = 0
+    def at_cost(self, evaluations: int) -> Initializer:
+        """So many samples."""
+        return replace(self, evaluations=evaluations)
 
-        def step(evaluate: Evaluate) -> None:
-            nonlocal done
-            done += 1
-            if 1 < done < steps:
-                for _ in range(self.draws):
-                    fresh = task.draw()
-                    for r, seen in enumerate(examples):
-                        images = task.images(r, {n: t[r] for n, t in fresh.items()}).clamp(0, 1)
-                        images = self.moved(images, task.rng)
-                        seen.append((task.represent(images), self.small(images)))
-                return
-            if done == steps and sum(len(inputs) for inputs, _ in examples[0]) >= 3:
-                for r, seen in enumerate(examples):
-                    estimate = self._estimate(seen, task.observed(r), task.rng)
-                    self._follow(r, variables, estimate, task)
-            evaluate(variables)
+    def __call__(self, beginning: Beginning) -> Standing:
+        """The searches at the latents that show the estimates."""
+        standing = beginning.entered(beginning.before)
+        estimates = [
+            self._estimates(beginning, standing.labels[n], n) for n in range(len(standing.alive))
+        ]
+        if any(each is None for each in estimates):
+            return standing
+        goals = torch.cat([each for each in estimates if each is not None])
+        state = self._follow(beginning, flat(standing.state), goals)
+        return replace(standing, state=apart(state, len(standing.alive)))
 
-        return step
-
-    def moved(self, images: Tensor, rng: torch.Generator) -> Tensor:
+    def moved(self, images: Float[Tensor, "N C H W"], rng: torch.Generator) -> Tensor:
         """Each image shifted by whole pixels, uniformly within what `shift` allows."""
         height, width = images.shape[-2:]
         y, x = int(self.shift * height), int(self.shift * width)
@@ -99,13 +95,50 @@ class Regression(Optimizer):
             [each[:, top : top + height, left : left + width] for each, top, left in corners]
         )
 
-    def small(self, images: Tensor) -> Tensor:
+    def small(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:
         """The images averaged down to what a line is asked for."""
         height, width = images.shape[-2:]
         return F.adaptive_avg_pool2d(images, (min(height, self.SIZE), min(width, self.SIZE)))
 
+    def _estimates(self, beginning: Beginning, labels: Tensor, n: int) -> Tensor | None:
+        """(R, B, C, h, w) of image n; None where there are too few samples."""
+        draw, restarts, batch = beginning.draws[n], *labels.shape
+        inputs: list[Tensor] = []  # (samples, R, B, ...) each
+        outputs: list[Tensor] = []
+        left = self.evaluations * self.SAMPLES
+        if left * batch < 3:
+            return None
+        while left > 0:
+            several = min(left, max(1, self.AT_ONCE // (restarts * batch)))
+            fed, shown = self._samples(beginning, draw, several)
+            inputs.append(fed.reshape(several, restarts, batch, *fed.shape[1:]))
+            outputs.append(shown.reshape(several, restarts, batch, *shown.shape[1:]))
+            left -= several
+        fed, shown = torch.cat(inputs).transpose(0, 1), torch.cat(outputs).transpose(0, 1)
+        return torch.stack(
+            [
+                self._estimate(
+                    fed[r].flatten(0, 1),
+                    shown[r].flatten(0, 1),
+                    observed_representations(beginning.observations[n], labels[r]),
+                    draw.rng,
+                )
+                for r in range(restarts)
+            ]
+        )
+
+    def _samples(self, beginning: Beginning, draw: Draw, several: int) -> tuple[Tensor, Tensor]:
+        """What enters the head for so many samples a search, and the samples averaged down."""
+        context, space = beginning.context, beginning.space
+        asked = None if draw.labels is None else draw.labels.repeat(several, 1)
+        many = Draw(restarts=several * draw.restarts, rng=draw.rng, labels=asked)
+        with torch.no_grad():
+            shown = space.pictures(context, space.start(context, many)).flatten(0, 1)
+            shown = self.moved(shown.clamp(0, 1), draw.rng)
+            return representations(context.model, shown), self.small(shown)
+
     def _estimate(
-        self, seen: list[tuple[Tensor, Tensor]], observed: Observed, rng: torch.Generator
+        self, inputs: Tensor, outputs: Tensor, observed: Observed, rng: torch.Generator
     ) -> Tensor:
         """(B, C, h, w): what the ridge says the private images are, averaged down.
 
@@ -113,27 +146,27 @@ class Regression(Optimizer):
         its own, learnt from samples that are hidden and disturbed alike: the more noise, the
         nearer is what it says to the samples' mean.
         """
-        inputs, outputs = (torch.cat(part) for part in zip(*seen, strict=True))
-        flat = outputs.flatten(1)
+        flat_outputs = outputs.flatten(1)
         if observed.plain:
-            guess = Ridge.fit(inputs, flat)(observed.directions)
+            guess = Ridge.fit(inputs, flat_outputs)(observed.directions)
         else:
             guess = torch.cat(
                 [
-                    Ridge.fit(observed.as_seen(image, inputs, rng), flat)(direction[None])
+                    Ridge.fit(observed.as_seen(image, inputs, rng), flat_outputs)(direction[None])
                     for image, direction in enumerate(observed.directions)
                 ]
             )
         return guess.view(-1, *outputs.shape[1:]).clamp(0, 1)
 
-    def _follow(self, r: int, variables: Variables, estimate: Tensor, task: Task) -> None:
-        """Move restart r to variables that show the estimate."""
-        leaves = {n: v[r].detach().clone().requires_grad_() for n, v in variables.items()}
-        adam = torch.optim.Adam(list(leaves.values()), lr=self.lr)
+    def _follow(self, beginning: Beginning, state: State, goals: Tensor) -> State:
+        """States (S, B, ...) that show the estimates (S, B, C, h, w), each found for itself."""
+        context, space = beginning.context, beginning.space
+        layout = Layout.of(state, space.searched(context), axes=1)
+        x = layout.pack(state).detach().requires_grad_()
+        adam = torch.optim.Adam([x], lr=self.lr)
         for _ in range(self.fit):
-            adam.zero_grad()
-            loss = (self.small(task.images(r, leaves)) - estimate).square().mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            shown = space.pictures(context, {**state, **layout.unpack(x)})
+            away = self.small(shown.flatten(0, 1)).reshape(goals.shape) - goals
+            (x.grad,) = torch.autograd.grad(away.square().flatten(1).mean(1).sum(), x)
             adam.step()
-        for name, variable in variables.items():
-            variable[r] = leaves[name].detach()
+        return {**state, **layout.unpack(x.detach())}

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.batch_norm import batch_statistics
 from gifd.errors import InputError
+from gifd.model import Model
 from gifd.priors.generator import IMAGE, State
 from gifd.search.registration import aligned
 
@@ -23,19 +23,22 @@ from gifd.search.registration import aligned
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """One restart's iterate, as a regulariser sees it.
+    """One search's iterate, as a regulariser sees it.
 
     Args:
         inputs: (B, C, H, W) images, normalised as the model is fed them.
         state: of the search space: what is searched and what is carried.
-        observation: what the server has; None where nothing asks for it.
-        consensus: (B, C, H, W) normalised: what the restarts agree on; None before they did.
+        model: the victim; None where nothing asks for it.
+        statistics: mean and variance of every batch norm's input, as the ledger grants them;
+            empty where it grants none.
+        group: (B, C, H, W) normalised: the mean of the restarts; None before there is one.
     """
 
     inputs: Float[Tensor, "B C H W"]
     state: State = field(default_factory=dict)
-    observation: Observation | None = None
-    consensus: Float[Tensor, "B C H W"] | None = None
+    model: Model | None = None
+    statistics: tuple[tuple[Tensor, Tensor], ...] = ()
+    group: Float[Tensor, "B C H W"] | None = None
 
 
 class Regularizer(ABC):
@@ -98,28 +101,26 @@ class BatchNormPrior(Regularizer):
 
     def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
         """The weighted sum; one more forward pass where statistics were granted."""
-        observation, zero = candidate.observation, candidate.inputs.new_zeros(())
-        if observation is None or observation.ledger.batch_norm is None:
-            return zero
-        model = observation.model
+        model, total = candidate.model, candidate.inputs.new_zeros(())
+        if model is None or not candidate.statistics:
+            return total
         shown = batch_statistics(model, model.denormalize(candidate.inputs))
-        total = zero
-        for layer, (own, target) in enumerate(
-            zip(shown, observation.ledger.batch_norm, strict=True)
+        for layer, (own, (mean, variance)) in enumerate(
+            zip(shown, candidate.statistics, strict=True)
         ):
             factor = self.first if layer == 0 else 1.0
-            total = total + factor * torch.linalg.vector_norm(own.mean - target.mean)
-            total = total + factor * torch.linalg.vector_norm(own.variance - target.variance)
+            total = total + factor * torch.linalg.vector_norm(own.mean - mean)
+            total = total + factor * torch.linalg.vector_norm(own.variance - variance)
         return self.weight * total
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class GroupConsistency(Regularizer):
-    """`weight * |x - consensus|_2 / (H W)`: the restarts are drawn to what they agree on.
+    """`weight * |x - group|_2 / (H W)`: the restarts are drawn to their mean.
 
-    The consensus is the mean over the restarts, each registered to their plain mean; it is
-    renewed every `every` of the phase from `begin` on. One restart agrees with itself.
+    The group is the mean over the restarts, each registered to their plain mean; it is renewed
+    every `every` of the phase from `begin` on. A single restart is its own mean.
 
     Args:
         weight: of the distance.
@@ -145,22 +146,22 @@ class GroupConsistency(Regularizer):
             )
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether the consensus is to be renewed before this step, counted from 0."""
+        """Whether the mean is to be renewed before this step, counted from 0."""
         first, pace = round(self.begin * steps), max(1, round(self.every * steps))
         return step >= first and (step - first) % pace == 0
 
-    def consensus(self, inputs: Float[Tensor, "R B C H W"]) -> Float[Tensor, "B C H W"]:
-        """What these restarts agree on."""
+    def mean(self, inputs: Float[Tensor, "R B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Of these restarts, each moved into place."""
         mean = inputs.mean(0)
         if not self.register or len(inputs) == 1:
             return mean
         return torch.stack([aligned(restart, mean) for restart in inputs]).mean(0)
 
     def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
-        """The weighted distance; 0 before there is a consensus."""
-        if candidate.consensus is None:
+        """The weighted distance; 0 before there is a mean."""
+        if candidate.group is None:
             return candidate.inputs.new_zeros(())
-        away = candidate.inputs - candidate.consensus
+        away = candidate.inputs - candidate.group
         height, width = away.shape[-2:]
         # the gradient of a norm does not exist at 0, where a lone restart stands
         norm = (away.square().sum() + 1e-12).sqrt()

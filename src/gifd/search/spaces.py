@@ -1,4 +1,7 @@
-"""Search spaces: where along the generator, from its latent to the image, a phase searches."""
+"""Search spaces: where along the generator, from its latent to the image, a phase searches.
+
+States carry the axes (S, B) in front of everything: S searches of B images each.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from gifd.errors import InputError
@@ -16,27 +19,22 @@ from gifd.model import Model
 from gifd.priors.generator import IMAGE, Generator, State
 
 
+@final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
-    """What every space of one run shares.
+class SearchContext:
+    """What all spaces and searches of one run share.
 
     Args:
         model: its normalisation defines the units of a pixel search.
         generator: the prior; None where the attack has none.
         image_shape: (C, H, W) of the private images.
         batch: B, the private images in the update.
-        restarts: R, how many searches run beside each other.
-        rng: where all randomness comes from.
-        labels: (R, B) the class that each image is drawn from, for a conditional prior.
     """
 
     model: Model
     generator: Generator | None
     image_shape: Sequence[int]
     batch: int
-    restarts: int
-    rng: torch.Generator
-    labels: Tensor | None = None
 
     @property
     def prior(self) -> Generator:
@@ -50,8 +48,24 @@ class Setting:
         return self.generator
 
 
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw:
+    """What random states are drawn by, for the restarts of one image.
+
+    Args:
+        restarts: how many states.
+        rng: where all randomness comes from.
+        labels: (R, B) the class that each image is drawn from, for a conditional prior.
+    """
+
+    restarts: int
+    rng: torch.Generator
+    labels: Int[Tensor, "R B"] | None = None
+
+
 class Space(ABC):
-    """A place to search in. Its states carry the axes (R, B) in front of everything."""
+    """A place to search in."""
 
     @property
     def needs_prior(self) -> bool:
@@ -64,30 +78,36 @@ class Space(ABC):
         return False
 
     @abstractmethod
-    def start(self, setting: Setting) -> State:
-        """A random state to begin an attack with."""
+    def start(self, context: SearchContext, draw: Draw) -> State:
+        """Random states to begin an attack with."""
 
     @abstractmethod
-    def enter(self, setting: Setting, origin: Space, state: State) -> State:
-        """The state in this space that shows the same images as `state` of `origin`."""
+    def enter(self, context: SearchContext, origin: Space, state: State) -> State:
+        """The states in this space that show the same images as `state` of `origin`."""
 
     @abstractmethod
     def position(self, stages: int) -> int:
         """Where along a generator of so many stages: 0 is its latent, `stages + 1` the pixels."""
 
     @abstractmethod
-    def searched(self, setting: Setting) -> tuple[str, ...]:
+    def searched(self, context: SearchContext) -> tuple[str, ...]:
         """The names of the state that are optimised; the rest is carried."""
 
     @abstractmethod
-    def images(self, setting: Setting, state: State) -> Float[Tensor, "B C H W"]:
-        """The images in [0, 1] of one restart's state (B, ...); differentiable."""
+    def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
+        """The images in [0, 1] of one search's state (B, ...); differentiable."""
+
+    def pictures(self, context: SearchContext, state: State) -> Float[Tensor, "S B C H W"]:
+        """The images of many searches' states (S, B, ...)."""
+        searches = range(len(next(iter(state.values()))))
+        rows = ({name: tensor[i] for name, tensor in state.items()} for i in searches)
+        return torch.stack([self.images(context, row) for row in rows])
 
     def labels(self, state: State, known: Tensor) -> Shaped[Tensor, "B *N"]:
-        """The labels that one restart's state is replayed with: the known ones."""
+        """The labels that one search's state is replayed with: the known ones."""
         return known
 
-    def clip(self, setting: Setting, state: State) -> State:
+    def clip(self, context: SearchContext, state: State) -> State:
         """The state with the limits that belong to the space itself."""
         return state
 
@@ -97,19 +117,19 @@ class _Cut(Space):
 
     depth: int
 
-    def start(self, setting: Setting) -> State:
+    def start(self, context: SearchContext, draw: Draw) -> State:
         """Latents drawn from the prior, run to the cut."""
-        labels = None if setting.labels is None else setting.labels.flatten()
-        drawn = setting.prior.draw(setting.restarts * setting.batch, setting.rng, labels)
-        flat = {name: tensor.to(setting.model.device) for name, tensor in drawn.items()}
-        return _unflatten(self._run(setting, 0, self.depth, flat), setting.batch)
+        labels = None if draw.labels is None else draw.labels.flatten()
+        drawn = context.prior.draw(draw.restarts * context.batch, draw.rng, labels)
+        flat = {name: tensor.to(context.model.device) for name, tensor in drawn.items()}
+        return _unflatten(self._run(context, 0, self.depth, flat), context.batch)
 
-    def enter(self, setting: Setting, origin: Space, state: State) -> State:
+    def enter(self, context: SearchContext, origin: Space, state: State) -> State:
         """Run the stages between the cut of `origin` and this one."""
         depth = getattr(origin, "depth", None)
         if depth is None or depth > self.depth:
             raise InputError(f"expected phases in the generator's order, got {self} after {origin}")
-        return _unflatten(self._run(setting, depth, self.depth, _flatten(state)), setting.batch)
+        return _unflatten(self._run(context, depth, self.depth, _flatten(state)), context.batch)
 
     def position(self, stages: int) -> int:
         """The depth of the cut; an error where the generator ends before it."""
@@ -120,18 +140,23 @@ class _Cut(Space):
             )
         return self.depth
 
-    def searched(self, setting: Setting) -> tuple[str, ...]:
+    def searched(self, context: SearchContext) -> tuple[str, ...]:
         """What the stage in front of the cut offers."""
-        return setting.prior.searchable(self.depth)
+        return context.prior.searchable(self.depth)
 
-    def images(self, setting: Setting, state: State) -> Float[Tensor, "B C H W"]:
+    def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
         """Run the stages behind the cut."""
-        return setting.prior[self.depth :](state)[IMAGE]
+        return context.prior[self.depth :](state)[IMAGE]
 
-    def _run(self, setting: Setting, first: int, last: int, state: State) -> State:
-        self.position(len(setting.prior))
+    def pictures(self, context: SearchContext, state: State) -> Float[Tensor, "S B C H W"]:
+        """Run the stages behind the cut once for all."""
+        shown = self.images(context, _flatten(state))  # (S * B, C, H, W)
+        return shown.reshape(-1, context.batch, *shown.shape[1:])
+
+    def _run(self, context: SearchContext, first: int, last: int, state: State) -> State:
+        self.position(len(context.prior))
         with torch.no_grad():
-            return setting.prior[first:last](state)
+            return context.prior[first:last](state)
 
 
 @final
@@ -147,13 +172,13 @@ class Latent(_Cut):
 
     depth = 0
 
-    def searched(self, setting: Setting) -> tuple[str, ...]:
+    def searched(self, context: SearchContext) -> tuple[str, ...]:
         """What the latent offers, or what of it was chosen.
 
         Raises:
             InputError: a choice that the latent does not offer.
         """
-        offered = super().searched(setting)
+        offered = super().searched(context)
         for name in self.only:
             if name not in offered:
                 raise InputError(f"expected one of {', '.join(offered)} to search, got '{name}'")
@@ -174,9 +199,9 @@ class Feature(_Cut):
     depth: int
     drop: tuple[str, ...] = ()
 
-    def enter(self, setting: Setting, origin: Space, state: State) -> State:
+    def enter(self, context: SearchContext, origin: Space, state: State) -> State:
         """Run the stages between the cut of `origin` and this one."""
-        entered = dict(super().enter(setting, origin, state))
+        entered = dict(super().enter(context, origin, state))
         return entered | {n: torch.zeros_like(entered[n]) for n in self.drop if n in entered}
 
     def __post_init__(self) -> None:
@@ -192,16 +217,16 @@ class Weights(Space):
     Source: Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021.
     """
 
-    def start(self, setting: Setting) -> State:
+    def start(self, context: SearchContext, draw: Draw) -> State:
         """Latents drawn from the prior, and the weights as they were trained."""
-        return self.enter(setting, Latent(), Latent().start(setting))
+        return self.enter(context, Latent(), Latent().start(context, draw))
 
-    def enter(self, setting: Setting, origin: Space, state: State) -> State:
+    def enter(self, context: SearchContext, origin: Space, state: State) -> State:
         """The latent as it is, with the weights as they were trained."""
         if not isinstance(origin, Latent):
             raise InputError(f"expected the generator's weights behind its latent, got {origin}")
         shape = next(iter(state.values())).shape[:2]
-        weights = setting.prior.weights().items()
+        weights = context.prior.weights().items()
         copies = {_WEIGHT + n: w.expand(*shape, *w.shape).clone() for n, w in weights}
         return {**state, **copies}
 
@@ -209,18 +234,18 @@ class Weights(Space):
         """As deep as the generator: only the pixels can follow."""
         return stages
 
-    def searched(self, setting: Setting) -> tuple[str, ...]:
+    def searched(self, context: SearchContext) -> tuple[str, ...]:
         """Every weight."""
-        return tuple(_WEIGHT + name for name in setting.prior.weights())
+        return tuple(_WEIGHT + name for name in context.prior.weights())
 
-    def images(self, setting: Setting, state: State) -> Float[Tensor, "B C H W"]:
+    def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
         """Each image by a generator of its own."""
         shown = []
         for b in range(len(state[IMAGE])):
             own = {name: tensor[b] for name, tensor in state.items()}
             weights = {n.removeprefix(_WEIGHT): t for n, t in own.items() if n.startswith(_WEIGHT)}
             latent = {n: t[None] for n, t in own.items() if not n.startswith(_WEIGHT)}
-            shown.append(setting.prior.with_weights(weights)(latent)[IMAGE])
+            shown.append(context.prior.with_weights(weights)(latent)[IMAGE])
         return torch.cat(shown)
 
 
@@ -252,52 +277,51 @@ class Pixels(Space):
         """Where they are soft."""
         return self.soft_labels
 
-    def start(self, setting: Setting) -> State:
+    def start(self, context: SearchContext, draw: Draw) -> State:
         """Standard normal noise, for the labels' logits too."""
-        shape = (setting.restarts, setting.batch)
-        noise = torch.randn(*shape, *setting.image_shape, generator=setting.rng)
-        like = next(iter(setting.model.parameters.values()))
-        state = {IMAGE: noise.to(like)}
+        like = next(iter(context.model.parameters.values()))
+        shape = (draw.restarts, context.batch)
+        state = {IMAGE: torch.randn(*shape, *context.image_shape, generator=draw.rng).to(like)}
         if self.soft_labels:
-            classes = setting.model.classes(setting.image_shape)
-            logits = torch.randn(*shape, classes, generator=setting.rng)
-            state[LABELS] = logits.to(like)
-        return self.clip(setting, state)
+            classes = context.model.classes(context.image_shape)
+            state[LABELS] = torch.randn(*shape, classes, generator=draw.rng).to(like)
+        return self.clip(context, state)
 
-    def enter(self, setting: Setting, origin: Space, state: State) -> State:
+    def enter(self, context: SearchContext, origin: Space, state: State) -> State:
         """The images that `state` shows."""
         if self.soft_labels and not origin.searches_labels:
             raise InputError(f"expected soft labels from the first phase on, got {origin} before")
         if isinstance(origin, Pixels):
             return state
-        restarts = range(len(state[IMAGE]))
         with torch.no_grad():
-            rows = ({name: tensor[r] for name, tensor in state.items()} for r in restarts)
-            images = torch.stack([origin.images(setting, row) for row in rows])
-        return {IMAGE: setting.model.normalize(images)}
+            return {IMAGE: context.model.normalize(origin.pictures(context, state))}
 
     def position(self, stages: int) -> int:
         """Behind all stages."""
         return stages + 1
 
-    def searched(self, setting: Setting) -> tuple[str, ...]:
+    def searched(self, context: SearchContext) -> tuple[str, ...]:
         """Every pixel, and the labels where they are searched."""
         return (IMAGE, LABELS) if self.soft_labels else (IMAGE,)
 
-    def images(self, setting: Setting, state: State) -> Float[Tensor, "B C H W"]:
+    def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
         """Undo the normalisation."""
-        return setting.model.denormalize(state[IMAGE])
+        return context.model.denormalize(state[IMAGE])
+
+    def pictures(self, context: SearchContext, state: State) -> Float[Tensor, "S B C H W"]:
+        """Undo the normalisation."""
+        return context.model.denormalize(state[IMAGE])
 
     def labels(self, state: State, known: Tensor) -> Shaped[Tensor, "B *N"]:
         """The softmax of the logits, (B, N), where they are searched."""
         return state[LABELS].softmax(-1) if self.soft_labels else known
 
-    def clip(self, setting: Setting, state: State) -> State:
+    def clip(self, context: SearchContext, state: State) -> State:
         """Clip to images in [0, 1]."""
         if not self.bounded:
             return state
-        images = setting.model.denormalize(state[IMAGE]).clamp(0, 1)
-        return {**state, IMAGE: setting.model.normalize(images)}
+        images = context.model.denormalize(state[IMAGE]).clamp(0, 1)
+        return {**state, IMAGE: context.model.normalize(images)}
 
 
 LABELS = "labels"

@@ -1,0 +1,80 @@
+"""Presets: an attack as its paper has it, as GIFD's paper compares it, or with ours added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, TypeVar, get_args
+
+from gifd.errors import InputError
+from gifd.search import Consensus, Keeps, Latent, Measure, Phase, Regression
+
+T = TypeVar("T")
+
+Preset = Literal["paper", "gifd-paper", "strongest"]
+"""As its own paper has an attack, as GIFD's paper compares it, or with our extensions."""
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+
+def known_preset(name: str) -> Preset:
+    """The preset of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for preset in PRESETS:
+        if preset == name:
+            return preset
+    raise InputError(f"expected a preset ({', '.join(PRESETS)}), got '{name}'")
+
+
+def is_ours(preset: str) -> bool:
+    """Whether our extensions are on by default.
+
+    Raises:
+        InputError: no preset.
+    """
+    return known_preset(preset) == "strongest"
+
+
+def given(value: T | None, default: T) -> T:
+    """What was chosen, or the preset's."""
+    return default if value is None else value
+
+
+def kept(best: bool) -> Keeps:
+    """Which iterate of a phase goes on and may answer: the best, or the papers' last."""
+    return "best" if best else "last"
+
+
+def switched_on(**extensions: float) -> dict[str, float]:
+    """The extensions in use by name, with their strength, for the record."""
+    return {name: float(value) for name, value in extensions.items() if value}
+
+
+def guessed_first(steps: int, measure: Measure) -> tuple[Phase, ...]:
+    """A phase of one evaluation that begins at a regression (`gifd.search.Regression`).
+
+    Args:
+        steps: what it costs each restart, in victim gradients; 0: there is no such phase.
+        measure: of the attack.
+    """
+    if steps < 1:
+        return ()
+    begin = Regression(evaluations=steps - 1)
+    return (
+        Phase(name="regression", space=Latent(), steps=1, begin=begin, distance=measure.distance),
+    )
+
+
+def agreed_last(phases: Sequence[Phase], share: float) -> tuple[Phase, ...]:
+    """These phases, and the last once more, by one restart from what all agree on.
+
+    Args:
+        phases: at least one.
+        share: its steps, as a share of the last one's; 0: there is no such phase.
+    """
+    if share <= 0:
+        return tuple(phases)
+    steps = max(1, round(phases[-1].steps * share))
+    return (*phases, replace(phases[-1], name="consensus", steps=steps, begin=Consensus()))

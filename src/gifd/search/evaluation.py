@@ -1,0 +1,177 @@
+"""Evaluation: the objectives and gradients of all searches, one by one or in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from gifd.federation.protocols import Protocol
+from gifd.priors.generator import State
+from gifd.search.objective import Objective, Part, Target
+from gifd.search.variables import Layout
+
+
+class Evaluated(NamedTuple):
+    """What one evaluation of every search tells; NaN where it was not asked for.
+
+    Args:
+        gradient: (N, R, M) of the objective; None where it was not asked for.
+        objective, distance: (N, R).
+    """
+
+    gradient: Tensor | None
+    objective: Tensor
+    distance: Tensor
+
+
+@final
+class Evaluation:
+    """The objectives of N images with R restarts each, as functions of what is searched.
+
+    Args:
+        objectives: one an image. With `batched` those of one protocol are evaluated together.
+        layout: of what is searched.
+        carried: (N, R, ...) the rest of the states.
+        labels: (N, R, B).
+        batched: in one vectorised call, else one search after the other.
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        layout: Layout,
+        carried: State,
+        labels: Int[Tensor, "N R B"],
+        batched: bool,
+    ) -> None:
+        self._objectives, self._layout, self._batched = objectives, layout, batched
+        self._carried, self._labels = carried, labels
+        self._targets = [objective.comparison.target for objective in objectives]
+        protocols = [objective.observation.protocol for objective in objectives]
+        alike = all(_equal(protocol, protocols[0]) for protocol in protocols[1:])
+        self._stacked = stacked(self._targets) if batched and alike else None
+
+    def gradients(
+        self,
+        x: Float[Tensor, "N R M"],
+        alive: Bool[Tensor, "N R"],
+        groups: Sequence[Tensor | None],
+    ) -> Evaluated:
+        """Objectives and their gradients; with `batched` those of fallen searches too."""
+        if self._batched:
+            return self._vectorised(x, groups, slopes=True)
+        return self._one_by_one(x, alive, groups, slopes=True)
+
+    def values(self, x: Float[Tensor, "N S M"], alive: Bool[Tensor, "N S"]) -> Evaluated:
+        """Objectives alone, a third of the work, of S searches an image.
+
+        Where S is a multiple of R, each restart's carried state and labels serve S / R of them,
+        one after the other.
+        """
+        groups = [None] * len(x)
+        with torch.no_grad():
+            if self._batched:
+                return self._vectorised(x, groups, slopes=False)
+            return self._one_by_one(x, alive, groups, slopes=False)
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _vectorised(self, x: Tensor, groups: Sequence[Tensor | None], *, slopes: bool) -> Evaluated:
+        carried, labels = self._spread(x.shape[1])
+        if self._stacked is not None:
+            objective = self._objectives[0]
+            group = None if groups[0] is None else torch.stack([_given(each) for each in groups])
+            searches = vmap(
+                lambda *each: self._each(objective, slopes, *each), (0, 0, 0, None, None)
+            )
+            in_dims = (0, 0, 0, 0, None if group is None else 0)
+            found = vmap(searches, in_dims)(x, carried, labels, self._stacked, group)
+            return Evaluated(found[0] if slopes else None, found[1], found[2])
+        rows = []
+        for n, objective in enumerate(self._objectives):
+            searches = vmap(
+                lambda *each, own=objective: self._each(own, slopes, *each), (0, 0, 0, None, None)
+            )
+            own = {name: tensor[n] for name, tensor in carried.items()}
+            rows.append(searches(x[n], own, labels[n], self._targets[n], groups[n]))
+        gradient, values, distances = (torch.stack(part) for part in zip(*rows, strict=True))
+        return Evaluated(gradient if slopes else None, values, distances)
+
+    def _each(
+        self,
+        objective: Objective,
+        slopes: bool,
+        x: Tensor,
+        carried: State,
+        known: Tensor,
+        target: Target,
+        group: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One search within a vectorised call."""
+
+        def value(x: Tensor) -> tuple[Tensor, Tensor]:
+            return objective({**carried, **self._layout.unpack(x)}, known, target, group)
+
+        if not slopes:
+            found, distance = value(x)
+            return x.new_zeros(()), found, distance
+        gradient, (found, distance) = grad_and_value(value, has_aux=True)(x)
+        return gradient, found, distance
+
+    def _one_by_one(
+        self, x: Tensor, alive: Tensor, groups: Sequence[Tensor | None], *, slopes: bool
+    ) -> Evaluated:
+        """Outside vmap plain autograd does the same, on CPUs a tenth to a quarter faster."""
+        gradient = torch.zeros_like(x) if slopes else None
+        values = x.new_full((2, *x.shape[:2]), torch.nan)
+        carried, labels = self._spread(x.shape[1])
+        for n, r in alive.nonzero().tolist():
+            leaf = x[n, r].detach().requires_grad_(slopes)
+            own = {name: tensor[n, r] for name, tensor in carried.items()}
+            state = {**own, **self._layout.unpack(leaf)}
+            found = self._objectives[n](state, labels[n, r], self._targets[n], groups[n])
+            values[0, n, r], values[1, n, r] = (value.detach() for value in found)
+            if gradient is not None and found[0].requires_grad:
+                (gradient[n, r],) = torch.autograd.grad(found[0], leaf, materialize_grads=True)
+        return Evaluated(gradient, values[0], values[1])
+
+    def _spread(self, searches: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Carried state and labels for so many searches an image."""
+        times = searches // self._labels.shape[1]
+        if times == 1:
+            return dict(self._carried), self._labels
+        carried = {n: t.repeat_interleave(times, 1) for n, t in self._carried.items()}
+        return carried, self._labels.repeat_interleave(times, 1)
+
+
+def stacked(targets: Sequence[Target]) -> Target:
+    """The targets of N images of one protocol as one, with N in front of every tensor."""
+    parts = tuple(
+        Part(
+            {name: torch.stack([part.tensors[name] for part in same]) for name in same[0].tensors},
+            torch.stack([part.squares for part in same]),
+        )
+        for same in zip(*(target.parts for target in targets), strict=True)
+    )
+    statistics = tuple(
+        (torch.stack([mean for mean, _ in same]), torch.stack([var for _, var in same]))
+        for same in zip(*(target.statistics for target in targets), strict=True)
+    )
+    return Target(parts, statistics)
+
+
+def _equal(one: Protocol, other: Protocol) -> bool:
+    try:
+        return one == other
+    except RuntimeError:  # tensors among their settings, which are not the very same
+        return False
+
+
+def _given(group: Tensor | None) -> Tensor:
+    assert group is not None  # all images confer at the same steps
+    return group

@@ -1,0 +1,33 @@
+"""Keeping: which iterate of each search is its result."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gifd.search.phase import Keeps
+from gifd.search.step import Seen
+
+
+class Kept(NamedTuple):
+    """An iterate (N, R, M) of each search and its distance (N, R); infinite: there is none yet."""
+
+    x: Tensor
+    distance: Tensor
+
+    @classmethod
+    def nothing(cls, x: Tensor) -> Kept:
+        """Before anything was evaluated."""
+        return cls(x, x.new_full(x.shape[:2], torch.inf))
+
+    def after(self, seen: Seen, keeps: Keeps) -> Kept:
+        """The better of this and a new iterate, or simply the new one; finite ones only."""
+        taken = seen.finite
+        if keeps == "best":
+            taken = taken & (seen.distance < self.distance)
+        return Kept(
+            torch.where(taken[..., None], seen.x, self.x),
+            torch.where(taken, seen.distance, self.distance),
+        )

@@ -1,0 +1,143 @@
+"""The loop: phases that search, one after the other, images whose update matches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gifd.attacker.observation import Observation
+from gifd.errors import InputError, ModelError
+from gifd.search.measure import Measure
+from gifd.search.objective import Comparison
+from gifd.search.phase import Phase, PhaseResult
+from gifd.search.progress import Callback, Teller
+from gifd.search.run import PhaseRun
+from gifd.search.spaces import Draw, SearchContext
+from gifd.search.standing import Standing
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Search:
+    """What a run found for one observation.
+
+    Args:
+        results: one a phase; none where nothing was finite.
+        dropped: the restarts that became non-finite.
+        interrupted: whether Ctrl-C cut it short.
+    """
+
+    results: tuple[PhaseResult, ...]
+    dropped: tuple[int, ...]
+    interrupted: bool
+
+    @property
+    def phases(self) -> tuple[PhaseResult, ...]:
+        """The results.
+
+        Raises:
+            ModelError: there are none.
+        """
+        if not self.results:
+            raise ModelError(
+                f"expected finite distances, got none from any of {len(self.dropped)} restarts: "
+                "check the model, the update and the learning rate"
+            )
+        return self.results
+
+
+def search(
+    observations: Sequence[Observation],
+    labels: Int[Tensor, "N R B"],
+    phases: Sequence[Phase],
+    context: SearchContext,
+    *,
+    selection: Measure,
+    draws: Sequence[Draw],
+    callback: Callback | None = None,
+    batched: bool | None = None,
+) -> list[Search]:
+    """Run the phases one after the other, each from the iterates that the one before kept.
+
+    A step evaluates, for each image and restart with variables h,
+
+        d = distance(replay(images(h), labels), observed),  both in a gradient's units,
+        objective = d + sum of regularisers,
+
+    and moves h along the objective's gradient. The iterate kept is the one with the least d, or
+    the last one (`Phase.keeps`): never one chosen by comparison with the truth, which this
+    function does not have. Ctrl-C ends the search with the best so far.
+
+    Args:
+        observations: N, of one model, each by a client of its own.
+        labels: class indices that each restart's replay uses.
+        phases: at least one.
+        context: prior and sizes.
+        selection: the measure by which restarts and phases are compared.
+        draws: one an observation.
+        callback: told of the steps.
+        batched: all searches in one vectorised call; None does so on accelerators only, where it
+            is faster (on CPUs one by one is).
+
+    Raises:
+        InputError: no phases, or phases that cannot follow each other.
+        KeyboardInterrupt: before anything was found.
+    """
+    if not phases:
+        raise InputError("expected an attack with at least one phase, got none")
+    on_cpu = context.model.device.type == "cpu"
+    vectorised = not on_cpu if batched is None else batched
+    comparisons = [Comparison(observation) for observation in observations]
+    images, restarts, _ = labels.shape
+    teller = Teller(callback, phases, selection, images, restarts, often=on_cpu)
+    results: list[list[PhaseResult]] = [[] for _ in observations]
+    dropped: list[list[int]] = [[] for _ in observations]
+    standing, interrupted = _drawn(phases[0], context, draws, labels), False
+    for index, phase in enumerate(phases):
+        run = PhaseRun(phase, context, observations, comparisons, draws, vectorised)
+        spent = sum(result.evaluations for own in results for result in own)
+        try:
+            run.begin(standing)
+            for step, seen in enumerate(run, start=1):
+                if teller.due(step, phase.steps):
+                    teller.tell(
+                        index, step, run.least, run.alive.sum(), spent + run.evaluations.sum()
+                    )
+                    if not bool(seen.finite.any()):
+                        break
+        except KeyboardInterrupt:
+            interrupted = True
+        if run.began:
+            standing, found = run.finish(selection)
+            for n, result in enumerate(found):
+                results[n] += [result] if result else []
+                dropped[n] += run.dropped(n)
+        if interrupted and not any(results):
+            raise KeyboardInterrupt
+        if interrupted or not bool(standing.alive.any()):
+            break
+    return [
+        Search(results=tuple(own), dropped=tuple(fell), interrupted=interrupted)
+        for own, fell in zip(results, dropped, strict=True)
+    ]
+
+
+def _drawn(
+    phase: Phase, context: SearchContext, draws: Sequence[Draw], labels: Int[Tensor, "N R B"]
+) -> Standing:
+    """Random states of the first phase."""
+    each = [phase.space.start(context, draw) for draw in draws]
+    images, restarts, device = *labels.shape[:2], context.model.device
+    return Standing(
+        space=phase.space,
+        state={name: torch.stack([state[name] for state in each]) for name in each[0]},
+        labels=labels,
+        numbers=torch.arange(restarts, device=device).expand(images, -1),
+        alive=torch.ones(images, restarts, dtype=torch.bool, device=device),
+        distance=torch.zeros(images, restarts, device=device),
+    )

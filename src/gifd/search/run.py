@@ -1,0 +1,258 @@
+"""Run: one phase under way, from where it begins to what it found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gifd.attacker.observation import Observation
+from gifd.priors.generator import State
+from gifd.search.evaluation import Evaluation
+from gifd.search.evolution import evolve
+from gifd.search.initializers import Beginning
+from gifd.search.keeping import Kept
+from gifd.search.measure import Measure
+from gifd.search.objective import Comparison, Objective
+from gifd.search.phase import Phase, PhaseResult
+from gifd.search.population import Population
+from gifd.search.regularizers import GroupConsistency
+from gifd.search.spaces import Draw, SearchContext
+from gifd.search.standing import Standing, apart, flat
+from gifd.search.step import Groups, Seen, descend
+from gifd.search.variables import Layout
+
+
+@final
+class PhaseRun:
+    """One phase of N images with R searches each, and what it remembers.
+
+    Args:
+        phase: what to do.
+        context, observations, draws, batched: as `search` has them.
+        comparisons: of replays with each observation.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        context: SearchContext,
+        observations: Sequence[Observation],
+        comparisons: Sequence[Comparison],
+        draws: Sequence[Draw],
+        batched: bool,
+    ) -> None:
+        self.phase, self.context, self._batched = phase, context, batched
+        self._observations, self._comparisons, self._draws = observations, comparisons, draws
+        self._since = time.perf_counter()
+        self._rows: list[Tensor] = []
+        self._groups: Groups = [None] * len(observations)
+        self.began = False
+
+    # -- its beginning -----------------------------------------------------------------
+
+    def begin(self, before: Standing) -> None:
+        """Find where the phase begins."""
+
+        def values(state: State) -> Tensor:
+            layout = Layout.of(state, self.phase.space.searched(self.context))
+            evaluation = self._evaluation(layout, state, before.labels)
+            return evaluation.values(layout.pack(state), before.alive).distance
+
+        self.standing = self.phase.begin(
+            Beginning(
+                context=self.context,
+                space=self.phase.space,
+                before=before,
+                observations=self._observations,
+                draws=self._draws,
+                values=values,
+            )
+        )
+        state = {name: tensor.detach() for name, tensor in self.standing.state.items()}
+        self._layout = Layout.of(state, self.phase.space.searched(self.context))
+        self._carried = {n: t for n, t in state.items() if n not in self._layout.shapes}
+        self._entry = self._layout.pack(state)
+        self._entries = flat(self._layout.unpack(self._entry))
+        self.kept = Kept.nothing(self._entry)
+        self.alive = self.standing.alive
+        self.evaluations = self.alive.sum(1) * self.phase.begin.evaluations  # (N,)
+        self.began = True
+
+    # -- its course --------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Seen]:
+        """Its steps, each after what it showed was kept."""
+        for seen in self._explore():
+            self.kept = self.kept.after(seen, self.phase.keeps)
+            self.alive = seen.finite
+            self.evaluations = self.evaluations + seen.evaluated.sum(1)
+            self._rows.append(seen.distance)
+            yield seen
+
+    def _explore(self) -> Iterator[Seen]:
+        evaluation = self._evaluation(self._layout, self._carried, self.standing.labels)
+        rule, x, alive, steps = self.phase.optimizer, self._entry, self.alive, self.phase.steps
+        if isinstance(rule, Population):
+            count = (x.shape[1],)
+            seeds = [torch.randint(2**31, count, generator=d.rng).tolist() for d in self._draws]
+            return evolve(evaluation, rule, x, alive, steps, seeds=seeds)
+        return descend(
+            evaluation,
+            rule,
+            x,
+            alive,
+            steps,
+            limit=self._limited,
+            normal=self._normal,
+            confer=self._confer,
+        )
+
+    def _limited(self, x: Float[Tensor, "N R M"]) -> Float[Tensor, "N R M"]:
+        """The nearest variables that the phase and its space allow."""
+        variables = flat(self._layout.unpack(x))
+        limited = dict(variables)
+        for name, projection in self.phase.constraints.items():
+            limited[name] = projection(limited[name], self._entries[name])
+        limited = dict(self.phase.space.clip(self.context, limited))
+        if all(limited[name] is variables[name] for name in variables):
+            return x
+        return self._layout.pack(apart(limited, len(x)))
+
+    def _normal(self) -> Float[Tensor, "N R M"]:
+        """Normal numbers for each variable of each image, drawn one after the other."""
+        drawn = []
+        for draw in self._draws:
+            own = {
+                name: torch.randn(self._entry.shape[1], *shape, generator=draw.rng)
+                for name, shape in self._layout.shapes.items()
+            }
+            drawn.append(self._layout.pack(own))
+        return torch.stack(drawn).to(self._entry)
+
+    def _confer(self, step: int, x: Tensor, alive: Tensor) -> Groups:
+        """The mean of each image's restarts, renewed where a regulariser wants it to be."""
+        for group in self.phase.regularizers:
+            if isinstance(group, GroupConsistency) and group.due(step, self.phase.steps):
+                with torch.no_grad():
+                    state = flat({**self._carried, **self._layout.unpack(x)})
+                    shown = self.phase.space.pictures(self.context, state)
+                    inputs = self.context.model.normalize(shown)
+                    inputs = inputs.reshape(*x.shape[:2], *inputs.shape[1:])
+                finite = alive & inputs.flatten(2).isfinite().all(2)
+                self._groups = [
+                    group.mean(own[going]) if bool(going.any()) else before
+                    for own, going, before in zip(inputs, finite, self._groups, strict=True)
+                ]
+        return self._groups
+
+    def _evaluation(self, layout: Layout, carried: State, labels: Tensor) -> Evaluation:
+        return Evaluation(
+            [
+                self._objective(*each)
+                for each in zip(self._observations, self._comparisons, strict=True)
+            ],
+            layout,
+            {name: tensor for name, tensor in carried.items() if name not in layout.shapes},
+            labels,
+            self._batched,
+        )
+
+    def _objective(self, observation: Observation, comparison: Comparison) -> Objective:
+        phase = self.phase
+        return Objective(
+            context=self.context,
+            space=phase.space,
+            observation=observation,
+            comparison=comparison,
+            distance=phase.distance,
+            regularizers=phase.regularizers,
+            curvature=phase.curvature,
+            smoothing=phase.smoothing,
+        )
+
+    # -- how it stands, and its end ------------------------------------------------------
+
+    @property
+    def least(self) -> Float[Tensor, "N"]:
+        """The least distance of each image so far; infinite before there is one."""
+        return self.kept.distance.amin(1)
+
+    def dropped(self, n: int) -> tuple[int, ...]:
+        """The restarts of one image that became non-finite here."""
+        fell = self.standing.alive[n] & ~self.alive[n]
+        return tuple(self.standing.numbers[n][fell].tolist())
+
+    def finish(self, selection: Measure) -> tuple[Standing, list[PhaseResult | None]]:
+        """Where the searches stand that go on, and what was found for each image."""
+        found = self.kept.distance.isfinite()
+        going = found & self.alive
+        going = torch.where(going.any(1, keepdim=True), going, found)
+        state = {**self._carried, **self._layout.unpack(self.kept.x)}
+        distance, evaluated = self.kept.distance, self.evaluations
+        if selection != self.phase.measure:
+            distance = self._measured(selection, going)
+            evaluated = evaluated + going.sum(1)
+        ended = replace(
+            self.standing,
+            state=state,
+            alive=going,
+            distance=distance.masked_fill(~going, torch.inf),
+        )
+        best_first = ended.best_first()
+        results = self._results(ended.chosen(best_first[:, :1]), going, evaluated)
+        kept = best_first[:, : self.phase.keep].sort(1).values
+        return ended.chosen(kept), results
+
+    def _measured(self, selection: Measure, going: Tensor) -> Tensor:
+        """The distance of what was kept by the run's measure: one more victim gradient each."""
+        phase = replace(
+            self.phase,
+            distance=selection.distance,
+            smoothing=selection.smoothing,
+            curvature=0.0,
+            regularizers=(),
+        )
+        run = PhaseRun(
+            phase, self.context, self._observations, self._comparisons, self._draws, self._batched
+        )
+        evaluation = run._evaluation(self._layout, self._carried, self.standing.labels)
+        return evaluation.values(self.kept.x, going).distance
+
+    def _results(
+        self, best: Standing, going: Tensor, evaluated: Tensor
+    ) -> list[PhaseResult | None]:
+        with torch.no_grad():
+            shown = self.phase.space.pictures(self.context, flat(best.state)).clamp(0, 1)
+        curve = torch.stack(self._rows).cpu().double() if self._rows else None  # (T, N, R)
+        seconds = (time.perf_counter() - self._since) / len(shown)
+        entered, numbers = self.standing.alive, self.standing.numbers
+        results: list[PhaseResult | None] = []
+        for n, images in enumerate(shown):
+            if curve is None or not bool(going[n].any()):
+                results.append(None)
+                continue
+            own = {name: tensor[n, 0] for name, tensor in best.state.items()}
+            labels = self.phase.space.labels(own, best.labels[n, 0])
+            took_part = entered[n].cpu()
+            results.append(
+                PhaseResult(
+                    name=self.phase.name,
+                    images=images,
+                    labels=labels if labels.ndim == 1 else labels.argmax(1),
+                    distance=float(best.distance[n, 0]),
+                    curve=tuple(map(tuple, curve[:, n, took_part].tolist())),
+                    measure=self.phase.measure,
+                    restarts=tuple(numbers[n][entered[n]].tolist()),
+                    best_restart=int(best.numbers[n, 0]),
+                    dropped=self.dropped(n),
+                    evaluations=int(evaluated[n]),
+                    seconds=seconds,
+                )
+            )
+        return results

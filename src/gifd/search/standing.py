@@ -1,0 +1,67 @@
+"""Standing: where the searches of several images stand between two phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gifd.priors.generator import State
+from gifd.search.spaces import Space
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Standing:
+    """N images with R searches each.
+
+    Args:
+        space: where the states lie.
+        state: tensors (N, R, B, ...).
+        labels: that each search is replayed with.
+        numbers: of the searches, from 0, as they were at the beginning of the run.
+        alive: which of them go on; the others fell, and are carried along unchanged.
+        distance: what they were ranked by at the end of the last phase; zero before it.
+    """
+
+    space: Space
+    state: State
+    labels: Int[Tensor, "N R B"]
+    numbers: Int[Tensor, "N R"]
+    alive: Bool[Tensor, "N R"]
+    distance: Float[Tensor, "N R"]
+
+    def best_first(self) -> Int[Tensor, "N R"]:
+        """The searches of each image, the nearest first and what fell last."""
+        ranked = torch.where(self.alive, self.distance, torch.inf)
+        return torch.argsort(ranked, dim=1, stable=True)
+
+    def chosen(self, places: Int[Tensor, "N K"]) -> Standing:
+        """These searches of each image, in this order."""
+        return Standing(
+            space=self.space,
+            state={name: _taken(tensor, places) for name, tensor in self.state.items()},
+            labels=_taken(self.labels, places),
+            numbers=_taken(self.numbers, places),
+            alive=_taken(self.alive, places),
+            distance=_taken(self.distance, places),
+        )
+
+
+def _taken(tensor: Tensor, places: Tensor) -> Tensor:
+    """(N, R, ...) -> (N, K, ...)."""
+    rows = torch.arange(len(places), device=places.device)[:, None]
+    return tensor[rows, places]
+
+
+def flat(state: State) -> dict[str, Tensor]:
+    """(N, R, ...) -> (N * R, ...): the axis S of a space."""
+    return {name: tensor.flatten(0, 1) for name, tensor in state.items()}
+
+
+def apart(state: State, images: int) -> dict[str, Tensor]:
+    """(N * R, ...) -> (N, R, ...)."""
+    return {name: tensor.reshape(images, -1, *tensor.shape[1:]) for name, tensor in state.items()}

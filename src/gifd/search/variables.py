@@ -1,0 +1,56 @@
+"""Variables: what a phase searches, as one flat vector a search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gifd.priors.generator import State
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where each searched tensor of a state lies in a vector of M numbers.
+
+    An optimiser, the best iterate and a check for what is not finite are then one tensor
+    (N, R, M) each, whatever is searched.
+
+    Args:
+        shapes: of one search's tensors, by name, in the vector's order.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, state: State, names: Sequence[str], axes: int = 2) -> Layout:
+        """The layout of these tensors, whose first `axes` axes count the searches."""
+        return cls(shapes={name: tuple(state[name].shape[axes:]) for name in names})
+
+    @property
+    def size(self) -> int:
+        """M."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def pack(self, state: State) -> Float[Tensor, "*L M"]:
+        """The searched tensors of a state (*L, ...) as vectors."""
+        parts = []
+        for name, shape in self.shapes.items():
+            leading = state[name].shape[: state[name].ndim - len(shape)]
+            parts.append(state[name].reshape(*leading, math.prod(shape)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def unpack(self, x: Float[Tensor, "*L M"]) -> dict[str, Tensor]:
+        """The tensors (*L, ...) that vectors hold."""
+        found, first = {}, 0
+        for name, shape in self.shapes.items():
+            size = math.prod(shape)
+            found[name] = x.narrow(-1, first, size).reshape(*x.shape[:-1], *shape)
+            first += size
+        return found
