@@ -12,10 +12,10 @@ from typing import final
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Defense, Wrapped
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -44,7 +44,7 @@ class Aggregate(Defense):
         """Every client runs the protocol on its share."""
         return _Mean(inner=protocol, clients=self.clients)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """The same."""
         return self.wrap(protocol, 0)
 

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Defense, Wrapped
 from gifd.federation.defenses.transformations import TRANSFORMATIONS, transform
 from gifd.federation.protocols import FedSGD, Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -69,7 +69,7 @@ class ATS(Defense):
         """Transform the images first."""
         return _Transformed(inner=protocol, ats=self)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """The same."""
         return self.wrap(protocol, 0)
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Defense, Local, Wrapped, like
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -53,11 +53,11 @@ class Censor(Defense):
         rng = torch.Generator().manual_seed(seed)
         return protocol.localized(lambda inner: _Sampled(inner=inner, censor=self, rng=rng))
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """What was sent, made orthogonal to the replay and as long as it: the private images'
         replay changes nothing of it.
         """
-        return _Orthogonal(inner=protocol, sent=observation.update)
+        return _Orthogonal(inner=protocol, sent=upload.update)
 
 
 def orthogonal(vector: Update, to: Update) -> Update:

@@ -9,10 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Changed, Defense
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 
@@ -39,21 +39,21 @@ class Clip(Defense):
         """Clip what is sent."""
         return Changed(inner=protocol, change=self._clip, name=repr(self), seed=seed)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """The same: clipping is differentiable."""
         return self.wrap(protocol, 0)
 
     @classmethod
-    def guess(cls, observation: Observation) -> Clip | None:
+    def guess(cls, upload: Upload) -> Clip | None:
         """All tensors, or nearly all, of one length: clipped each. Otherwise, the update's own
         length, where a fifth of what updates of random images have at most is longer.
         """
-        lengths = observation.update.squares().sqrt()
+        lengths = upload.update.squares().sqrt()
         longest = float(lengths.max())
         if len(lengths) > 2 and float((lengths > 0.999 * longest).double().mean()) > 0.5:
             return cls(norm=longest, per_layer=True)
-        typical = _typical(observation)
-        norm = float(observation.update.norm())
+        typical = _typical(upload)
+        norm = float(upload.update.norm())
         return cls(norm=norm) if norm < typical / 5 else None
 
     def _clip(self, update: Update, rng: torch.Generator) -> Update:
@@ -66,14 +66,14 @@ class Clip(Defense):
         return (self.norm / (length + 1e-6)).clamp(max=1.0)
 
 
-def _typical(observation: Observation, tries: int = 4) -> float:
+def _typical(upload: Upload, tries: int = 4) -> float:
     """The least length of the update of random images, of `tries` batches with random labels."""
-    ledger, model = observation.ledger, observation.model
-    rng, classes = torch.Generator().manual_seed(0), model.classes(ledger.image_shape)
+    model, shape = upload.model, upload.image_shape
+    rng, classes = torch.Generator().manual_seed(0), model.classes(shape)
     lengths = []
     for _ in range(tries):
-        images = torch.rand(ledger.batch_size, *ledger.image_shape, generator=rng)
+        images = torch.rand(upload.batch_size, *shape, generator=rng)
         labels = torch.randint(classes, (len(images),), generator=rng)
-        replayed = observation.replay(images.to(model.device), labels.to(model.device))
+        replayed = upload.replay(images.to(model.device), labels.to(model.device))
         lengths.append(float(replayed.detach().norm()))
     return min(lengths)

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -53,17 +53,17 @@ class Defense(ABC):
         """
 
     @abstractmethod
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """What an attacker replays who knows of this defence: differentiable, no randomness.
 
         Args:
             protocol: undefended, or with the surrogates before this one.
-            observation: its update may show what the defence drew.
+            upload: its update may show what the defence drew.
         """
 
     @classmethod
-    def guess(cls, observation: Observation) -> Defense | None:
-        """This kind of defence at the strength that the observation shows; None: it shows none."""
+    def guess(cls, upload: Upload) -> Defense | None:
+        """This kind of defence at the strength that the update shows; None: it shows none."""
         return None
 
 
@@ -227,15 +227,6 @@ def wrapped(defenses: Sequence[Defense], protocol: Protocol, seed: int) -> Proto
     for index, defense in enumerate(defenses):
         protocol = defense.wrap(protocol, seed * 1000 + index)
     return protocol
-
-
-def believed(defenses: Sequence[Defense], observation: Observation) -> Observation:
-    """The observation as an attacker sees it who knows, or thinks to know, these defences."""
-    protocol = observation.protocol
-    for defense in defenses:
-        protocol = defense.surrogate(protocol, observation)
-    ledger = replace(observation.ledger, believed=tuple(map(repr, defenses)))
-    return replace(observation, protocol=protocol, ledger=ledger)
 
 
 def like(tensor: Tensor, rng: torch.Generator, draw: Callable[..., Tensor]) -> Tensor:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Defense, Local, like
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -64,7 +64,7 @@ class DPSGD(Defense):
         rng = _Stream(seed)
         return protocol.localized(lambda inner: _PerExample(inner=inner, dp=self, draw=rng))
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """Clipped alike without the noise, which is known of."""
         return protocol.localized(lambda inner: _PerExample(inner=inner, dp=self, draw=None))
 

@@ -12,10 +12,10 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Changed, Defense, Noised, like
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 
@@ -47,14 +47,14 @@ class _Noise(Defense):
 
         return Changed(inner=protocol, change=change, name=repr(self), seed=seed)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """No noise, but the knowledge of it (`gifd.search.Comparison`)."""
-        sent = observation.update
+        sent = upload.update
         scale = protocol.as_gradient(sent).norm() / sent.norm().clamp_min(1e-30)
         return Noised(inner=protocol, std=self.std * float(scale))
 
     @classmethod
-    def guess(cls, observation: Observation) -> Defense | None:
+    def guess(cls, upload: Upload) -> Defense | None:
         """The spread of a large tensor that holds hardly anything but noise, if there is one.
 
         The gradient of most tensors is mostly far smaller than its largest entries, so that
@@ -62,7 +62,7 @@ class _Noise(Defense):
         it is least, where another's is within 1.4 of it (gradients alone differ more) and its
         numbers are distributed as this kind of noise is and not as the other.
         """
-        large = [t.flatten() for t in observation.update.tensors if t.numel() >= 1000]
+        large = [t.flatten() for t in upload.update.tensors if t.numel() >= 1000]
         if len(large) < 2 or any(int((t == 0).sum()) > 0.001 * t.numel() for t in large):
             return None
         by_spread = sorted(large, key=lambda tensor: float(tensor.abs().median()))

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError, ModelError
 from gifd.federation.defenses.defense import Defense, Local
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -82,7 +82,7 @@ class Precode(Defense):
         rng = torch.Generator().manual_seed(seed)
         return protocol.localized(lambda inner: _Noisy(inner=inner, precode=self, rng=rng))
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """The noise is not known: it is taken as zero."""
         return protocol
 

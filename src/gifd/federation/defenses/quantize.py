@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses import zeros
 from gifd.federation.defenses.defense import Changed, Defense, like
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 RANDOM = ("ternary", "qsgd")
@@ -53,7 +53,7 @@ class Quantize(Defense):
         """Round what is sent."""
         return Changed(inner=protocol, change=self._round, name=repr(self), seed=seed)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """Rounded alike, with the gradient of what was not; what is random is not rounded."""
         if self.scheme in RANDOM:
             return protocol
@@ -64,16 +64,16 @@ class Quantize(Defense):
         return Changed(inner=protocol, change=change, name=repr(self))
 
     @classmethod
-    def guess(cls, observation: Observation) -> Quantize | None:
+    def guess(cls, upload: Upload) -> Quantize | None:
         """By the distinct magnitudes of its tensors; formats by their numbers' last bits."""
-        seen = observation.update
+        seen = upload.update
         values = {n: _magnitudes(t) for n, t in seen.items() if t.numel() >= 4}
         if not values:
             return None
         richest = max(values, key=lambda name: len(values[name]))
         steps = values[richest]
         if len(steps) == 1:
-            return cls(scheme="ternary" if zeros.scattered(observation) > 0.05 else "sign")
+            return cls(scheme="ternary" if zeros.scattered(upload) > 0.05 else "sign")
         most = _in_steps(steps)
         if most is not None:
             return cls(scheme="int8" if most == 127 else "qsgd")

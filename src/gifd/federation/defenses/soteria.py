@@ -12,11 +12,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses import zeros
 from gifd.federation.defenses.defense import Defense, Masked, Wrapped
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -53,18 +53,18 @@ class Soteria(Defense):
         """Hide columns by the images' own sensitivities."""
         return _Hiding(inner=protocol, rate=self.rate)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """The columns that are zero say which they are."""
-        head = observation.model.head(observation.ledger.image_shape).weight
-        weight = observation.update[head]
+        head = upload.model.head(upload.image_shape).weight
+        weight = upload.update[head]
         shown = (weight != 0).any(0, keepdim=True).to(weight.dtype)  # (1, F)
         return Masked(inner=protocol, masks={head: shown}, name=repr(self))
 
     @classmethod
-    def guess(cls, observation: Observation) -> Soteria | None:
+    def guess(cls, upload: Upload) -> Soteria | None:
         """The share of empty columns, if there are many and zeros are not scattered elsewhere."""
-        hidden = zeros.hidden_columns(observation)
-        if zeros.scattered(observation) > 0.05 or not 0.05 < hidden < 1:
+        hidden = zeros.hidden_columns(upload)
+        if zeros.scattered(upload) > 0.05 or not 0.05 < hidden < 1:
             return None
         return cls(rate=hidden)
 

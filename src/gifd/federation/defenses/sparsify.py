@@ -10,11 +10,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses import zeros
 from gifd.federation.defenses.defense import Changed, Defense, Masked
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 
@@ -42,27 +42,27 @@ class Sparsify(Defense):
         """Drop what is small."""
         return Changed(inner=protocol, change=self._drop, name=repr(self), seed=seed)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """What the update shows: its zeros say what was dropped.
 
         Where something came behind it that filled the zeros, the replay drops its own smallest.
         """
-        update = observation.update
+        update = upload.update
         if zeros.share(update) < 0.5 * self.rate:
             return self.wrap(protocol, 0)
         masks = {name: (tensor != 0).to(tensor.dtype) for name, tensor in update.items()}
         return Masked(inner=protocol, masks=masks, name=repr(self))
 
     @classmethod
-    def guess(cls, observation: Observation) -> Sparsify | None:
+    def guess(cls, upload: Upload) -> Sparsify | None:
         """The share of zeros, if they are scattered; per layer where most tensors have one share.
 
         Biases are too small to count, and so is the head's weight, of which Soteria hides columns.
         """
-        if zeros.scattered(observation) < 0.05:
+        if zeros.scattered(upload) < 0.05:
             return None
-        seen = observation.update
-        head = observation.model.head(observation.ledger.image_shape).weight
+        seen = upload.update
+        head = upload.model.head(upload.image_shape).weight
         shares = [
             (zeros.share(Update({name: tensor})), tensor.numel())
             for name, tensor in seen.items()
