@@ -1,4 +1,4 @@
-"""The defences that an update shows, each at the strength that it shows."""
+"""Guess: the defences that an update reveals, with their strengths."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gifd.federation.defenses import (
 from gifd.federation.upload import Upload
 
 GUESSED: tuple[type[Defense], ...] = (Quantize, Sparsify, Soteria, Noise, Laplace, Clip)
-"""Kinds of defences that can be guessed, in the order in which they are tried."""
+"""Kinds of defences that can be guessed, in the order of the attempts."""
 
 
 def guessed(upload: Upload) -> tuple[Defense, ...]:
-    """Every defence that can be seen in an upload, from its update alone (`Defense.guess`)."""
+    """The defences that the update alone reveals (`Defense.guess`)."""
     found: list[Defense] = []
     for kind in GUESSED:
         if any(isinstance(other, Quantize | Noise) for other in found) and kind is not Clip:
-            continue  # a quantiser makes zeros too, and one kind of noise is enough
+            continue  # quantisation makes zeros too, and one kind of noise is enough
         guess = kind.guess(upload)
         if guess is not None:
             found.append(guess)

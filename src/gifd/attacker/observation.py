@@ -1,4 +1,4 @@
-"""The threat model as types: Observation is all an attacker has, its Ledger what was granted."""
+"""Observation: all that an attacker has. Ledger: what it was granted beyond the update."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from gifd.updates import Update
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What the setting grants the attacker beyond the bare update. None is: not granted.
+    """What the attacker is granted beyond the update itself. None means: not granted.
 
     Args:
         image_shape: (C, H, W) of the private images.
         batch_size: how many private images the update was computed on.
         labels: their class indices (B,).
-        batch_norm: what entered each of the model's batch norms, in the forward pass's order.
-        batch_norm_source: of which data: 'running', what the model was trained on, or 'batch',
-            the private images themselves.
-        defenses: what the client did to hide its batch, and how strongly.
-        attacker: 'static' ignores defences, 'adaptive' was told of them, 'estimated' guesses them
-            from the update; None where there are none and none were guessed at.
+        batch_norm: statistics of the inputs of the model's batch norms, in the order of the
+            forward pass.
+        batch_norm_source: the data of these statistics: 'running', the data that the model was
+            trained on, or 'batch', the private images.
+        defenses: the client's defences with their strengths.
+        attacker: 'static' ignores the defences, 'adaptive' knows them, 'estimated' guesses them
+            from the update; None if there are none and none were guessed.
         believed: the defences that the attacker replays.
 
     Raises:
@@ -52,7 +53,7 @@ class Ledger:
         )
 
     def to(self, like: Tensor) -> Ledger:
-        """With its labels on the device of a tensor, its statistics also in that one's dtype."""
+        """With the labels on a tensor's device, and the statistics also in its dtype."""
         labels, given = self.labels, self.batch_norm
         return replace(
             self,
@@ -61,7 +62,7 @@ class Ledger:
         )
 
     def entries(self) -> dict[str, object]:
-        """Each grant by name, in plain values for the record."""
+        """Each grant by name, as plain values for the record."""
         return {
             "image_shape": list(self.image_shape),
             "batch_size": self.batch_size,
@@ -75,19 +76,19 @@ class Ledger:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observation:
-    """What an attacker has: the model, the update, a belief of how it came about, the ledger.
+    """What an attacker has: the update, the model, the protocol it believes in, and the ledger.
 
-    `observe` makes one of an upload. Everything is brought to the model's device, the update and
-    the statistics also to its dtype.
+    `observe` makes one from an upload. All tensors are moved to the model's device; the update and
+    the statistics are also converted to its dtype.
 
     Args:
-        update: the client's update; checked against the model and put in its order.
-        model: the model as the client received it.
+        update: the client's update; checked against the model and sorted in its order.
+        model: the model that the client received.
         protocol: what the attacker believes the client computed.
-        ledger: what the setting grants beyond that.
+        ledger: what the attacker is granted beyond that.
 
     Raises:
-        UpdateError: the update does not belong to the model.
+        UpdateError: the update does not fit the model.
     """
 
     update: Update
@@ -101,10 +102,10 @@ class Observation:
         object.__setattr__(self, "ledger", self.ledger.to(like))
 
     def grants(self) -> Mapping[str, object]:
-        """All that this attacker is granted, by name: the protocol and the ledger's entries."""
+        """All that the attacker is granted, by name: the protocol and the ledger's entries."""
         return {"protocol": repr(self.protocol), **self.ledger.entries()}
 
     def replay(self, images: Float[Tensor, "B C H W"], labels: Tensor) -> Update:
-        """The update a client would have sent, had it held these images; differentiable."""
+        """The update of these images by the protocol the attacker believes in; differentiable."""
         model = self.model
         return self.protocol(model, model.parameters, model.buffers, images, labels)

@@ -1,4 +1,4 @@
-"""Observe: from what reached the server to what an attacker believes of it."""
+"""Observe: from an upload to what an attacker believes about it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gifd.federation.defenses import Defense, check_order
 from gifd.federation.upload import Upload
 
 Attacker = Literal["static", "adaptive", "estimated"]
-"""Ignores the defences, was told of them, or guesses them from the update."""
+"""Ignores the defences, knows them, or guesses them from the update."""
 
 
 def known_attacker(name: str) -> Attacker:
     """The attacker of this name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such attacker.
     """
     for attacker in get_args(Attacker):
         if attacker == name:
@@ -30,20 +30,20 @@ def known_attacker(name: str) -> Attacker:
 def observe(
     upload: Upload, *, attacker: str = "adaptive", defenses: Sequence[Defense] = ()
 ) -> Observation:
-    """What an attacker makes of an upload: its belief of the protocol, and its ledger.
+    """The observation of an attacker: the protocol it believes in, and its ledger.
 
-    The belief is the agreed protocol behind the surrogate of every defence that this attacker
-    believes in. The ledger holds what the upload discloses, the attacker and its belief.
+    The believed protocol is the agreed one, wrapped in the surrogate of each believed defence. The
+    ledger holds what the upload discloses, the attacker, and the believed defences.
 
     Args:
         upload: what reached the server.
-        attacker: 'static' ignores the defences, 'adaptive' was told of them with their
-            strengths, 'estimated' guesses them from the update.
-        defenses: the client's. Only the adaptive attacker believes in them; of the others the
-            ledger then says that there was something to ignore or to guess.
+        attacker: 'static' ignores the defences, 'adaptive' knows them with their strengths,
+            'estimated' guesses them from the update.
+        defenses: the client's, which an upload does not contain. Only the adaptive attacker reads
+            them. For the others the ledger only records that there are defences.
 
     Raises:
-        InputError: no such attacker, no upload, or defences that cannot follow each other.
+        InputError: no such attacker, no upload, or defences in an order that is not allowed.
     """
     expect(upload, Upload, "an Upload, as Client(...).step makes one")
     kind = known_attacker(attacker)

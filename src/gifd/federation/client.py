@@ -19,7 +19,7 @@ from gifd.model import Model
 from gifd.updates import Update
 
 TOLERANCE = 1e-5
-"""How far a replayed truth may be from the update, relative to its norm (float32)."""
+"""Allowed distance of the replayed truth from the update, relative to its norm (float32)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,17 @@ class Client:
     """One participant of the federation.
 
     Args:
-        model: the model it received.
+        model: the model that it received.
         protocol: what it computes.
-        grant_labels: whether the labels are uploaded too.
-        grant_batch_norm: whether what entered the batch norms is: the 'running' statistics of a
-            trained model, which the server sent and knows, or those of the private 'batch', which
-            it gets where clients send their buffers back; None uploads neither.
-        defenses: what it does to hide its batch, one after the other.
+        grant_labels: whether to disclose the labels.
+        grant_batch_norm: which batch-norm statistics to disclose: the 'running' ones, which the
+            server knows from the model it sent, or those of the private 'batch', as if the client
+            returned its buffers; None: neither.
+        defenses: applied in this order to hide the batch.
         seed: of the defences' randomness.
 
     Raises:
-        InputError: no `Model`, or defences that cannot follow each other.
+        InputError: not a `Model`, or defences in an order that is not allowed.
     """
 
     model: Model
@@ -61,11 +61,11 @@ class Client:
             labels: (B,) class indices.
 
         Returns:
-            what reaches the server, and what stays with the client.
+            what reaches the server, and the private batch.
 
         Raises:
-            InputError: no tensors, images outside [0, 1] or a label that the model does not have.
-            ModelError: the model does not take the images, its loss is not one number or has no
+            InputError: not tensors, images outside [0, 1], or labels outside the model's classes.
+            ModelError: the model does not accept the images, the loss is not a scalar or has no
                 second derivative, or the step cannot be replayed (see `check_replay`).
         """
         expect(images, Tensor, "images as a tensor (B, C, H, W)")
@@ -97,7 +97,7 @@ class Client:
         return (self._defended(bare, secret) if self.defenses else bare), secret
 
     def _defended(self, bare: Upload, secret: Secret) -> Upload:
-        """What reaches the server of the same batch behind the defences."""
+        """The upload of the same batch with the defences applied."""
         model = bare.model
         for defense in self.defenses:
             model = defense.prepare(model, bare.image_shape)
@@ -119,13 +119,13 @@ def _computed(protocol: Protocol, model: Model, secret: Secret) -> Update:
 
 
 def check_replay(upload: Upload, secret: Secret) -> None:
-    """Hold the agreed protocol against the truth: replayed, it must give the update back.
+    """Check that the agreed protocol reproduces an undefended update from the private batch.
 
-    With an undefended update from a real client this names a wrong loss, protocol or mode before
-    any attack is judged by it.
+    For an update of a real client this detects a wrong loss, protocol or mode before you trust
+    any attack.
 
     Raises:
-        ModelError: the replayed truth is off; the message names the likely reason.
+        ModelError: it does not; the message names the likely reason.
     """
     truth = upload.replay(secret.images, secret.labels).detach()
     seen = upload.update

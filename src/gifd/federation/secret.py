@@ -13,14 +13,14 @@ from gifd.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Secret:
-    """The private batch. Clients make it and metrics read it; no attack takes one.
+    """The private batch. Clients create it and metrics read it; attacks never get it.
 
     Args:
         images: (B, C, H, W) in [0, 1].
         labels: class indices (B,).
 
     Raises:
-        InputError: another shape, or images outside [0, 1].
+        InputError: wrong shapes, or images outside [0, 1].
     """
 
     images: Float[Tensor, "..."]

@@ -20,25 +20,25 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Upload:
-    """What reaches the server of one client's step.
+    """What one step of a client sends to the server, and what both agreed on beforehand.
 
-    The update may come from anywhere: it is brought to the model's device and dtype.
+    The update may come from a real federation. It is moved to the model's device and dtype.
 
     Args:
-        update: the client's update; checked against the model and put in its order.
-        model: as both have it, prepared by the defences (`Defense.prepare`).
-        protocol: as agreed on, without any defence.
+        update: the client's update; checked against the model and sorted in its order.
+        model: the model that both have, as the defences prepared it (`Defense.prepare`).
+        protocol: the agreed protocol, without defences.
         image_shape: (C, H, W) of the private images.
-        batch_size: how many private images the update was computed on.
+        batch_size: the number of private images.
         labels: their class indices (B,); None: not disclosed.
-        batch_norm: what entered each of the model's batch norms, in the forward pass's order;
-            None: not disclosed.
-        batch_norm_source: of which data: 'running', what the model was trained on, or 'batch',
-            the private images themselves.
+        batch_norm: statistics of the inputs of the model's batch norms, in the order of the
+            forward pass; None: not disclosed.
+        batch_norm_source: the data of these statistics: 'running', the data that the model was
+            trained on, or 'batch', the private images.
 
     Raises:
-        UpdateError: the update does not belong to the model.
-        InputError: what is disclosed does not fit together.
+        UpdateError: the update does not fit the model.
+        InputError: the disclosed values are inconsistent.
     """
 
     update: Update
@@ -66,7 +66,7 @@ def received(update: Update, model: Model) -> Update:
     """One client's update, detached, in the model's order, on its device and in its dtype.
 
     Raises:
-        UpdateError: it does not belong to the model.
+        UpdateError: it does not fit the model.
         InputError: it has a restart axis.
     """
     conformed = update.detach().conform(model.parameters)
@@ -82,11 +82,11 @@ def check_disclosed(
     batch_norm: tuple[Statistics, ...] | None,
     batch_norm_source: str | None,
 ) -> None:
-    """Refuse sizes, labels and statistics that do not fit together.
+    """Check that sizes, labels and statistics are consistent.
 
     Raises:
-        InputError: statistics without their source, a size below 1, or labels that are not one
-            whole number for each image.
+        InputError: statistics without their source, a size below 1, or labels other than one
+            integer for each image.
     """
     if (batch_norm is None) != (batch_norm_source is None):
         raise InputError(

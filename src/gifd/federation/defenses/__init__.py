@@ -1,4 +1,4 @@
-"""Defences: each the triple of what the client does, an attacker believes, and can guess."""
+"""Defences: what the client does, what an attacker replays, and what it can guess."""
 
 from gifd.federation.defenses.aggregate import Aggregate
 from gifd.federation.defenses.ats import ATS

@@ -1,4 +1,4 @@
-"""Clipping: an update no longer than a bound."""
+"""Clipping: a bound on the length of an update."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from gifd.updates import Update
 @final
 @dataclass(frozen=True, kw_only=True)
 class Clip(Defense):
-    """`u min(1, norm / |u|)`, over all parameters together or for each tensor by itself.
+    """`u min(1, norm / |u|)`, for all parameters together or for each tensor.
 
     Args:
-        norm: the bound, above 0, in the units of what is sent.
-        per_layer: clip every tensor to the bound by itself.
+        norm: the bound, above 0, in the units of the update.
+        per_layer: clip every tensor separately.
 
-    Source: as `torch.nn.utils.clip_grad_norm_`, which adds 1e-6 to |u|; norm 4 in the GIFD paper.
+    Source: `torch.nn.utils.clip_grad_norm_`, which adds 1e-6 to |u|; norm 4 in the GIFD paper.
     """
 
     norm: float
@@ -36,7 +36,7 @@ class Clip(Defense):
             raise InputError(f"expected a clipping norm above 0 and finite, got {self.norm}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
-        """Clip what is sent."""
+        """Clip the update."""
         return Changed(inner=protocol, change=self._clip, name=repr(self), seed=seed)
 
     def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
@@ -45,8 +45,10 @@ class Clip(Defense):
 
     @classmethod
     def guess(cls, upload: Upload) -> Clip | None:
-        """All tensors, or nearly all, of one length: clipped each. Otherwise, the update's own
-        length, where a fifth of what updates of random images have at most is longer.
+        """Per layer, if most tensors have the same length.
+
+        Otherwise the length of the update, if it is less than a fifth of the shortest update of
+        random images.
         """
         lengths = upload.update.squares().sqrt()
         longest = float(lengths.max())
@@ -67,7 +69,7 @@ class Clip(Defense):
 
 
 def _typical(upload: Upload, tries: int = 4) -> float:
-    """The least length of the update of random images, of `tries` batches with random labels."""
+    """The length of the shortest update of `tries` batches of random images and labels."""
     model, shape = upload.model, upload.image_shape
     rng, classes = torch.Generator().manual_seed(0), model.classes(shape)
     lengths = []

@@ -1,4 +1,4 @@
-"""Sparsification: only the largest entries of an update are sent."""
+"""Sparsification: sends only the largest entries of an update."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Sparsify(Defense):
     """All but the `1 - rate` largest entries in magnitude are zero; no error is fed back.
 
     Args:
-        rate: the share that is dropped, in [0, 1).
-        per_layer: the share of each tensor, not of all of them together.
+        rate: the share to drop, in [0, 1).
+        per_layer: drop this share of each tensor, not of all of them together.
 
     Source: Aji and Heafield, Sparse Communication for Distributed Gradient Descent, EMNLP 2017;
     rate 0.9 in the GIFD paper.
@@ -39,13 +39,13 @@ class Sparsify(Defense):
             raise InputError(f"expected a sparsification rate in [0, 1), got {self.rate}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
-        """Drop what is small."""
+        """Drop the smallest entries."""
         return Changed(inner=protocol, change=self._drop, name=repr(self), seed=seed)
 
     def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
-        """What the update shows: its zeros say what was dropped.
+        """The zeros of the update reveal what was dropped.
 
-        Where something came behind it that filled the zeros, the replay drops its own smallest.
+        If a later defence filled the zeros, the replay drops its own smallest entries.
         """
         update = upload.update
         if zeros.share(update) < 0.5 * self.rate:
@@ -55,9 +55,9 @@ class Sparsify(Defense):
 
     @classmethod
     def guess(cls, upload: Upload) -> Sparsify | None:
-        """The share of zeros, if they are scattered; per layer where most tensors have one share.
+        """The share of scattered zeros; per layer if it is the same in most tensors.
 
-        Biases are too small to count, and so is the head's weight, of which Soteria hides columns.
+        Biases are too small to count. The head's weight is left out, as Soteria hides its columns.
         """
         if zeros.scattered(upload) < 0.05:
             return None
@@ -82,7 +82,7 @@ class Sparsify(Defense):
 
 
 def _threshold(tensors: list[Tensor], rate: float) -> Tensor:
-    """The smallest magnitude that is kept: all but `floor(rate n)` entries are."""
+    """The smallest magnitude to keep: all but `floor(rate n)` entries are kept."""
     sizes = torch.cat([tensor.detach().abs().flatten() for tensor in tensors])
     return sizes.kthvalue(math.floor(rate * sizes.numel()) + 1).values
 

@@ -1,4 +1,4 @@
-"""Zeros of an update: those that a defence made, told from those that every update has."""
+"""Zeros of an update: those of a defence, separated from natural ones."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from gifd.updates import Update
 
 
 def share(update: Update) -> float:
-    """Of zeros among all numbers."""
+    """The share of zeros among all numbers."""
     return sum(int((tensor == 0).sum()) for tensor in update.tensors) / update.numel
 
 
 def scattered(upload: Upload) -> float:
-    """The share of zeros where their row and their column hold something, beyond what is natural.
+    """The share of zeros in rows and columns that are not empty, beyond the natural share.
 
-    A dead unit makes whole rows of its weight's gradient zero, a feature that is 0 whole columns,
-    and so does a kernel's tap that only ever sees padding. What drops single numbers scatters
-    zeros. A batch scatters a few by itself: as many as random images do, twice, are expected.
-    The head's weight is left out, of which Soteria hides columns.
+    A dead unit makes a whole row of the weight's gradient zero. A feature that is 0, or a tap of a
+    kernel that sees only padding, makes a whole column zero. A defence that drops single numbers
+    scatters zeros. A batch scatters a few by itself; up to twice the share of random images counts
+    as natural. The head's weight is left out, as Soteria hides its columns.
     """
     head = upload.model.head(upload.image_shape).weight
     natural = _scattered(_of_random_images(upload), head)
@@ -28,8 +28,9 @@ def scattered(upload: Upload) -> float:
 
 
 def hidden_columns(upload: Upload) -> float:
-    """The share of columns of the head's weight that hold nothing; 0 where random images leave
-    half as many empty: what enters the head may be 0.
+    """The share of zero columns of the head's weight.
+
+    0 if random images leave more than half as many: the input of the head may be 0 by itself.
     """
     head = upload.model.head(upload.image_shape).weight
     hidden = _empty(upload.update[head])
