@@ -608,6 +608,7 @@ def test_another_type_than_expected_is_one_line() -> None:
         lambda: client.step(images, 1),
         lambda: client.step("face.png", torch.tensor([1])),
         lambda: ig()(images),
+        lambda: ig()(client.step(images, torch.tensor([1]))[0]),
     ):
         try:
             mistake()
@@ -618,6 +619,7 @@ def test_another_type_than_expected_is_one_line() -> None:
         [sys.executable, "-c", textwrap.dedent(lines)], capture_output=True, text=True, check=True
     )
     said = plain.stdout.splitlines()
-    assert len(said) == 7
+    assert len(said) == 8
     assert all(line.startswith("InputError expected ") and ", got " in line for line in said)
     assert "torch.tensor([3]), got 1" in said[4]
+    assert "observe(upload) makes one, got Upload(" in said[7]

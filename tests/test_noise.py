@@ -215,20 +215,20 @@ def test_who_knows_of_noise_does_not_fit_it(prior: Generator) -> None:
         Phase(name="pixels", space=Pixels(), steps=60, optimizer=Adam(lr=0.1)),
     )
     attack = Attack(name="t", reference="none", phases=phases, restarts=1, prior=prior)
-    naive = errors(attack, "static", prior, 0.05)
-    told = errors(attack, "adaptive", prior, 0.05)
-    assert sum(told) < 0.7 * sum(naive), (told, naive)
+    static = errors(attack, "static", prior, 0.05)
+    adaptive = errors(attack, "adaptive", prior, 0.05)
+    assert sum(adaptive) < 0.7 * sum(static), (adaptive, static)
 
 
 def test_a_guess_from_noise_alone_is_what_all_images_have_in_common(prior: Generator) -> None:
     phase = Phase(name="regression", space=Latent(), steps=14, optimizer=Regression(), keeps="last")
     attack = Attack(name="t", reference="none", phases=(phase,), restarts=1, prior=prior)
-    naive = errors(attack, "static", prior, 3.0)
-    told = errors(attack, "adaptive", prior, 3.0)
+    static = errors(attack, "static", prior, 3.0)
+    adaptive = errors(attack, "adaptive", prior, 3.0)
     mean = torch.cat([prior.sample(50, seed=0)]).mean(0)
     known = [float((mean - prior.sample(1, seed=s + 90)).square().mean()) for s in range(4)]
-    assert sum(told) < 0.8 * sum(naive), (told, naive)
-    assert sum(told) < 1.5 * sum(known), (told, known)
+    assert sum(adaptive) < 0.8 * sum(static), (adaptive, static)
+    assert sum(adaptive) < 1.5 * sum(known), (adaptive, known)
 
 
 @pytest.mark.parametrize("std", [0.002, 0.006, 0.012])

@@ -139,7 +139,7 @@ class Attack:
                 the labels can be neither inferred nor were granted.
             ModelError: no linear head, no second derivative, or nothing finite was found.
         """
-        expect(observation, Observation, "an Observation, as Client(...).step makes one")
+        expect(observation, Observation, "an Observation, as observe(upload) makes one")
         began = time.perf_counter()
         model, ledger = observation.model, observation.ledger
         if self.prior is not None and self.prior.image_shape != ledger.image_shape:
