@@ -20,7 +20,7 @@ import torch
 import typer
 
 from gifd import catalog
-from gifd.attacker.beliefs import known_attacker
+from gifd.attacker.observe import known_attacker
 from gifd.campaign.sweep import Keys, Results, Row, covered, drawn, finished, number, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.errors import InputError
@@ -68,7 +68,7 @@ def main(
     defense: Annotated[
         list[str] | None, typer.Option(help="As 'noise:std=0.1'; may be repeated, in order.")
     ] = None,
-    attacker: str = "told",
+    attacker: str = "adaptive",
     shard: Annotated[str, typer.Option(help="k/n: only every n-th client, from the k-th.")] = "0/1",
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/benchmark.jsonl"),
 ) -> None:
@@ -109,7 +109,6 @@ def main(
             model=model,
             grant_labels=grant_labels,
             defenses=drawn(chosen, seeds.trial),
-            attacker=known_attacker(attacker),
             seed=seeds.trial,
         )
         names = [name for name, _ in batch]
@@ -124,6 +123,7 @@ def main(
                 victim={"name": victim, "classes": classes, "seed": seeds.victim},
                 attack=attack,
                 metrics=metrics,
+                attacker=known_attacker(attacker),
                 seed=seeds.trial,
             )
             key = plan[spec][index] = keys.trial(trial)

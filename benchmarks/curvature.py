@@ -22,6 +22,7 @@ from torch.func import grad
 
 from gifd import catalog
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.campaign.sweep import Keys, covered, seeds_of
 from gifd.federation.client import Client
 from gifd.images import read_images
@@ -84,7 +85,8 @@ def main(
         model = catalog.victim(victim, classes=10, size=64, seed=seeds.victim)
         victims.add(keys.of(model))
         truth = image[None]
-        observation, secret = Client(model=model).step(truth, torch.tensor([index % 10]))
+        upload, secret = Client(model=model).step(truth, torch.tensor([index % 10]))
+        observation = observe(upload)
         for name, start in starts(truth, generator, seeds.trial).items():
             home = (truth - start).flatten()
             for width in map(float, widths.split(",")):

@@ -20,7 +20,7 @@ import torch
 import typer
 
 from gifd import catalog
-from gifd.attacker.beliefs import known_attacker
+from gifd.attacker.observe import known_attacker
 from gifd.campaign.sweep import Keys, Results, Row, covered, drawn, finished, number, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.federation.client import Client
@@ -43,7 +43,7 @@ def main(
     defenses: Annotated[str, typer.Option(help="With ; between.")] = (
         "none;noise:std=0.1;clip:norm=4;sparsify:rate=0.9,per_layer=true;soteria:rate=0.8"
     ),
-    attackers: str = "naive,told,estimated",
+    attackers: str = "static,adaptive,estimated",
     attacks: Annotated[str, typer.Option(help="name:preset, comma-separated.")] = (
         "ig:paper,gifd:paper"
     ),
@@ -71,7 +71,7 @@ def main(
     results, keys = Results(out), Keys()
     metrics = (PSNR(), SSIM(), MSE(), STLPIPS())
     plan = [(d, a) for d in defenses.split(";") for a in attackers.split(",")]
-    plan = [(d, a) for d, a in plan if d != "none" or a == "naive"]
+    plan = [(d, a) for d, a in plan if d != "none" or a == "static"]
     found: dict[Cell, dict[int, Row]] = {}
     victims: set[str] = set()
     for index, (name, image) in enumerate(read_images(source, match=match, limit=limit, size=size)):
@@ -83,7 +83,6 @@ def main(
             client = Client(
                 model=model,
                 defenses=drawn(own, seeds.trial),
-                attacker=known_attacker(attacker),
                 seed=seeds.trial,
             )
             for spec, attack in built.items():
@@ -95,6 +94,7 @@ def main(
                     victim={"name": victim, "classes": classes, "seed": seeds.victim},
                     attack=attack,
                     metrics=metrics,
+                    attacker=known_attacker(attacker),
                     seed=seeds.trial,
                 )
                 key = keys.trial(trial)
@@ -133,7 +133,7 @@ def _print(
     first, last = specs[0], specs[-1]
     for defense, attacker in plan:
         for spec in specs:
-            own, bare = (defense, attacker, spec), ("none", "naive", spec)
+            own, bare = (defense, attacker, spec), ("none", "static", spec)
             rows = found[own].values()
             means = [written([number(row, metric) for row in rows]) for metric in METRICS]
             compared = defense != "none" and bare in found

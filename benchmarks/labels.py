@@ -18,6 +18,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor
 
+from gifd.attacker.observe import observe
 from gifd.errors import InputError
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg, FedSGD
@@ -98,7 +99,8 @@ def cell(
     for seed in range(draws):
         rng = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(held[1]), (batch,), generator=rng)
-        observation, secret = client.step(held[0][chosen], held[1][chosen])
+        upload, secret = client.step(held[0][chosen], held[1][chosen])
+        observation = observe(upload)
         true = torch.bincount(secret.labels, minlength=classes)
         guesses = torch.randint(classes, (500, batch), generator=rng)
         chance = float(

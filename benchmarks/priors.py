@@ -21,6 +21,7 @@ import torch
 import typer
 
 from gifd import catalog
+from gifd.attacker.observe import observe
 from gifd.attacks import Attack
 from gifd.federation.client import Client
 from gifd.priors import Generator, stylegan2
@@ -52,7 +53,7 @@ def measure(name: str, steps: int) -> dict[str, object]:
     prior = official(name)
     model = catalog.victim("resnet18", classes=10, size=64, seed=0)
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    observation, _ = Client(model=model).step(images, torch.tensor([3]))
+    observation = observe(Client(model=model).step(images, torch.tensor([3]))[0])
     deepest = catalog.attack("gifd", prior=prior, preset="paper").phases[-1].space
     row: dict[str, object] = {"prior": name, "stages": len(prior)}
     row["parameters"] = sum(p.numel() for s in prior.stages for p in s.parameters())

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 import typer
 
 from gifd import catalog
+from gifd.attacker.observe import observe
 from gifd.federation.client import Client
 from gifd.images import read_images
 from gifd.interval import written
@@ -49,7 +50,7 @@ def main(
     images, shown = [], []
     for index, (_, image) in enumerate(read_images(source, match=match, limit=limit, size=size)):
         label = torch.tensor([index % classes])
-        observation, _ = Client(model=model).step(image[None], label)
+        observation = observe(Client(model=model).step(image[None], label)[0])
         images.append(image)
         shown.append(observed_representations(observation, label).directions)
     private, observed = torch.stack(images), torch.cat(shown)

@@ -2,7 +2,7 @@
 
 import torch
 
-from gifd import Client, Model, attacks, faces64, score
+from gifd import Client, Model, attacks, faces64, observe, score
 from gifd.metrics import PSNR, SSIM
 from gifd.victims import ConvNet
 
@@ -11,7 +11,8 @@ model = Model(module=net, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 prior = faces64()
 private = prior.sample(1, seed=7)  # stands for a private image: (1, 3, 64, 64) in [0, 1]
 
-observation, secret = Client(model=model).step(private, torch.tensor([4]))
+upload, secret = Client(model=model).step(private, torch.tensor([4]))
+observation = observe(upload)
 found = attacks.gifd(prior, restarts=2).with_steps(60)(observation, seed=0)
 
 print("granted:", dict(observation.grants()))

@@ -226,7 +226,7 @@ TRIALS: dict[str, Callable[[], Trial]] = {
     "a defence's own seed": lambda: _of_client(defenses=(ATS(seed=1),)),
     "that defence": lambda: _of_client(defenses=(ATS(seed=2),)),
     "the noise's seed": lambda: _of_client(seed=1),
-    "the attacker": lambda: _of_client(attacker="naive"),
+    "the attacker": lambda: trial(attacker="static"),
     "restarts": lambda: _of_attack(restarts=3),
     "the answer": lambda: _of_attack(answer="last"),
     "steps": lambda: _of_phase(steps=4),

@@ -9,6 +9,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from gifd.attacker.observation import Ledger, Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import ig
 from gifd.batch_norm import Statistics
 from gifd.errors import GifdError, InputError, UpdateError
@@ -34,7 +35,7 @@ ELSEWHERE = [
 
 def seen(victim: Model, pictures: Pictures, batch: int = 1) -> Observation:
     client = Client(model=victim, grant_labels=batch > 1, grant_batch_norm="batch")
-    return client.step(pictures(3, batch, 16), torch.arange(batch) + 1)[0]
+    return observe(client.step(pictures(3, batch, 16), torch.arange(batch) + 1)[0])
 
 
 def again(observation: Observation, update: Update, ledger: Ledger | None = None) -> Observation:

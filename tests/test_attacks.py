@@ -10,16 +10,17 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from gifd.attacks.extensions import PRESETS
 from torch import Tensor, nn
 
 from gifd import catalog
-from gifd.attacker.beliefs import Attacker
-from gifd.attacker.observation import Observation, Secret
+from gifd.attacker.observation import Observation
+from gifd.attacker.observe import Attacker, observe
 from gifd.attacks import Attack, Extensions, gifd
-from gifd.attacks.extensions import PRESETS
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg
+from gifd.federation.secret import Secret
 from gifd.model import Model
 from gifd.priors import Generator, Stage, State, biggan, stylegan2
 from gifd.priors.dcgan import dcgan_stages
@@ -87,19 +88,20 @@ def source_of(name: str) -> str:
     return "searched" if name == "dlg" else "inferred"
 
 
-def observe(
+def observed(
     victim: Model, pictures: Callable[..., Tensor], batch: int = 1
 ) -> tuple[Observation, Secret]:
     labels = torch.arange(batch) + 1
     client = Client(model=victim, grant_labels=batch > 1)
-    return client.step(pictures(3, batch, 16), labels)
+    upload, secret = client.step(pictures(3, batch, 16), labels)
+    return observe(upload), secret
 
 
 @every_attack
 def test_improves_on_its_start(
     name: str, preset: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    observation, _ = observe(victim, pictures)
+    observation, _ = observed(victim, pictures)
     found = build(name, preset, prior)(observation)
     first = [d for d in found.phases[0].curve[0] if d == d]
     assert found.distance < min(first)
@@ -113,7 +115,7 @@ def test_improves_on_its_start(
 def test_is_deterministic_by_its_seed(
     name: str, preset: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    observation, _ = observe(victim, pictures)
+    observation, _ = observed(victim, pictures)
     attack = build(name, preset, prior, steps=8)
     torch.manual_seed(1)
     one = attack(observation, seed=5)
@@ -133,7 +135,7 @@ def test_leaves_victim_prior_and_global_randomness_alone(
     pictures: Callable[..., Tensor],
     untouched: Callable[[nn.Module], AbstractContextManager[None]],
 ) -> None:
-    observation, _ = observe(victim, pictures)
+    observation, _ = observed(victim, pictures)
     randomness = torch.get_rng_state()
     with untouched(victim.module), untouched(nn.ModuleList(prior.stages)):
         build(name, preset, prior, steps=6)(observation)
@@ -144,7 +146,7 @@ def test_leaves_victim_prior_and_global_randomness_alone(
 def test_takes_a_batch_of_two_with_granted_labels(
     name: str, preset: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    observation, _ = observe(victim, pictures, batch=2)
+    observation, _ = observed(victim, pictures, batch=2)
     found = build(name, preset, prior, steps=8)(observation)
     assert found.images.shape == (2, 3, 16, 16)
     assert found.label_source == ("searched" if name == "dlg" else "granted")
@@ -156,7 +158,7 @@ def test_takes_a_weight_delta_of_fedavg(
     name: str, preset: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
     client = Client(model=victim, protocol=FedAvg(steps=2, lr=0.01, momentum=0.5))
-    observation, _ = client.step(pictures(3, 1, 16), torch.tensor([2]))
+    observation = observe(client.step(pictures(3, 1, 16), torch.tensor([2]))[0])
     found = build(name, preset, prior, steps=20)(observation)
     assert name == "dlg" or found.labels.tolist() == [2]
     first = found.phases[0].curve[0][found.phases[0].best_restart]
@@ -168,7 +170,7 @@ def test_takes_a_weight_delta_of_fedavg(
 def test_ctrl_c_gives_the_best_so_far(
     name: str, preset: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    observation, _ = observe(victim, pictures)
+    observation, _ = observed(victim, pictures)
     seen: list[Progress] = []
 
     def stop_soon(now: Progress) -> None:
@@ -192,7 +194,7 @@ def test_ctrl_c_gives_the_best_so_far(
 def test_counts_its_evaluations(
     name: str, preset: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    observation, _ = observe(victim, pictures)
+    observation, _ = observed(victim, pictures)
     seen: list[Progress] = []
     attack = narrow(catalog.attack(name, prior=prior, preset=preset, restarts=2))
     attack = attack.with_evaluations(30)
@@ -213,7 +215,7 @@ def test_refuses_what_does_not_fit(
         return
     with pytest.raises(InputError, match="a prior"):
         catalog.attack(name, prior=None, preset=preset)
-    large = Client(model=victim).step(pictures(0, 1, 32), torch.tensor([0]))[0]
+    large = observe(Client(model=victim).step(pictures(0, 1, 32), torch.tensor([0]))[0])
     with pytest.raises(InputError, match="3 x 32 x 32") as error:
         build(name, preset, prior, steps=8)(large)
     assert "\n" not in str(error.value)
@@ -227,7 +229,7 @@ def test_a_restart_that_becomes_nan_is_dropped_and_reported(
     pictures: Callable[..., Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    observation, _ = observe(victim, pictures)
+    observation, _ = observed(victim, pictures)
     attack = build(name, "paper", prior, steps=8)
     space = type(attack.phases[0].space)
     start = space.start
@@ -273,7 +275,8 @@ def test_attacks_behind_every_defence(
     client = Client(
         model=victim, defenses=(catalog.defense(STRENGTHS[defence]),), grant_labels=True
     )
-    observation, _ = client.step(pictures(3, 2, 16), torch.tensor([1, 3]))
+    upload, _ = client.step(pictures(3, 2, 16), torch.tensor([1, 3]))
+    observation = observe(upload, defenses=client.defenses)
     attack = build(name, "strongest", prior, steps=6, restarts=1)
     found = attack(observation)
     assert found.images.shape == (2, 3, 16, 16)
@@ -291,22 +294,24 @@ def test_restarts_are_batched_behind_every_defence(
     client = Client(
         model=victim, defenses=(catalog.defense(STRENGTHS[defence]),), grant_labels=True
     )
-    observation, _ = client.step(pictures(3, 2, 16), torch.tensor([1, 3]))
+    upload, _ = client.step(pictures(3, 2, 16), torch.tensor([1, 3]))
+    observation = observe(upload, defenses=client.defenses)
     attack = build("gifd", "paper", prior, steps=4, restarts=2)
     one_by_one, batched = (attack(observation, batched=each) for each in (False, True))
     first = [torch.tensor(found.phases[0].curve[0]) for found in (one_by_one, batched)]
     torch.testing.assert_close(*first, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("attacker", ["naive", "told", "estimated"])
+@pytest.mark.parametrize("attacker", ["static", "adaptive", "estimated"])
 @every_defence
 def test_every_attacker_meets_every_defence(
     defence: str, attacker: Attacker, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
     """The label of one image included, which no defence here hides from all of them."""
     strength = "aggregate:clients=1" if defence == "aggregate" else STRENGTHS[defence]
-    client = Client(model=victim, defenses=(catalog.defense(strength),), attacker=attacker)
-    observation, _ = client.step(pictures(3, 1, 16), torch.tensor([2]))
+    client = Client(model=victim, defenses=(catalog.defense(strength),))
+    upload, _ = client.step(pictures(3, 1, 16), torch.tensor([2]))
+    observation = observe(upload, attacker=attacker, defenses=client.defenses)
     attack = catalog.attack("ig", prior=None, preset="paper", restarts=1).with_steps(4)
     found = attack(observation)
     assert math.isfinite(found.distance)
@@ -314,7 +319,7 @@ def test_every_attacker_meets_every_defence(
         assert found.labels.tolist() == [2]
     granted = observation.grants()
     assert granted["attacker"] == attacker
-    assert (granted["defenses"] is None) == (attacker != "told")
+    assert (granted["defenses"] is None) == (attacker != "adaptive")
 
 
 def test_the_paper_is_the_paper() -> None:
@@ -373,7 +378,7 @@ def test_ig_steps_by_signs_alone_and_ever_less(
 
             return step
 
-    observation, _ = observe(victim, pictures)
+    observation, _ = observed(victim, pictures)
     attack = catalog.attack("ig", prior=None, preset=preset, restarts=1).with_steps(16)
     (phase,) = attack.phases
     phase = dataclasses.replace(phase, optimizer=Measured(phase.optimizer))
@@ -537,7 +542,7 @@ def test_gifd_runs_on_the_papers_generators(
     name: str, preset: str, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
     client = Client(model=victim)
-    observation, _ = client.step(pictures(3, side=16), torch.tensor([2]))
+    observation = observe(client.step(pictures(3, side=16), torch.tensor([2]))[0])
     attack = catalog.attack("gifd", prior=paper_prior(name), preset=preset, restarts=2)
     attack = attack.with_steps(4 * len(attack.phases))
     found = attack(observation, seed=1)
@@ -552,7 +557,7 @@ def test_a_conditional_prior_draws_the_private_class(
 ) -> None:
     labels = torch.tensor([2, 0])
     client = Client(model=victim, grant_labels=True)
-    observation, _ = client.step(pictures(3, 2, 16), labels)
+    observation = observe(client.step(pictures(3, 2, 16), labels)[0])
     prior = paper_prior("biggan-deep")
     latent = Latent()
     setting = Setting(
@@ -575,7 +580,7 @@ def test_a_conditional_prior_draws_the_private_class(
 def test_dropping_the_skip_is_for_reproduction_only(
     victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    observation, _ = Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))
+    observation = observe(Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))[0])
     prior = paper_prior("stylegan2")
     kept = gifd(prior, preset="paper", restarts=1).with_steps(6)(observation)
     dropped = gifd(prior, preset="paper", restarts=1, drop_skip=True).with_steps(6)(observation)
@@ -603,6 +608,7 @@ def test_another_type_than_expected_is_one_line() -> None:
         lambda: client.step(images, 1),
         lambda: client.step("face.png", torch.tensor([1])),
         lambda: ig()(images),
+        lambda: ig()(client.step(images, torch.tensor([1]))[0]),
     ):
         try:
             mistake()
@@ -613,6 +619,7 @@ def test_another_type_than_expected_is_one_line() -> None:
         [sys.executable, "-c", textwrap.dedent(lines)], capture_output=True, text=True, check=True
     )
     said = plain.stdout.splitlines()
-    assert len(said) == 7
+    assert len(said) == 8
     assert all(line.startswith("InputError expected ") and ", got " in line for line in said)
     assert "torch.tensor([3]), got 1" in said[4]
+    assert "observe(upload) makes one, got Upload(" in said[7]

@@ -122,7 +122,7 @@ OTHER_SETTINGS: dict[str, list[str]] = {
     "restarts": ["--restarts", "2"],
     "defence": ["--defense", "noise:std=0.1"],
     "its strength": ["--defense", "noise:std=0.2"],
-    "its attacker": ["--defense", "noise:std=0.2", "--attacker", "naive"],
+    "its attacker": ["--defense", "noise:std=0.2", "--attacker", "static"],
     "labels": ["--labels", "square_([0-9])", "--classes", "11"],
     "granted labels": ["--grant-labels"],
     "size": ["--size", "48"],
@@ -273,7 +273,7 @@ def test_the_table_has_paired_t_intervals(benchmark: ModuleType) -> None:
     assert f"| b - a | 3 | {differences.mean():.2f} ± {half:.2f} |" in text
 
 
-DEFENSES = ["--defenses", "none;sparsify:rate=0.9", "--attackers", "naive,told"]
+DEFENSES = ["--defenses", "none;sparsify:rate=0.9", "--attackers", "static,adaptive"]
 
 
 def test_defences_are_compared_with_every_attacker(source: Path, tmp_path: Path) -> None:
@@ -283,17 +283,17 @@ def test_defences_are_compared_with_every_attacker(source: Path, tmp_path: Path)
     rows = rows_of(out)
     assert len(rows) == 2 * 2 * 3, "none has one attacker"
     assert "| defence | attacker | attack | n |" in first
-    assert "| sparsify:rate=0.9 | told | gifd:paper | 2 |" in first
-    assert "| none | naive | gifd:paper | 2 |" in first
+    assert "| sparsify:rate=0.9 | adaptive | gifd:paper | 2 |" in first
+    assert "| none | static | gifd:paper | 2 |" in first
     assert "Victim, start and noise are drawn anew for each n" in first
     _, _, paired = first.partition("| gifd:paper - ig:paper | attacker | n |")
 
     def psnr(spec: str) -> list[float]:
-        own = [r for r in rows if (r["spec"], r["attacker"]) == (spec, "told")]
+        own = [r for r in rows if (r["spec"], r["attacker"]) == (spec, "adaptive")]
         return [row["psnr"] for row in sorted(own, key=lambda row: row["image"])]
 
     mean = sum(a - b for a, b in zip(psnr("gifd:paper"), psnr("ig:paper"), strict=True)) / 2
-    (line,) = [line for line in paired.splitlines() if "| told |" in line]
+    (line,) = [line for line in paired.splitlines() if "| adaptive |" in line]
     assert float(line.split("|")[4].split("±")[0]) == pytest.approx(mean, abs=0.05)
     for kind in ("seed", "victim_seed"):
         drawn = [{r[kind] for r in rows if r["image"] == image} for image in IMAGES]
@@ -306,7 +306,7 @@ def test_defences_are_compared_with_every_attacker(source: Path, tmp_path: Path)
 def test_defences_of_other_settings_are_computed_anew(source: Path, tmp_path: Path) -> None:
     module, out = load("defenses"), tmp_path / "rows.jsonl"
     base = [source, *IG, "--limit", "1", "--out", out]
-    base += ["--attackers", "naive", "--defenses", "none;noise:std=0.1"]
+    base += ["--attackers", "static", "--defenses", "none;noise:std=0.1"]
     first = done(module, *base)
     changes: dict[str, list[str]] = {
         "evaluations": ["--evaluations", "6"],
@@ -321,7 +321,7 @@ def test_defences_of_other_settings_are_computed_anew(source: Path, tmp_path: Pa
         assert len(new) == 2, name
         for defense in ("none", "noise:std=0.1"):
             values = [row["psnr"] for row in new if row["defense"] == defense]
-            assert f"| {defense} | naive | ig:paper | 1 | {written(values)} |" in text, name
+            assert f"| {defense} | static | ig:paper | 1 | {written(values)} |" in text, name
     before = len(rows_of(out))
     done(module, *base, "--defenses", "none;noise:std=0.2")
     assert len(rows_of(out)) == before + 1, "no defence is what it was"
@@ -344,7 +344,7 @@ def test_the_noise_of_a_defence_is_drawn_for_each_image(
         return whole(self, *args, **kwargs)
 
     monkeypatch.setattr(Trial, "run", kept)
-    arguments = [source, *IG, "--attackers", "naive,told", "--defenses", "none;noise:std=0.1"]
+    arguments = [source, *IG, "--attackers", "static,adaptive", "--defenses", "none;noise:std=0.1"]
     done(load("defenses"), *arguments, "--out", tmp_path / "rows.jsonl")
     one, other = noise[IMAGES[0], 1], noise[IMAGES[1], 1]
     assert len(one) == len(other) == 2
@@ -357,14 +357,14 @@ def test_defences_that_were_interrupted_go_on_to_the_same_tables(
     source: Path, tmp_path: Path, stopped: Callable[[int], None]
 ) -> None:
     module, out = load("defenses"), tmp_path / "rows.jsonl"
-    arguments = [source, *IG, "--attackers", "naive,told", "--defenses", "none;noise:std=0.1"]
+    arguments = [source, *IG, "--attackers", "static,adaptive", "--defenses", "none;noise:std=0.1"]
     whole = done(module, *arguments, "--out", tmp_path / "whole.jsonl")
     stopped(2)
     assert run(module, *arguments, "--out", out).exit_code == 130
     out.write_bytes(out.read_bytes()[:-20])
     stopped(5)
     assert done(module, *arguments, "--out", out) == whole
-    assert re.search(r"\| noise:std=0.1 \| told \| ig:paper \| 2 \|", whole)
+    assert re.search(r"\| noise:std=0.1 \| adaptive \| ig:paper \| 2 \|", whole)
 
 
 def test_directions_are_of_victims_and_starts_of_each_image(source: Path) -> None:

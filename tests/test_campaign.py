@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from gifd import catalog
+from gifd.attacker.observe import observe
 from gifd.attacks import dlg, ig
 from gifd.campaign.demo import demo_face
 from gifd.campaign.record import Outcome, Record
@@ -59,7 +60,7 @@ def test_a_record_agrees_with_the_pictures(client: Client, outcome: Outcome) -> 
     assert outcome.record.mse == pytest.approx(float(difference.square().mean()), rel=1e-6)
     assert outcome.record.evaluations == 2 * 4 + 2, "each step, and each restart's exact distance"
     assert len(outcome.record.phases[0].curve) == 4
-    observation, _ = client.step(outcome.private, torch.tensor([2]))
+    observation = observe(client.step(outcome.private, torch.tensor([2]))[0])
     replayed = observation.replay(outcome.answer, torch.tensor([2])).detach()
     distance = float(Cosine()(replayed, observation.update))
     assert outcome.record.distance == pytest.approx(distance, rel=1e-4), "of the exact replay"
@@ -122,7 +123,7 @@ def test_a_record_tells_the_true_label_from_the_one_that_was_used() -> None:
         attack=dlg().with_steps(1),
         metrics=(MSE(),),
     )
-    observation, _ = trial.client.step(trial.images, trial.labels)
+    observation = observe(trial.client.step(trial.images, trial.labels)[0])
     (used,) = trial.attack(observation, seed=trial.seed).labels.tolist()
     assert used != 2
     (image,) = trial.run().record.images
@@ -240,18 +241,30 @@ def test_curves_of_exact_and_smoothed_replays_are_not_joined(
     assert "not comparable with a solid line" in page
 
 
+@pytest.mark.parametrize(
+    ("former", "name"), [("naive", "static"), ("told", "adaptive"), ("estimated", "estimated")]
+)
+def test_the_attacker_of_an_old_record_has_its_name_of_today(
+    former: str, name: str, outcome: Outcome
+) -> None:
+    old = json.loads(outcome.record.model_dump_json())
+    old["ledger"]["attacker"] = former
+    read = Record.model_validate_json(json.dumps(old))
+    assert read.ledger == outcome.record.ledger | {"attacker": name}
+
+
 def test_trials_behind_other_defences_are_told_apart(outcome: Outcome, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.add(outcome)
-    for attacker in ("naive", "told"):
+    for attacker in ("static", "adaptive"):
         ledger = outcome.record.ledger | {"attacker": attacker}
         changed = {"defenses": ["Noise(std=0.1)"], "ledger": ledger}
         record = outcome.record.model_copy(update=changed)
         store.add(dataclasses.replace(outcome, record=record))
     page = _Page()
     page.feed(write_report(store).read_text(encoding="utf-8"))
-    assert "behind Noise(std=0.1), naive" in page.text
-    assert "behind Noise(std=0.1), told" in page.text
+    assert "behind Noise(std=0.1), static" in page.text
+    assert "behind Noise(std=0.1), adaptive" in page.text
     assert page.text.count("the client's defences") == 3, "each has its own ledger"
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size[1] > 3 * 192

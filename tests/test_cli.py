@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from gifd import catalog
+from gifd.attacker.observe import observe
 from gifd.attacks import ig
 from gifd.cli import app
 from gifd.federation.client import Client
@@ -147,17 +148,31 @@ def test_a_defence_and_what_the_attacker_knows_are_recorded(picture: Path, tmp_p
     chain = ["--defense", "sparsify:rate=0.9", "--defense", "quantize:scheme=bf16"]
     records = {
         attacker: json.loads(run("attack", picture, *chain, "--attacker", attacker, *out).stdout)
-        for attacker in ("naive", "told", "estimated")
+        for attacker in ("static", "adaptive", "estimated")
     }
     for attacker, record in records.items():
         assert record["defenses"][0] == "Sparsify(rate=0.9, per_layer=False)"
         assert record["ledger"]["attacker"] == attacker
-    assert records["told"]["ledger"]["defenses"] == records["told"]["defenses"]
-    assert records["naive"]["ledger"]["defenses"] is None
-    assert records["naive"]["ledger"]["believed"] == []
+    assert records["adaptive"]["ledger"]["defenses"] == records["adaptive"]["defenses"]
+    assert records["static"]["ledger"]["defenses"] is None
+    assert records["static"]["ledger"]["believed"] == []
     assert any("bf16" in belief for belief in records["estimated"]["ledger"]["believed"])
-    assert records["naive"]["distance"] != records["told"]["distance"]
+    assert records["static"]["distance"] != records["adaptive"]["distance"]
     assert "Sparsify" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("former", "name"), [("naive", "static"), ("told", "adaptive")])
+def test_an_attackers_former_name_is_noted(
+    former: str, name: str, picture: Path, tmp_path: Path
+) -> None:
+    out = ["--attack", "ig", *QUICK, "--json", "--out", tmp_path / "out"]
+    chain = ["--defense", "clip:norm=1", "--attacker"]
+    old, new = (run("attack", picture, *chain, attacker, *out) for attacker in (former, name))
+    note = f"note: the attacker '{former}' is now called '{name}'"
+    assert (note in old.stderr, note in new.stderr) == (True, False)
+    records = [json.loads(each.stdout) for each in (old, new)]
+    assert records[0]["ledger"] == records[1]["ledger"]
+    assert records[0]["distance"] == records[1]["distance"]
 
 
 def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: Path) -> None:
@@ -256,7 +271,7 @@ def test_the_victims_weights_are_those_of_its_seed(picture: Path, tmp_path: Path
         assert told["victim"]["seed"] == seed
         model = catalog.victim("convnet", classes=10, size=32, seed=seed)
         image = read_image(picture, size=32)[None]
-        observation, _ = Client(model=model).step(image, torch.tensor([0]))
+        observation = observe(Client(model=model).step(image, torch.tensor([0]))[0])
         found = ig(restarts=1).with_steps(6)(observation)
         curve = [row[0] for row in told["phases"][0]["curve"]]
         assert curve == pytest.approx([row[0] for row in found.phases[0].curve], rel=1e-3)
@@ -397,7 +412,7 @@ def test_mistakes_with_checkpoints_get_one_line(
 def test_a_label_that_the_update_does_not_bear_out_is_noted(tmp_path: Path) -> None:
     model = catalog.victim("convnet", classes=10, size=64, seed=0)
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    observation, _ = Client(model=model).step(image, torch.tensor([3]))
+    observation = observe(Client(model=model).step(image, torch.tensor([3]))[0])
     for name, update in (("sent", observation.update), ("flipped", -observation.update)):
         update.save(tmp_path / name)
         victim = ["--victim", "convnet", "--batch-size", "1"]
@@ -411,7 +426,7 @@ def test_a_label_that_the_update_does_not_bear_out_is_noted(tmp_path: Path) -> N
 def test_labels_are_read_off_an_update_file(tmp_path: Path) -> None:
     model = catalog.victim("convnet", classes=10, size=64, seed=0)
     images = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    observation, _ = Client(model=model).step(images, torch.tensor([7, 2, 2, 0, 7]))
+    observation = observe(Client(model=model).step(images, torch.tensor([7, 2, 2, 0, 7]))[0])
     path = tmp_path / "update.safetensors"
     observation.update.save(path)
     victim = ["--victim", "convnet", "--batch-size", "5"]

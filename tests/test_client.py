@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gifd.attacker.observation import Ledger, Observation, Secret
+from gifd.attacker.observation import Ledger, Observation
+from gifd.attacker.observe import observe
 from gifd.errors import InputError, ModelError, UpdateError
 from gifd.federation.client import Client, check_replay
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.federation.secret import Secret
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.search import Cosine, Distance, LayerCosine, Squared
 from gifd.updates import Update
@@ -37,7 +40,8 @@ def test_the_truth_replayed_has_no_distance(
     images = pictures(0, batch=2)
     with untouched(module) if not isinstance(module, ResNet18) else torch.no_grad():
         client = Client(model=Model(module=module), protocol=protocol)
-        observation, secret = client.step(images, LABELS)
+        upload, secret = client.step(images, LABELS)
+        observation = observe(upload)
     replayed = observation.replay(secret.images, secret.labels).detach()
     power = float(observation.update.norm()) ** 2
     scales: dict[Distance, float] = {Cosine(): 1, LayerCosine(norm=1.0): 1, Squared(): power}
@@ -52,8 +56,9 @@ def test_the_server_gets_no_more_than_was_granted(
     victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
     images = pictures(0, batch=2, side=16)
-    bare, secret = Client(model=victim).step(images, LABELS)
-    granted, _ = Client(model=victim, grant_labels=True).step(images, LABELS)
+    upload, secret = Client(model=victim).step(images, LABELS)
+    bare = observe(upload)
+    granted = observe(Client(model=victim, grant_labels=True).step(images, LABELS)[0])
     assert bare.grants() == {
         "protocol": "FedSGD()",
         "image_shape": [3, 16, 16],
@@ -79,11 +84,12 @@ def summed(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def believed(truly: Model, belief: Model, protocol: Protocol, images: Tensor) -> Observation:
-    """What a server sees of a client that computed otherwise than the server believes."""
+def agreed(truly: Model, belief: Model, protocol: Protocol, images: Tensor) -> Upload:
+    """What a server gets of a client that computed otherwise than the server believes."""
     update = FedSGD()(truly, truly.parameters, truly.buffers, images, LABELS)
-    ledger = Ledger(image_shape=(3, 16, 16), batch_size=2)
-    return Observation(update=update, model=belief, protocol=protocol, ledger=ledger)
+    return Upload(
+        update=update, model=belief, protocol=protocol, image_shape=(3, 16, 16), batch_size=2
+    )
 
 
 def test_the_mismatch_of_a_replay_is_named(victim: Model, pictures: Callable[..., Tensor]) -> None:
@@ -92,7 +98,7 @@ def test_the_mismatch_of_a_replay_is_named(victim: Model, pictures: Callable[...
     module = victim.module
     summing = Model(module=module, mean=victim.mean, std=victim.std, loss=summed)
     other_units = Model(module=module, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    check_replay(believed(victim, victim, FedSGD(), images), secret)
+    check_replay(agreed(victim, victim, FedSGD(), images), secret)
     cases = {
         "the replay times 2: another loss reduction": (summing, victim, FedSGD()),
         "the replay times -10: .* sign": (victim, victim, FedAvg(steps=1, lr=0.1)),
@@ -100,7 +106,7 @@ def test_the_mismatch_of_a_replay_is_named(victim: Model, pictures: Callable[...
     }
     for reason, (truly, belief, protocol) in cases.items():
         with pytest.raises(ModelError, match=reason) as error:
-            check_replay(believed(truly, belief, protocol, images), secret)
+            check_replay(agreed(truly, belief, protocol, images), secret)
         assert "\n" not in str(error.value)
 
 
@@ -153,8 +159,17 @@ def test_an_update_of_another_model_is_refused(victim: Model) -> None:
         ({"fc.weight": torch.zeros(1)}, "missing"),
         ({n: p * torch.nan for n, p in victim.parameters.items()}, "not finite"),
     ]:
+        update = Update(parameters)
         with pytest.raises(UpdateError, match=reason):
-            Observation(update=Update(parameters), model=victim, protocol=FedSGD(), ledger=ledger)
+            Observation(update=update, model=victim, protocol=FedSGD(), ledger=ledger)
+        with pytest.raises(UpdateError, match=reason):
+            Upload(
+                update=update,
+                model=victim,
+                protocol=FedSGD(),
+                image_shape=(3, 16, 16),
+                batch_size=1,
+            )
 
 
 def test_an_observation_is_of_one_client(victim: Model) -> None:

@@ -8,6 +8,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from jaxtyping import TypeCheckError
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
-from gifd.attacker.beliefs import Attacker, guessed
+from gifd.attacker.guess import guessed
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import Attacker, observe
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
 from gifd.federation.defenses import (
@@ -44,6 +46,7 @@ from gifd.federation.defenses.quantize import RANDOM
 from gifd.federation.defenses.soteria import sensitivities
 from gifd.federation.defenses.transformations import TRANSFORMATIONS, transform
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.federation.upload import Upload
 from gifd.leakage.representation import observed_representations
 from gifd.model import Model
 from gifd.updates import Update
@@ -86,20 +89,15 @@ def images(seed: int, batch: int = 2, side: int = 16) -> tuple[Tensor, Tensor]:
 
 def defended(
     *defenses: Defense,
-    attacker: Attacker = "told",
+    attacker: Attacker = "adaptive",
     protocol: Protocol | None = None,
     seed: int = 0,
     batch: int = 2,
     model: Model = VICTIM,
 ) -> Observation:
-    client = Client(
-        model=model,
-        protocol=protocol or FedSGD(),
-        defenses=defenses,
-        attacker=attacker,
-        seed=seed,
-    )
-    return client.step(*images(seed, batch))[0]
+    client = Client(model=model, protocol=protocol or FedSGD(), defenses=defenses, seed=seed)
+    upload, _ = client.step(*images(seed, batch))
+    return observe(upload, attacker=attacker, defenses=defenses)
 
 
 def bare(seed: int = 0, batch: int = 2, model: Model = VICTIM) -> Update:
@@ -145,7 +143,7 @@ def test_defences_compose_in_their_order() -> None:
     zeros = sum(int((t == 0).sum()) for t in observation.update.tensors)
     assert zeros / observation.update.numel == pytest.approx(0.9, abs=0.01)
     assert observation.ledger.defenses == tuple(map(repr, defenses))
-    assert observation.ledger.attacker == "told"
+    assert observation.ledger.attacker == "adaptive"
 
 
 def test_zeros_that_noise_filled_are_replayed_by_size() -> None:
@@ -161,12 +159,12 @@ def test_zeros_that_noise_filled_are_replayed_by_size() -> None:
     [(Soteria(rate=0.5),), (Sparsify(rate=0.5),), (Soteria(rate=0.5), Sparsify(rate=0.5))],
     ids=repr,
 )
-def test_who_is_told_knows_which_of_the_heads_numbers_are_shown(
+def test_an_adaptive_attacker_knows_which_of_the_heads_numbers_are_shown(
     defenses: tuple[Defense, ...],
 ) -> None:
     label = images(0, 1, 32)[1]
-    assert observed_representations(observed(attacker="told"), label).shown is None
-    observation = observed(*defenses, attacker="told")
+    assert observed_representations(observed(attacker="adaptive"), label).shown is None
+    observation = observed(*defenses, attacker="adaptive")
     seen = observed_representations(observation, label)
     row = observation.update[LARGE.head((3, 32, 32)).weight][label]
     assert seen.shown is not None
@@ -174,13 +172,26 @@ def test_who_is_told_knows_which_of_the_heads_numbers_are_shown(
     assert 0.1 < float((row != 0).float().mean()) < 0.9
 
 
-def test_a_client_refuses_what_is_no_defence_or_attacker() -> None:
-    for wrong, says in (
-        ({"attacker": "Told"}, "an attacker"),
-        ({"defenses": ("sparsify:rate=0.9",)}, "defences|defenses"),
-    ):
-        with pytest.raises((InputError, TypeCheckError), match=says):
-            Client(model=VICTIM, **wrong)
+def test_what_is_no_defence_is_refused() -> None:
+    wrong: Any = ("sparsify:rate=0.9",)
+    with pytest.raises((InputError, TypeCheckError), match=r"defen[cs]es"):
+        Client(model=VICTIM, defenses=wrong)
+    upload = sent()
+    with pytest.raises((InputError, TypeCheckError), match=r"defen[cs]es"):
+        observe(upload, defenses=wrong)
+
+
+@pytest.mark.parametrize("name", ["Adaptive", "told", "naive", ""])
+def test_an_attacker_that_there_is_not_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="static, adaptive, estimated") as error:
+        observe(sent(), attacker=name)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_upload_is_refused() -> None:
+    wrong: Any = observed()
+    with pytest.raises((InputError, TypeCheckError), match=r"[uU]pload"):
+        observe(wrong)
 
 
 def test_who_guesses_does_so_without_a_defence_too() -> None:
@@ -562,28 +573,32 @@ def lenet() -> Model:
 LARGE = lenet()  # of sigmoids: no zeros but a defence's
 
 
-def observed(*defenses: Defense, attacker: Attacker = "naive", seed: int = 0) -> Observation:
+def sent(*defenses: Defense, seed: int = 0) -> Upload:
     """Of one image of 32 px."""
-    client = Client(model=LARGE, defenses=defenses, attacker=attacker, seed=seed)
+    client = Client(model=LARGE, defenses=defenses, seed=seed)
     return client.step(*images(seed, 1, 32))[0]
 
 
+def observed(*defenses: Defense, attacker: Attacker = "static", seed: int = 0) -> Observation:
+    return observe(sent(*defenses, seed=seed), attacker=attacker, defenses=defenses)
+
+
 def guess_of(*defenses: Defense, seed: int = 0) -> tuple[Defense, ...]:
-    return guessed(observed(*defenses, seed=seed))
+    return guessed(sent(*defenses, seed=seed))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_an_undefended_update_shows_no_defence(seed: int) -> None:
     assert guess_of(seed=seed) == ()
     for side, batch in ((32, 1), (16, 2)):  # half of this update's numbers are zero by nature
-        observation = Client(model=VICTIM).step(*images(seed, batch, side))[0]
-        assert guessed(observation) == ()
+        upload, _ = Client(model=VICTIM).step(*images(seed, batch, side))
+        assert guessed(upload) == ()
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_dropped_numbers_are_told_from_natural_zeros(per_layer: bool) -> None:
     sparse = Sparsify(rate=0.9, per_layer=per_layer)
-    client = Client(model=VICTIM, defenses=(sparse,), attacker="naive")
+    client = Client(model=VICTIM, defenses=(sparse,))
     (found,) = guessed(client.step(*images(0, 1, 32))[0])
     assert isinstance(found, Sparsify)
     assert found.rate == pytest.approx(0.9, abs=0.02)
@@ -640,7 +655,7 @@ def test_a_clipping_bound_of_each_tensor_is_their_common_length() -> None:
 def test_a_quantiser_is_known_by_its_values(scheme: str, seed: int) -> None:
     found = guess_of(Quantize(scheme=scheme, levels=8), seed=seed)
     assert [d.scheme for d in found if isinstance(d, Quantize)] == [scheme]
-    small = Client(model=VICTIM, defenses=(Quantize(scheme=scheme),), attacker="naive")
+    small = Client(model=VICTIM, defenses=(Quantize(scheme=scheme),))
     also = guessed(small.step(*images(seed, 1, 32))[0])
     assert [d.scheme for d in also if isinstance(d, Quantize)] == [scheme]
     assert not [d for d in found if isinstance(d, Sparsify | Soteria | Noise | Laplace)]
@@ -648,7 +663,7 @@ def test_a_quantiser_is_known_by_its_values(scheme: str, seed: int) -> None:
 
 @pytest.mark.parametrize("steps", [(1, 2, 7), (2, 3, 7), (3, 4, 7), (3, 7, 127)])
 def test_steps_are_counted_also_where_the_least_ones_are_missing(steps: tuple[int, ...]) -> None:
-    observation = observed()
+    bare = sent()
     rng = torch.Generator().manual_seed(0)
     sizes = torch.tensor(steps) * 0.0137
 
@@ -656,21 +671,25 @@ def test_steps_are_counted_also_where_the_least_ones_are_missing(steps: tuple[in
         signs = torch.randint(2, tensor.shape, generator=rng) * 2 - 1
         return signs * sizes[torch.randint(len(steps), tensor.shape, generator=rng)]
 
-    sent = dataclasses.replace(observation, update=observation.update.map(drawn))
-    found = Quantize.guess(sent)
+    found = Quantize.guess(dataclasses.replace(bare, update=bare.update.map(drawn)))
     assert found is not None
     assert found.scheme == ("int8" if steps[-1] == 127 else "qsgd")
 
 
 def test_the_attackers_differ_in_what_they_are_granted() -> None:
-    told, naive, estimated = (
-        observed(Sparsify(rate=0.9), attacker=attacker)
-        for attacker in ("told", "naive", "estimated")
+    defenses = (Sparsify(rate=0.9),)
+    upload = sent(*defenses)
+    adaptive, static, estimated = (
+        observe(upload, attacker=attacker, defenses=defenses)
+        for attacker in ("adaptive", "static", "estimated")
     )
-    assert torch.equal(told.update.tensors[0], naive.update.tensors[0])
-    assert told.grants()["defenses"] == ["Sparsify(rate=0.9, per_layer=False)"]
-    assert naive.grants()["defenses"] is None
-    assert naive.grants()["believed"] == []
+    assert torch.equal(adaptive.update.tensors[0], static.update.tensors[0])
+    assert adaptive.grants()["defenses"] == ["Sparsify(rate=0.9, per_layer=False)"]
+    assert adaptive.ledger.believed == adaptive.ledger.defenses
+    assert static.protocol == upload.protocol
+    assert static.grants()["attacker"] == "static"
+    assert static.grants()["defenses"] is None
+    assert static.grants()["believed"] == []
     assert estimated.grants()["defenses"] is None
     (belief,) = estimated.ledger.believed
     assert belief.startswith(("Sparsify(rate=0.9", "Sparsify(rate=0.89"))
@@ -679,6 +698,31 @@ def test_the_attackers_differ_in_what_they_are_granted() -> None:
         truth = observation.replay(*images(0, 1, 32))
         return float((truth - observation.update).norm() / observation.update.norm())
 
-    assert away(told) < 1e-5
+    assert away(adaptive) < 1e-5
     assert away(estimated) < 1e-5
-    assert away(naive) > 0.05
+    assert away(static) > 0.05
+
+
+@pytest.mark.parametrize("attacker", ["static", "adaptive"])
+def test_without_defences_there_is_nothing_to_know_of_them(attacker: Attacker) -> None:
+    seen = observed(attacker=attacker)
+    assert (seen.ledger.attacker, seen.ledger.defenses, seen.ledger.believed) == (None, None, ())
+    assert seen.protocol == FedSGD()
+
+
+def test_what_was_disclosed_is_in_the_ledger() -> None:
+    client = Client(model=VICTIM, grant_labels=True, grant_batch_norm="batch")
+    upload, secret = client.step(*images(0))
+    seen = observe(upload)
+    assert seen.model is upload.model
+    assert seen.ledger.labels is not None
+    assert torch.equal(seen.ledger.labels, secret.labels)
+    assert seen.ledger.batch_norm_source == "batch"
+    assert (seen.ledger.image_shape, seen.ledger.batch_size) == ((3, 16, 16), 2)
+
+
+def test_the_agreed_protocol_is_replayed_without_the_defences() -> None:
+    upload, secret = Client(model=VICTIM, defenses=(Clip(norm=1e-3),)).step(*images(0))
+    assert float(upload.update.norm()) == pytest.approx(1e-3, rel=1e-3)
+    replayed = upload.replay(secret.images, secret.labels).detach()
+    torch.testing.assert_close(replayed.tensors, bare().tensors)

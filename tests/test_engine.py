@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import Attack, Reconstruction
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
@@ -93,7 +94,7 @@ ALL = (LATENT_PHASE, FEATURE_PHASE, PIXEL_PHASE)
 
 @pytest.fixture
 def observed(smooth: Model, pictures: Pictures) -> Observation:
-    return Client(model=smooth).step(pictures(3).double(), torch.tensor([2]))[0]
+    return observe(Client(model=smooth).step(pictures(3).double(), torch.tensor([2]))[0])
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> None:
@@ -120,7 +121,7 @@ def test_batched_restarts_are_the_same_as_one_by_one(
     smooth: Model, pictures: Pictures, protocol: Protocol
 ) -> None:
     client = Client(model=smooth, protocol=protocol, grant_labels=True)
-    observation, _ = client.step(pictures(3, 2).double(), torch.tensor([2, 0]))
+    observation = observe(client.step(pictures(3, 2).double(), torch.tensor([2, 0]))[0])
     run = attack(*ALL)
     batched, looped = run(observation, batched=True), run(observation, batched=False)
     for index, (one, other) in enumerate(zip(batched.phases, looped.phases, strict=True)):
@@ -136,7 +137,7 @@ def test_relus_and_batch_norm_can_be_batched(pictures: Pictures, train: bool) ->
         torch.manual_seed(0)
         module = ConvNet(4, width=4).double().train(train)
     client = Client(model=Model(module=module), grant_labels=True)
-    observation, _ = client.step(pictures(3, 2, 16).double(), torch.tensor([2, 0]))
+    observation = observe(client.step(pictures(3, 2, 16).double(), torch.tensor([2, 0]))[0])
     phase = dataclasses.replace(LATENT_PHASE, curvature=1.0, steps=3)
     run = attack(phase, prior=generator(size=16))
     batched, looped = run(observation, batched=True), run(observation, batched=False)
@@ -163,7 +164,7 @@ def test_the_seed_decides_everything(observed: Observation) -> None:
 
 
 def test_pixel_searches_follow_the_seed_too(victim: Model, pictures: Pictures) -> None:
-    observation, _ = Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))
+    observation = observe(Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))[0])
     run = Attack(name="test", reference="none", phases=(PIXEL_PHASE,), restarts=2)
     assert same(run(observation, seed=4), run(observation, seed=4))
     assert not same(run(observation, seed=4), run(observation, seed=5))
@@ -175,7 +176,7 @@ def test_no_two_restarts_and_no_two_images_of_a_pixel_search_begin_alike(
     victim: Model, pictures: Pictures, bounded: bool, soft_labels: bool
 ) -> None:
     client = Client(model=victim, grant_labels=True)
-    observation, _ = client.step(pictures(3, 2, 16), torch.tensor([2, 0]))
+    observation = observe(client.step(pictures(3, 2, 16), torch.tensor([2, 0]))[0])
     space = Pixels(bounded=bounded, soft_labels=soft_labels)
     phase = dataclasses.replace(PIXEL_PHASE, space=space, steps=1)
     run = Attack(name="test", reference="none", phases=(phase,), restarts=3)
@@ -300,7 +301,8 @@ def test_exact_and_smoothed_phases_are_compared_by_one_measure(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Model(module=ConvNet(4, width=4).double().eval())
-    observation, _ = Client(model=model).step(pictures(3, 1, 16).double(), torch.tensor([2]))
+    upload, _ = Client(model=model).step(pictures(3, 1, 16).double(), torch.tensor([2]))
+    observation = observe(upload)
     exact = dataclasses.replace(LATENT_PHASE, steps=6)
     smoothed = dataclasses.replace(FEATURE_PHASE, steps=6, smoothing=0.3)
     selection = Measure(smoothing=chosen_by)
@@ -617,7 +619,7 @@ def test_every_evaluation_is_counted(smooth: Model, pictures: Pictures) -> None:
 
     model = Model(module=smooth.module, loss=counted)
     client = Client(model=model, grant_labels=True)  # to read them asks the loss too
-    observation, _ = client.step(pictures(3).double(), torch.tensor([2]))
+    observation = observe(client.step(pictures(3).double(), torch.tensor([2]))[0])
     layers = dataclasses.replace(FEATURE_PHASE, distance=LayerCosine())
     run = attack(dataclasses.replace(LATENT_PHASE, keep=2), layers, PIXEL_PHASE)
     told: list[Progress] = []
@@ -658,7 +660,7 @@ def test_the_victim_is_unchanged_also_after_an_error(
     run = Attack(name="test", reference="none", phases=(smoothed,), restarts=2)
     values = {name: p.clone() for name, p in victim.parameters.items()}
     with untouched(victim.module):
-        observation, _ = Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))
+        observation = observe(Client(model=victim).step(pictures(3, side=16), torch.tensor([2]))[0])
         run(observation)
         with pytest.raises(CallbackError):
             run(observation, callback=fail)
@@ -672,7 +674,7 @@ def test_the_victim_is_unchanged_also_after_an_error(
 def test_an_image_in_the_priors_range_is_approached(smooth: Model, protocol: Protocol) -> None:
     prior = generator()
     truth = prior.sample(1, seed=9)
-    observation, _ = Client(model=smooth, protocol=protocol).step(truth, torch.tensor([2]))
+    observation = observe(Client(model=smooth, protocol=protocol).step(truth, torch.tensor([2]))[0])
     long = dataclasses.replace(LATENT_PHASE, steps=50, constraints={})
     result = attack(long, restarts=1, prior=prior)(observation)
     assert result.labels.tolist() == [2]
@@ -686,12 +688,12 @@ def test_a_batch_of_two_with_granted_and_with_estimated_labels(
     smooth: Model, pictures: Pictures
 ) -> None:
     client = Client(model=smooth, grant_labels=True)
-    observation, _ = client.step(pictures(3, 2).double(), torch.tensor([2, 0]))
+    observation = observe(client.step(pictures(3, 2).double(), torch.tensor([2, 0]))[0])
     result = attack(*ALL)(observation)
     assert result.images.shape == (2, 3, 8, 8)
     assert (result.labels.tolist(), result.label_source) == ([2, 0], "granted")
     assert result.distance < float(columns(result)[0].min())
-    ungranted, _ = Client(model=smooth).step(pictures(3, 2).double(), torch.tensor([2, 0]))
+    ungranted = observe(Client(model=smooth).step(pictures(3, 2).double(), torch.tensor([2, 0]))[0])
     estimated = attack(*ALL)(ungranted)
     assert (estimated.labels.tolist(), estimated.label_source) == ([0, 2], "estimated")
 
@@ -701,7 +703,7 @@ def test_uncertain_labels_travel_over_the_restarts(
     smooth: Model, pictures: Pictures, batched: bool
 ) -> None:
     """A bias gradient off by so much that the estimate is wrong, and the truth second."""
-    clear, _ = Client(model=smooth).step(pictures(3, 2).double(), torch.tensor([0, 2]))
+    clear = observe(Client(model=smooth).step(pictures(3, 2).double(), torch.tensor([0, 2]))[0])
     bias = smooth.head((3, 8, 8)).bias
     assert bias is not None
     tilt = torch.tensor([0.0, -0.27, 0.27, 0.0]).double()
@@ -736,7 +738,7 @@ def test_phases_that_cannot_follow_each_other(
     smooth: Model, pictures: Pictures, phases: tuple[Phase, ...], reason: str
 ) -> None:
     model = Model(module=smooth.module.float())
-    observation, _ = Client(model=model).step(pictures(3), torch.tensor([2]))
+    observation = observe(Client(model=model).step(pictures(3), torch.tensor([2]))[0])
     stages = [stage.float() for stage in generator().stages]
     prior = Generator(stages, latent=LATENT, image_range=(0.0, 1.0))
     with pytest.raises(InputError, match=reason) as error:
@@ -864,7 +866,8 @@ def test_the_gradient_bends_by_the_phases_own_width(pictures: Pictures, batched:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Model(module=ConvNet(4, width=4).double().eval())
-    observation, _ = Client(model=model).step(pictures(3, side=16).double(), torch.tensor([2]))
+    upload, _ = Client(model=model).step(pictures(3, side=16).double(), torch.tensor([2]))
+    observation = observe(upload)
     prior = generator(size=16)
     found = []
     for width in (0.0, 0.3, 2.0):

@@ -121,9 +121,9 @@ def point(defense: str, strength: str, attacker: str, psnr: float, accuracy: flo
 
 def test_the_picture_has_every_defence_and_needs_no_network(tmp_path: Path) -> None:
     points = [
-        point("none", "", "naive", 20.0, 0.9),
-        point("noise", "std=<b>", "naive", 15.0, 0.5),
-        point("noise", "std=<b>", "told", 16.0, 0.5),
+        point("none", "", "static", 20.0, 0.9),
+        point("noise", "std=<b>", "static", 15.0, 0.5),
+        point("noise", "std=<b>", "adaptive", 16.0, 0.5),
     ]
     page = write_frontier(points, tmp_path).read_text(encoding="utf-8")
     assert "std=&lt;b&gt;" in page
@@ -135,8 +135,19 @@ def test_the_picture_has_every_defence_and_needs_no_network(tmp_path: Path) -> N
             write_frontier(none, tmp_path)
 
 
+def test_the_attackers_of_old_points_have_their_names_of_today(tmp_path: Path) -> None:
+    points = [
+        Point.model_validate_json(point("none", "", "naive", 20.0, 0.9).model_dump_json()),
+        Point.model_validate(point("noise", "std=1", "told", 16.0, 0.5).model_dump()),
+        point("noise", "std=1", "estimated", 16.0, 0.5),
+    ]
+    assert [each.attacker for each in points] == ["static", "adaptive", "estimated"]
+    write_frontier(points, tmp_path)
+    assert [row[2] for row in points_of(tmp_path)] == ["", "adaptive", "estimated"]
+
+
 def test_a_change_is_paired_over_the_images() -> None:
-    bare, noisy = point("none", "", "naive", 20.0, 0.5), point("noise", "", "told", 17.0, 0.4)
+    bare, noisy = point("none", "", "static", 20.0, 0.5), point("noise", "", "adaptive", 17.0, 0.4)
     assert noisy.change(bare, "psnr") == pytest.approx((-3.0, 0.0), abs=1e-6)
     assert noisy.mean("psnr")[1] > 1, "the images themselves differ"
     assert noisy.change(bare, "stlpips") == (0.0, 0.0), "one image of two has both values"
@@ -195,8 +206,8 @@ def test_a_frontier_is_attacks_and_federations_of_which_attackers_share_one(
     assert kinds(rows) == (2 * 3, 2)
     assert [point[:4] for point in points_of(tmp_path)] == [
         ["none", "", "", "2"],
-        ["sparsify", "rate=0.9", "naive", "2"],
-        ["sparsify", "rate=0.9", "told", "2"],
+        ["sparsify", "rate=0.9", "static", "2"],
+        ["sparsify", "rate=0.9", "adaptive", "2"],
     ]
     page = (tmp_path / "frontier.html").read_text(encoding="utf-8")
     for words in ("n = 2 images", "one victim, convnet", "one federation of 2 rounds"):
@@ -207,11 +218,11 @@ def test_a_frontier_is_attacks_and_federations_of_which_attackers_share_one(
     assert [len(seeds) for seeds in drawn] == [1, 1], "alike for all defences and attackers"
     assert drawn[0] != drawn[1], "but not for all images"
     assert {row["victim_seed"] for row in attacks} == {0}
-    told, naive = (
+    adaptive, static = (
         [row["psnr"] for row in attacks if (row["defense"], row["attacker"]) == ("sparsify", who)]
-        for who in ("told", "naive")
+        for who in ("adaptive", "static")
     )
-    assert not set(told) & set(naive)
+    assert not set(adaptive) & set(static)
     before = points_of(tmp_path)
     done(folders, "--out", tmp_path)
     assert rows_of(tmp_path) == rows, "nothing is computed twice"
@@ -228,7 +239,8 @@ OTHER_SETTINGS: dict[str, tuple[list[str], tuple[int, int]]] = {
     "data size": (["--data-size", "8"], (0, 2)),
     "seed": (["--seed", "1"], (2, 2)),
     "victim": (["--victim", "lenet"], (2, 2)),
-    "another attacker": (["--attacker", "told"], (1, 0)),
+    "another attacker": (["--attacker", "adaptive"], (1, 0)),
+    "an attacker's former name": (["--attacker", "told"], (0, 0)),
 }
 """What is computed anew: so many attacks, and so many federations."""
 
@@ -236,7 +248,7 @@ OTHER_SETTINGS: dict[str, tuple[list[str], tuple[int, int]]] = {
 def test_other_settings_are_computed_anew_and_drawn_alone(
     folders: list[str], tmp_path: Path
 ) -> None:
-    base = ["--limit", "1", "--attacker", "naive", "--out", str(tmp_path)]
+    base = ["--limit", "1", "--attacker", "static", "--out", str(tmp_path)]
     done(folders, *base)
     first = points_of(tmp_path)
     for name, (changed, computed) in OTHER_SETTINGS.items():
@@ -255,7 +267,7 @@ def test_other_settings_are_computed_anew_and_drawn_alone(
 
 def test_another_prior_is_computed_anew(folders: list[str], tmp_path: Path) -> None:
     of_prior = ["--attack", "gifd", "--size", "64", "--evaluations", "8", "--limit", "1"]
-    of_prior += ["--attacker", "told", "--out", str(tmp_path)]
+    of_prior += ["--attacker", "adaptive", "--out", str(tmp_path)]
     done(folders, *of_prior, "--prior", "faces64")
     assert kinds(rows_of(tmp_path)) == (2, 2)
     done(folders, *of_prior, "--prior", "photos64")
@@ -290,7 +302,7 @@ def test_a_frontier_that_was_interrupted_goes_on_to_the_same_points(
 
 def test_points_of_an_older_version_are_refused(folders: list[str], tmp_path: Path) -> None:
     file = tmp_path / "frontier.jsonl"
-    old = point("none", "", "naive", 20.0, 0.9).model_dump_json() + "\n"
+    old = point("none", "", "static", 20.0, 0.9).model_dump_json() + "\n"
     file.write_text(old)
     result = run(folders, "--out", tmp_path)
     assert result.exit_code == 2

@@ -308,7 +308,7 @@ RECORDED = Record(
     label_source="inferred",
     label_hypotheses=1,
     defenses=["Noise(std=0.1)"],
-    ledger={"labels": None, "attacker": "told", "protocol": "FedSGD()"},
+    ledger={"labels": None, "attacker": "adaptive", "protocol": "FedSGD()"},
     victim={"name": "convnet", "mean": [0.5]},
     settings={"steps": 3},
     phases=[PHASE, PHASE.model_copy(update={"name": "feature 1"})],

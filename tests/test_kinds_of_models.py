@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from gifd.attacker.observation import Ledger, Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import dlg, ig
 from gifd.errors import ModelError
 from gifd.federation.client import Client, check_replay
@@ -155,13 +156,14 @@ def test_the_client_steps_and_the_label_is_read(
     assert kind.representations(image).shape == (1, WIDTH)
     with untouched(kind.module):
         for protocol in (FedSGD(), FedAvg(steps=2, lr=0.01)):
-            observation, secret = Client(model=kind, protocol=protocol).step(image, LABEL)
-            check_replay(observation, secret)
+            upload, secret = Client(model=kind, protocol=protocol).step(image, LABEL)
+            observation = observe(upload)
+            check_replay(upload, secret)
             assert torch.equal(infer_label(observation), LABEL)
 
 
 def test_a_search_is_the_same_batched_and_not(kind: Model, image: Tensor) -> None:
-    observation, _ = Client(model=kind).step(image, LABEL)
+    observation = observe(Client(model=kind).step(image, LABEL)[0])
     attack = ig(restarts=2).with_steps(3)
     one_by_one, batched = (attack(observation, batched=how) for how in (False, True))
     curve = torch.tensor(one_by_one.phases[0].curve)
@@ -171,14 +173,14 @@ def test_a_search_is_the_same_batched_and_not(kind: Model, image: Tensor) -> Non
 
 
 def test_soft_labels_and_second_order_steps(kind: Model, image: Tensor) -> None:
-    observation, _ = Client(model=kind).step(image, LABEL)
+    observation = observe(Client(model=kind).step(image, LABEL)[0])
     found = dlg(restarts=1).with_steps(2)(observation)
     assert found.label_source == "searched"
     assert torch.isfinite(torch.tensor(found.distance))
 
 
 def test_the_slope_is_that_of_finite_differences(kind: Model, image: Tensor) -> None:
-    observation, _ = Client(model=kind).step(image, LABEL)
+    observation = observe(Client(model=kind).step(image, LABEL)[0])
 
     def distance(x: Tensor) -> Tensor:
         return Squared()(observation.replay(x, LABEL), observation.update)

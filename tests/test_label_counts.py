@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
@@ -33,13 +34,13 @@ Pictures = Callable[..., Tensor]
 CLASSES = 6
 
 
-def observe(
+def observed(
     module: nn.Module, labels: list[int], protocol: Protocol | None = None, seed: int = 0
 ) -> Observation:
     rng = torch.Generator().manual_seed(seed)
     images = torch.rand(len(labels), 3, 16, 16, generator=rng)
     client = Client(model=Model(module=module), protocol=protocol or FedSGD())
-    return client.step(images, torch.tensor(labels))[0]
+    return observe(client.step(images, torch.tensor(labels))[0])
 
 
 def blind(*, bias: bool = True) -> nn.Module:
@@ -73,7 +74,7 @@ def test_counts_are_exact_where_every_image_has_the_same_logits(
     labels: list[int], protocol: Protocol
 ) -> None:
     """Repeats, and more images than classes, included."""
-    observation = observe(blind(), labels, protocol)
+    observation = observed(blind(), labels, protocol)
     for estimator in (DummyMean(), ClassEmbeddings(), auxiliary()):
         found = estimator(observation)
         assert found.counts.tolist() == counts(labels), estimator
@@ -84,7 +85,7 @@ def test_counts_are_exact_where_every_image_has_the_same_logits(
 @given(st.sets(st.integers(0, CLASSES - 1), min_size=1))
 def test_distinct_labels_are_read_behind_a_relu(labels: set[int]) -> None:
     """Where no class is likelier than its share of the batch, as untrained."""
-    observation = observe(blind(bias=False), sorted(labels))
+    observation = observed(blind(bias=False), sorted(labels))
     assert set(Distinct()(observation).labels.tolist()) == labels
 
 
@@ -92,7 +93,7 @@ def test_impact_counts_repeats_among_many_classes(seeded: Seeded) -> None:
     """Its assumption: few of the classes are there."""
     module = seeded(0, lambda: ConvNet(60, width=8))
     labels = [3, 3, 3, 17, 17, 41]
-    assert Impact()(observe(module, labels)).labels.tolist() == labels
+    assert Impact()(observed(module, labels)).labels.tolist() == labels
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_every_estimator_reads_an_untrained_network(
 ) -> None:
     labels = [1, 4, 5, 0][:batch]
     module = seeded(0, lambda: ConvNet(CLASSES, width=8))
-    found = estimator(observe(module, labels))
+    found = estimator(observed(module, labels))
     assert found.labels.tolist() == sorted(labels)
     assert int(found.counts.sum()) == batch
 
@@ -113,7 +114,7 @@ def test_every_estimator_reads_an_untrained_network(
 def test_repeats_in_a_large_batch_are_counted(estimator: LabelEstimator, seeded: Seeded) -> None:
     labels = [0] * 9 + [2] * 5 + [3] * 1 + [5] * 9
     module = seeded(0, lambda: ConvNet(CLASSES, width=8))
-    found = estimator(observe(module, labels))
+    found = estimator(observed(module, labels))
     wrong = sum(abs(a - b) for a, b in zip(found.counts.tolist(), counts(labels), strict=True)) / 2
     assert wrong <= 1
 
@@ -166,7 +167,7 @@ def test_whole_shares_leave_no_doubt_and_halves_do() -> None:
 
 
 def test_what_does_not_apply_is_named(seeded: Seeded) -> None:
-    observation = observe(blind(bias=False), [1] * 7)
+    observation = observed(blind(bias=False), [1] * 7)
     with pytest.raises(InputError, match="at most 6 images"):
         Distinct()(observation)
     with pytest.raises(InputError, match="with a bias"):
@@ -175,7 +176,7 @@ def test_what_does_not_apply_is_named(seeded: Seeded) -> None:
     with pytest.raises(InputError, match=r"none of \[1, 2, 4, 5\]"):
         few(observation)
     with pytest.raises(ModelError, match="last layer is linear"):
-        HeadGradient.of(observe(nn.Sequential(nn.Conv2d(3, 5, 16), nn.Flatten()), [1]))
+        HeadGradient.of(observed(nn.Sequential(nn.Conv2d(3, 5, 16), nn.Flatten()), [1]))
 
 
 @given(st.integers(0, 1000), st.integers(1, 12), st.sampled_from([1, 3]))
@@ -191,7 +192,7 @@ def test_a_negative_bias_gradient_means_the_class_is_there(
         for parameter in module.parameters():
             parameter.mul_(3)
     labels = torch.randint(5, (batch,), generator=rng).tolist()
-    observation = observe(module, labels, FedAvg(steps=steps, lr=1e-4), seed)
+    observation = observed(module, labels, FedAvg(steps=steps, lr=1e-4), seed)
     present = HeadGradient.of(observation).present
     assert present is not None
     assert set(present.nonzero().flatten().tolist()) <= set(labels)
@@ -209,7 +210,7 @@ def test_own_images_see_what_local_steps_change(
     labels = [0] * 5 + [2] * 2 + [3]
     protocol = FedAvg(steps=8, lr=0.3, momentum=momentum)
     module = seeded(0, lambda: ConvNet(CLASSES, width=8))
-    observation = observe(module, labels, protocol)
+    observation = observed(module, labels, protocol)
 
     def wrong(estimator: LabelEstimator) -> float:
         found = estimator(observation).shares

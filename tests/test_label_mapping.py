@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from gifd import catalog
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import Attack, LabelMapping, gifd, ig
 from gifd.catalog import builders
 from gifd.cli import app
@@ -47,7 +48,7 @@ def prior() -> Generator:
 
 @pytest.fixture
 def observation(victim: Model, pictures: Callable[..., Tensor]) -> Observation:
-    return Client(model=victim).step(pictures(0, side=16), torch.tensor([3]))[0]
+    return observe(Client(model=victim).step(pictures(0, side=16), torch.tensor([3]))[0])
 
 
 def always(label: int) -> LabelMapping:
@@ -84,7 +85,7 @@ def test_the_fine_pass_is_the_attack_with_that_label(
     prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
     """Where the private label is the class already, the mapping changes nothing but its cost."""
-    observation, _ = Client(model=victim).step(pictures(0, side=16), torch.tensor([1]))
+    observation = observe(Client(model=victim).step(pictures(0, side=16), torch.tensor([1]))[0])
     attack = mapped(prior, 1)
     one, other = (
         attack(observation, seed=5),

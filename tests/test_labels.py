@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
@@ -24,7 +25,7 @@ def network(classes: int, *, bias: bool = True) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(8 * 9, classes, bias=bias))
 
 
-def observe(
+def observed(
     module: nn.Module,
     labels: list[int],
     protocol: Protocol = PROTOCOLS[0],
@@ -35,8 +36,7 @@ def observe(
     rng = torch.Generator().manual_seed(seed)
     images = torch.rand(len(labels), 3, 8, 8, generator=rng)
     client = Client(model=Model(module=module), protocol=protocol, grant_labels=grant)
-    observation, _ = client.step(images, torch.tensor(labels))
-    return observation
+    return observe(client.step(images, torch.tensor(labels))[0])
 
 
 @given(
@@ -52,7 +52,7 @@ def test_the_label_of_one_image_is_read_exactly(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = network(classes, bias=bias)
-    observation = observe(module, [label % classes], protocol, seed=seed)
+    observation = observed(module, [label % classes], protocol, seed=seed)
     assert observation.ledger.labels is None
     assert infer_label(observation).tolist() == [label % classes]
     labels, source = label_hypotheses(observation)
@@ -65,16 +65,16 @@ def test_the_label_of_one_image_is_read_exactly(
 def test_a_frozen_bias_leaves_the_rows_to_be_read(label: int) -> None:
     module = network(2)
     module.get_parameter("3.bias").requires_grad_(False)
-    assert infer_label(observe(module, [label])).tolist() == [label]
+    assert infer_label(observed(module, [label])).tolist() == [label]
 
 
 def test_granted_labels_are_taken_as_they_are() -> None:
-    labels, source = label_hypotheses(observe(network(5), [4, 4, 1], grant=True))
+    labels, source = label_hypotheses(observed(network(5), [4, 4, 1], grant=True))
     assert (labels.tolist(), source) == ([[4, 4, 1]], "granted")
 
 
 def test_the_labels_of_a_batch_are_estimated() -> None:
-    observation = observe(network(5), [4, 1])
+    observation = observed(network(5), [4, 1])
     labels, source = label_hypotheses(observation)
     assert (labels.tolist(), source) == ([[1, 4]], "estimated")
     with pytest.raises(InputError, match=r"one image .* got 2: estimate the counts") as error:
@@ -85,9 +85,9 @@ def test_the_labels_of_a_batch_are_estimated() -> None:
 def test_a_model_without_a_linear_head_needs_granted_labels() -> None:
     module = nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten())
     with pytest.raises(ModelError, match=r"last layer is linear .* grant the labels") as error:
-        infer_label(observe(module, [4]))
+        infer_label(observed(module, [4]))
     assert "\n" not in str(error.value)
-    assert label_hypotheses(observe(module, [4], grant=True))[1] == "granted"
+    assert label_hypotheses(observed(module, [4], grant=True))[1] == "granted"
 
 
 def test_a_client_that_is_certain_shows_no_label() -> None:
@@ -95,4 +95,4 @@ def test_a_client_that_is_certain_shows_no_label() -> None:
     with torch.no_grad():
         module.fc.bias.copy_(torch.tensor([0.0, 1e4, 0.0]))
     with pytest.raises(ModelError, match="zeros only: grant the labels"):
-        infer_label(observe(module, [1]))
+        infer_label(observed(module, [1]))

@@ -44,7 +44,7 @@ def test_everything_that_has_a_name_is_described() -> None:
 
 def test_summaries_and_references_are_what_the_docstrings_say() -> None:
     assert catalog.summary(Impact) == (
-        "Each label lowers its row's sum by an impact m, taken from the negative sums"
+        "Each label lowers the sum of its row by an impact m, estimated from the negative sums"
     )
     assert catalog.reference(Impact) == "Wainakh et al., PoPETs 2022"
     assert catalog.reference(SSIM) == "Wang et al., 2004"

@@ -7,13 +7,15 @@ from typing import NoReturn
 import pytest
 import torch
 import torch.nn.functional as F
+from gifd.attacks.extensions import PRESETS
 from torch import Tensor, nn
 
 from gifd import attacks
-from gifd.attacker.observation import Observation, Secret
+from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import Attack, Preset
-from gifd.attacks.extensions import PRESETS
 from gifd.federation.client import Client
+from gifd.federation.secret import Secret
 from gifd.metrics import MSE, PSNR
 from gifd.model import Model
 from gifd.priors import Generator
@@ -40,14 +42,16 @@ Seeded = Callable[[int, Callable[[], nn.Module]], nn.Module]
 def sigmoids(seeded: Seeded, pictures: Pictures) -> tuple[Observation, Secret]:
     """An update of DLG's LeNet, 8 px."""
     model = Model(module=seeded(0, lambda: LeNet(10, size=8)))
-    return Client(model=model).step(pictures(1, 1, 8), torch.tensor([3]))
+    upload, secret = Client(model=model).step(pictures(1, 1, 8), torch.tensor([3]))
+    return observe(upload), secret
 
 
 @pytest.fixture
 def convolutions(seeded: Seeded, pictures: Pictures) -> tuple[Observation, Secret]:
     """An update of a ConvNet with batch norm, 32 px."""
     model = Model(module=seeded(0, lambda: ConvNet(10, width=8)), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Client(model=model).step(pictures(1, 1, 32), torch.tensor([3]))
+    upload, secret = Client(model=model).step(pictures(1, 1, 32), torch.tensor([3]))
+    return observe(upload), secret
 
 
 def drawn(seed: int) -> Generator:
@@ -67,7 +71,8 @@ def prior() -> Generator:
 @pytest.fixture
 def within(prior: Generator, victim: Model) -> tuple[Observation, Secret]:
     """An update of an image that the prior can show exactly."""
-    return Client(model=victim).step(prior.sample(1, seed=7), torch.tensor([2]))
+    upload, secret = Client(model=victim).step(prior.sample(1, seed=7), torch.tensor([2]))
+    return observe(upload), secret
 
 
 def error(images: Tensor, secret: Secret) -> float:
@@ -86,7 +91,7 @@ def test_dlg_recovers_image_and_label(
 
 def test_dlg_needs_no_labels_of_a_batch(seeded: Seeded, pictures: Pictures) -> None:
     model = Model(module=seeded(0, lambda: LeNet(10, size=8)))
-    observation, _ = Client(model=model).step(pictures(1, 2, 8), torch.tensor([3, 5]))
+    observation = observe(Client(model=model).step(pictures(1, 2, 8), torch.tensor([3, 5]))[0])
     found = attacks.dlg(preset="paper").with_steps(300)(observation)
     assert sorted(found.labels.tolist()) == [3, 5]
     assert found.hypotheses == 1
@@ -100,7 +105,8 @@ def test_ig_recovers_a_picture(seeded: Seeded, pictures: Pictures) -> None:
         return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), head)
 
     model = Model(module=seeded(0, network), mean=(0.5,) * 3, std=(0.25,) * 3)
-    observation, secret = Client(model=model).step(pictures(1, 1, 32), torch.tensor([3]))
+    upload, secret = Client(model=model).step(pictures(1, 1, 32), torch.tensor([3]))
+    observation = observe(upload)
     for preset in PRESETS[::2]:
         found = attacks.ig(preset=preset).with_steps(400)(observation)
         assert float(PSNR()(found.images, secret.images)) > 20
@@ -111,7 +117,7 @@ def test_gradinversion_is_led_by_the_statistics(
 ) -> None:
     observation, secret = convolutions
     client = Client(model=observation.model, grant_batch_norm="batch")
-    told, _ = client.step(secret.images, secret.labels)
+    told = observe(client.step(secret.images, secret.labels)[0])
     assert told.grants()["batch_norm"] == "batch"
     assert observation.grants()["batch_norm"] is None
     attack = attacks.gradinversion(preset="paper", restarts=1).with_steps(100)
@@ -160,7 +166,8 @@ def test_the_weights_begin_where_the_latent_ended(
 
 def test_ggl_finds_what_the_prior_can_show(prior: Generator, seeded: Seeded) -> None:
     model = Model(module=seeded(0, lambda: ConvNet(4, width=16)), mean=(0.5,) * 3, std=(0.25,) * 3)
-    observation, secret = Client(model=model).step(prior.sample(1, seed=7), torch.tensor([2]))
+    upload, secret = Client(model=model).step(prior.sample(1, seed=7), torch.tensor([2]))
+    observation = observe(upload)
     attack = attacks.ggl(prior, preset="paper")
     (latent,) = attack.phases
     # the divergence holds the latent back; here the search itself is asked for

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gifd.attacker.observation import Ledger, Observation
+from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import Attack
 from gifd.errors import InputError
 from gifd.federation.client import Client
@@ -22,9 +23,9 @@ from gifd.federation.defenses import (
     Defense,
     Noise,
     Precode,
-    believed,
 )
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.federation.upload import Upload
 from gifd.leakage.representation import observed_representations, representations
 from gifd.model import Model
 from gifd.priors import Generator
@@ -67,17 +68,12 @@ def picture(seed: int, side: int = 16) -> Tensor:
     )
 
 
-def observe(
-    *defenses: Defense, attacker: str = "told", protocol: Protocol | None = None, seed: int = 0
+def observed(
+    *defenses: Defense, attacker: str = "adaptive", protocol: Protocol | None = None, seed: int = 0
 ) -> Observation:
-    client = Client(
-        model=VICTIM,
-        protocol=protocol or FedSGD(),
-        defenses=defenses,
-        attacker=attacker,
-        seed=seed,
-    )
-    return client.step(picture(seed), torch.tensor([3]))[0]
+    client = Client(model=VICTIM, protocol=protocol or FedSGD(), defenses=defenses, seed=seed)
+    upload, _ = client.step(picture(seed), torch.tensor([3]))
+    return observe(upload, attacker=attacker, defenses=defenses)
 
 
 def random_update(seed: int) -> Update:
@@ -91,7 +87,7 @@ def random_update(seed: int) -> Update:
 @pytest.mark.parametrize("distance", DISTANCES, ids=repr)
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=repr)
 def test_without_noise_both_are_the_distance_itself(distance: Distance, protocol: Protocol) -> None:
-    observation = observe(protocol=protocol)
+    observation = observed(protocol=protocol)
     replayed = random_update(1)
     plain = distance(protocol.as_gradient(replayed), protocol.as_gradient(observation.update))
     searched, chosen = Comparison(observation)(distance, replayed)
@@ -103,7 +99,7 @@ def test_without_noise_both_are_the_distance_itself(distance: Distance, protocol
 @settings(max_examples=10)
 def test_with_noise_no_number_serves_both(seed: int) -> None:
     """The slope of each distance lies where the other's does not, and together everywhere."""
-    compare = Comparison(observe(Noise(std=0.3)))
+    compare = Comparison(observed(Noise(std=0.3)))
     replayed = random_update(seed)
     leaves = {name: tensor.requires_grad_() for name, tensor in replayed.items()}
     slopes = [
@@ -119,17 +115,17 @@ def test_with_noise_no_number_serves_both(seed: int) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=repr)
 def test_noise_is_known_in_a_gradients_units(protocol: Protocol) -> None:
-    told = observe(Noise(std=0.02), protocol=protocol)
-    clean = observe(protocol=protocol)
+    told = observed(Noise(std=0.02), protocol=protocol)
+    clean = observed(protocol=protocol)
     added = protocol.as_gradient(told.update) - protocol.as_gradient(clean.update)
     for tensor in added.tensors:
         if tensor.numel() > 100:
             assert told.protocol.noise(1) == pytest.approx(float(tensor.std()), rel=0.2)
-    assert observe(Noise(std=0.02), attacker="naive").protocol.noise(1) == 0
+    assert observed(Noise(std=0.02), attacker="static").protocol.noise(1) == 0
 
 
 def test_noises_add_up() -> None:
-    told = observe(DPSGD(noise=0.3, norm=2.0), Noise(std=0.8))
+    told = observed(DPSGD(noise=0.3, norm=2.0), Noise(std=0.8))
     assert told.protocol.noise(1) == pytest.approx(1.0)
 
 
@@ -173,18 +169,20 @@ def test_dpsgds_noise_is_known_on_what_arrives(
 
     quiet = sent(DPSGD(noise=0.0, norm=DP.norm), 0)
     numbers = torch.cat([(sent(DP, s) - quiet)[n].flatten() for s in range(2) for n in quiet])
-    ledger = Ledger(image_shape=(3, 16, 16), batch_size=batch)
-    bare = Observation(update=quiet, model=model, protocol=protocol, ledger=ledger)
-    told = believed(defenses, bare).protocol.noise(batch)
+    upload = Upload(
+        update=quiet, model=model, protocol=protocol, image_shape=(3, 16, 16), batch_size=batch
+    )
+    known = observe(upload, defenses=defenses).protocol.noise(batch)
     # of n numbers the spread is known to 1 / sqrt(2 n): five of these, and what rounding adds
     margin = 5 / (2 * len(numbers)) ** 0.5 + 2e-3
-    assert told == pytest.approx(float(numbers.std()), rel=margin)
+    assert known == pytest.approx(float(numbers.std()), rel=margin)
 
 
 def test_noise_of_a_batch_that_clients_cannot_share_is_refused() -> None:
-    told = believed((Aggregate(clients=2), DP), observe())
+    upload, _ = Client(model=VICTIM).step(picture(0), torch.tensor([3]))
+    known = observe(upload, defenses=(Aggregate(clients=2), DP))
     with pytest.raises(InputError, match="2 clients share alike, got 1"):
-        told.protocol.noise(1)
+        known.protocol.noise(1)
 
 
 # -- what it is good for -------------------------------------------------------------------
@@ -203,13 +201,9 @@ def errors(attack: Attack, attacker: str, prior: Generator, std: float) -> list[
     found = []
     for seed in range(4):
         image = prior.sample(1, seed=seed + 90)
-        client = Client(
-            model=VICTIM,
-            defenses=(Noise(std=std),),
-            attacker=attacker,
-            seed=seed,
-        )
-        observation, _ = client.step(image, torch.tensor([3]))
+        client = Client(model=VICTIM, defenses=(Noise(std=std),), seed=seed)
+        upload, _ = client.step(image, torch.tensor([3]))
+        observation = observe(upload, attacker=attacker, defenses=client.defenses)
         found.append(float((attack(observation, seed=seed).images - image).square().mean()))
     return found
 
@@ -221,20 +215,20 @@ def test_who_knows_of_noise_does_not_fit_it(prior: Generator) -> None:
         Phase(name="pixels", space=Pixels(), steps=60, optimizer=Adam(lr=0.1)),
     )
     attack = Attack(name="t", reference="none", phases=phases, restarts=1, prior=prior)
-    naive = errors(attack, "naive", prior, 0.05)
-    told = errors(attack, "told", prior, 0.05)
-    assert sum(told) < 0.7 * sum(naive), (told, naive)
+    static = errors(attack, "static", prior, 0.05)
+    adaptive = errors(attack, "adaptive", prior, 0.05)
+    assert sum(adaptive) < 0.7 * sum(static), (adaptive, static)
 
 
 def test_a_guess_from_noise_alone_is_what_all_images_have_in_common(prior: Generator) -> None:
     phase = Phase(name="regression", space=Latent(), steps=14, optimizer=Regression(), keeps="last")
     attack = Attack(name="t", reference="none", phases=(phase,), restarts=1, prior=prior)
-    naive = errors(attack, "naive", prior, 3.0)
-    told = errors(attack, "told", prior, 3.0)
+    static = errors(attack, "static", prior, 3.0)
+    adaptive = errors(attack, "adaptive", prior, 3.0)
     mean = torch.cat([prior.sample(50, seed=0)]).mean(0)
     known = [float((mean - prior.sample(1, seed=s + 90)).square().mean()) for s in range(4)]
-    assert sum(told) < 0.8 * sum(naive), (told, naive)
-    assert sum(told) < 1.5 * sum(known), (told, known)
+    assert sum(adaptive) < 0.8 * sum(static), (adaptive, static)
+    assert sum(adaptive) < 1.5 * sum(known), (adaptive, known)
 
 
 @pytest.mark.parametrize("std", [0.002, 0.006, 0.012])
@@ -245,8 +239,9 @@ def test_own_examples_are_disturbed_as_the_private_one_is(std: float) -> None:
     own = representations(victim, image)
     cosines, expected = [], []
     for seed in range(12):
-        client = Client(model=victim, defenses=(Noise(std=std),), attacker="told", seed=seed)
-        seen = observed_representations(client.step(image, label)[0], label)
+        client = Client(model=victim, defenses=(Noise(std=std),), seed=seed)
+        known = observe(client.step(image, label)[0], defenses=client.defenses)
+        seen = observed_representations(known, label)
         assert not seen.plain
         copies = seen.as_seen(0, own.expand(50, -1), torch.Generator().manual_seed(seed))
         expected.append(float((copies @ own[0]).mean()))

@@ -44,7 +44,7 @@ GIFD = "attack p.png --attack gifd --victim convnet --steps 8 --restarts 1 --siz
 LABELS = "labels u.safetensors --batch-size 1 --victim convnet --size 32"
 FRONTIER = (
     "frontier album --data album --victim convnet --attack ig --evaluations 1 --rounds 1 --size 32 "
-    "--data-size 16 --limit 1 --grid clip:norm=1 --attacker told --batch-size 2 --clients 2"
+    "--data-size 16 --limit 1 --grid clip:norm=1 --attacker adaptive --batch-size 2 --clients 2"
 )
 SCORE = "prior score style.pt --images album --steps 8 --samples 2"
 REMAPPER = "prior remapper classes.pt --out r.safetensors --steps 1"

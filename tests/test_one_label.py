@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.attacker.observation import Ledger, Observation
+from gifd.attacker.observe import observe
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
-from gifd.federation.defenses import Clip, Defense, Noise, Quantize, Soteria, Sparsify, believed
+from gifd.federation.defenses import Clip, Defense, Noise, Quantize, Soteria, Sparsify
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.federation.upload import Upload
 from gifd.leakage.labels import infer_label, label_hypotheses
 from gifd.model import Model
 from gifd.updates import Update
@@ -173,14 +175,14 @@ def test_a_format_is_no_reason_to_refuse(dtype: torch.dtype) -> None:
 
 
 DEFENDED: list[tuple[Defense, str, str]] = [
-    (Noise(std=0.1), "naive", "estimated"),
-    (Noise(std=0.1), "told", "estimated"),
-    (Sparsify(rate=0.9), "naive", "estimated"),
-    (Soteria(rate=0.9), "naive", "estimated"),
-    (Soteria(rate=0.9), "told", "inferred"),
-    (Clip(norm=0.1), "naive", "estimated"),
-    (Quantize(scheme="sign"), "naive", "estimated"),
-    (Quantize(scheme="bf16"), "naive", "inferred"),
+    (Noise(std=0.1), "static", "estimated"),
+    (Noise(std=0.1), "adaptive", "estimated"),
+    (Sparsify(rate=0.9), "static", "estimated"),
+    (Soteria(rate=0.9), "static", "estimated"),
+    (Soteria(rate=0.9), "adaptive", "inferred"),
+    (Clip(norm=0.1), "static", "estimated"),
+    (Quantize(scheme="sign"), "static", "estimated"),
+    (Quantize(scheme="bf16"), "static", "inferred"),
 ]
 
 
@@ -188,9 +190,10 @@ DEFENDED: list[tuple[Defense, str, str]] = [
 def test_behind_a_defence_the_label_is_estimated(
     defense: Defense, attacker: str, source: str
 ) -> None:
-    client = Client(model=Model(module=network(0, 10)), defenses=(defense,), attacker=attacker)
+    client = Client(model=Model(module=network(0, 10)), defenses=(defense,))
     images, labels = batch(0, 10)
-    observation = client.step(images, labels)[0]
+    upload, _ = client.step(images, labels)
+    observation = observe(upload, attacker=attacker, defenses=(defense,))
     found = label_hypotheses(observation)
     assert found[1] == source
     if source == "inferred":
@@ -204,6 +207,9 @@ def test_of_an_update_from_elsewhere_the_belief_is_in_the_ledger() -> None:
     noisy = update.map(lambda tensor: tensor + 0.1 * torch.randn(tensor.shape, generator=rng))
     with pytest.raises(InputError, match="name the ledger's attacker if a defence is at work"):
         label_hypotheses(observed(noisy, model))
-    told = believed((Noise(std=0.1),), observed(noisy, model))
-    assert told.grants()["believed"] == ["Noise(std=0.1)"]
-    assert label_hypotheses(told)[1] == "estimated"
+    upload = Upload(
+        update=noisy, model=model, protocol=GRADIENT, image_shape=(3, 8, 8), batch_size=1
+    )
+    known = observe(upload, defenses=(Noise(std=0.1),))
+    assert known.grants()["believed"] == ["Noise(std=0.1)"]
+    assert label_hypotheses(known)[1] == "estimated"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.errors import InputError
 from gifd.federation.client import Client
 from gifd.federation.defenses import (
@@ -66,9 +67,9 @@ def images(seed: int) -> Tensor:
     return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def observe(defenses: tuple[Defense, ...], protocol: Protocol, seed: int = 0) -> Observation:
+def observed(defenses: tuple[Defense, ...], protocol: Protocol, seed: int = 0) -> Observation:
     client = Client(model=VICTIM, protocol=protocol, defenses=defenses, seed=seed)
-    return client.step(images(0), LABELS)[0]
+    return observe(client.step(images(0), LABELS)[0], defenses=defenses)
 
 
 def refusal(first: Defense, second: Defense) -> str | None:
@@ -95,7 +96,7 @@ def test_two_defences_work_together_or_are_refused(first: Defense, second: Defen
         assert "\n" not in str(error.value)
         return
     for protocol in PROTOCOLS:
-        told = observe((first, second), protocol)
+        told = observed((first, second), protocol)
         start = images(1).requires_grad_()
         replayed = told.replay(start, LABELS)
         (slope,) = torch.autograd.grad((replayed - told.update).squares().sum(), start)
@@ -114,18 +115,18 @@ def away(one: Update, other: Update) -> float:
 def test_each_example_draws_its_own_bottlenecks_noise_under_dpsgd(protocol: Protocol) -> None:
     """Nothing is clipped: the mean of the examples' gradients is the batch's."""
     idle = DPSGD(noise=0.0, norm=1e6)
-    alone = observe((Precode(width=5),), protocol).update
-    assert away(observe((Precode(width=5), idle), protocol).update, alone) < 1e-4
-    assert away(observe((Precode(width=5),), protocol, seed=1).update, alone) > 1e-3
-    assert observe((idle, Precode(width=5)), protocol).update.keys() == alone.keys()
+    alone = observed((Precode(width=5),), protocol).update
+    assert away(observed((Precode(width=5), idle), protocol).update, alone) < 1e-4
+    assert away(observed((Precode(width=5),), protocol, seed=1).update, alone) > 1e-3
+    assert observed((idle, Precode(width=5)), protocol).update.keys() == alone.keys()
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_dpsgd_clips_what_censor_made_of_each_example(order: tuple[int, int]) -> None:
     """Without noise each example adds at most `norm / B`, and the mean is orthogonal to none."""
     pair = (Censor(tries=2), DPSGD(noise=0.0, norm=0.01))
-    sent = observe((pair[order[0]], pair[order[1]]), FedSGD()).update
-    plain = observe((DPSGD(noise=0.0, norm=0.01),), FedSGD()).update
+    sent = observed((pair[order[0]], pair[order[1]]), FedSGD()).update
+    plain = observed((DPSGD(noise=0.0, norm=0.01),), FedSGD()).update
     assert float(sent.norm()) <= 0.01
     assert away(sent, plain) > 0.5
 
@@ -141,4 +142,4 @@ def test_one_example_under_dpsgd_is_censored_as_without_it() -> None:
 
 
 def test_without_noise_nothing_is_proved_and_soteria_may_look() -> None:
-    assert observe((DPSGD(noise=0.0, norm=0.3), Soteria(rate=0.5)), FedSGD()).update.numel > 0
+    assert observed((DPSGD(noise=0.0, norm=0.3), Soteria(rate=0.5)), FedSGD()).update.numel > 0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import Attack
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
@@ -100,7 +101,7 @@ def test_one_image_shows_what_entered_the_head(
     if not bias:
         module.get_submodule("fc").register_parameter("bias", None)
     model, image = Model(module=module), pictures(3, side=16).double()
-    observation, _ = Client(model=model, protocol=protocol).step(image, torch.tensor([2]))
+    observation = observe(Client(model=model, protocol=protocol).step(image, torch.tensor([2]))[0])
     seen = observed_representations(observation, torch.tensor([2])).directions
     assert torch.allclose(seen, representations(model, image), atol=1e-9)
     other = representations(model, pictures(4, side=16).double())
@@ -111,7 +112,7 @@ def test_images_with_labels_of_their_own_show_theirs_best(
     victim: Model, pictures: Pictures
 ) -> None:
     images, labels = pictures(3, 3, 16), torch.tensor([2, 0, 3])
-    observation, _ = Client(model=victim, grant_labels=True).step(images, labels)
+    observation = observe(Client(model=victim, grant_labels=True).step(images, labels)[0])
     seen = observed_representations(observation, labels).directions
     own = representations(victim, images)
     centre = own.mean(0)
@@ -150,9 +151,9 @@ def attack(prior: Generator, *, steps: int, restarts: int = 2) -> Attack:
     return Attack(name="test", reference="none", phases=(phase,), restarts=restarts, prior=prior)
 
 
-def observe(victim: Model, prior: Generator, seed: int) -> tuple[Observation, Tensor]:
+def observed(victim: Model, prior: Generator, seed: int) -> tuple[Observation, Tensor]:
     image = prior.sample(1, seed=seed)
-    return Client(model=victim).step(image, torch.tensor([2]))[0], image
+    return observe(Client(model=victim).step(image, torch.tensor([2]))[0]), image
 
 
 def test_the_guess_is_better_than_the_best_draw(
@@ -164,7 +165,7 @@ def test_the_guess_is_better_than_the_best_draw(
     victim = Model(module=seeded(0, lambda: ConvNet(4, width=16)))
     gains = []
     for seed in range(4):
-        observation, image = observe(victim, prior, seed + 50)
+        observation, image = observed(victim, prior, seed + 50)
         guessing = attack(prior, steps=34, restarts=1)
         scout = Phase(name="scouting", space=Latent(), steps=10 * 32, optimizer=RandomSearch())
         drawing = dataclasses.replace(guessing, phases=(scout,))
@@ -178,7 +179,7 @@ def test_the_guess_is_better_than_the_best_draw(
 def test_it_is_charged_for_every_step_and_each_restart_guesses_alone(
     victim: Model, prior: Generator
 ) -> None:
-    observation, _ = observe(victim, prior, 0)
+    observation, _ = observed(victim, prior, 0)
     run = attack(prior, steps=8, restarts=3)
     found = run(observation, seed=1)
     assert found.evaluations == run.planned_evaluations == 24
@@ -189,14 +190,14 @@ def test_it_is_charged_for_every_step_and_each_restart_guesses_alone(
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_without_samples_it_keeps_the_draw(victim: Model, prior: Generator, steps: int) -> None:
-    observation, _ = observe(victim, prior, 0)
+    observation, _ = observed(victim, prior, 0)
     found = attack(prior, steps=steps, restarts=1)(observation, seed=3)
     assert torch.allclose(found.images, prior.sample(1, seed=3), atol=1e-6)
 
 
 def test_a_batch_is_guessed_image_by_image(victim: Model, prior: Generator) -> None:
     images, labels = prior.sample(2, seed=7), torch.tensor([1, 3])
-    observation, _ = Client(model=victim, grant_labels=True).step(images, labels)
+    observation = observe(Client(model=victim, grant_labels=True).step(images, labels)[0])
     found = attack(prior, steps=30, restarts=1)(observation).images
     own = (found - images).square().mean((1, 2, 3))
     other = (found - images.flip(0)).square().mean((1, 2, 3))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.attacker.observation import Ledger
+from gifd.attacker.observe import observe
 from gifd.batch_norm import batch_statistics, running_statistics
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
@@ -87,7 +88,7 @@ def test_the_truth_has_the_granted_statistics(victim: Model, pictures: Pictures)
     penalty = BatchNormPrior(weight=2.0)
     for grant in ("batch", "running", None):
         client = Client(model=victim, grant_labels=True, grant_batch_norm=grant)
-        observation, _ = client.step(images, labels)
+        observation = observe(client.step(images, labels)[0])
         assert observation.grants()["batch_norm"] == grant
         inputs = victim.normalize(images)
         value = float(penalty(Candidate(inputs=inputs, observation=observation)))

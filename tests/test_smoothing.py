@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gifd.attacker.observe import observe
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
@@ -56,7 +57,8 @@ def test_the_narrower_it_is_the_nearer_to_the_exact_update() -> None:
         module = ConvNet(10).eval()
         image = torch.rand(1, 3, 32, 32)
     model = Model(module=module)
-    observation, secret = Client(model=model).step(image, torch.tensor([3]))
+    upload, secret = Client(model=model).step(image, torch.tensor([3]))
+    observation = observe(upload)
     away = []
     for width in (0.3, 0.03, 0.003, 0.0):
         with smoothed_replay(width):
@@ -100,7 +102,7 @@ def test_the_gradient_of_a_distance_is_that_of_finite_differences(
         torch.manual_seed(0)
         module = ConvNet(4, width=4).double().eval()
     client = Client(model=Model(module=module), protocol=protocol)
-    observation, _ = client.step(pictures(3, side=16).double(), torch.tensor([3]))
+    observation = observe(client.step(pictures(3, side=16).double(), torch.tensor([3]))[0])
     images, label = pictures(4, side=16).double(), torch.tensor([3])
 
     def distance(x: Tensor) -> Tensor:

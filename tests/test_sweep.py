@@ -37,6 +37,12 @@ def test_every_setting_changes_the_key() -> None:
     assert [name for name, key in keys.items() if often[key] > 1] == []
 
 
+@pytest.mark.parametrize("name", ["god", "told", ""])
+def test_a_trial_refuses_an_attacker_that_there_is_not(name: str) -> None:
+    with pytest.raises(InputError, match="static, adaptive, estimated"):
+        small_sweep.trial(attacker=name)
+
+
 @pytest.mark.parametrize("name", small_sweep.SAME)
 def test_what_decides_nothing_does_not(name: str) -> None:
     assert Keys().trial(small_sweep.SAME[name]()) == Keys().trial(small_sweep.trial())

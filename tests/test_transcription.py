@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gifd.attacker.observe import observe
 from gifd.attacks import domains, gifd
 from gifd.attacks.domains import Domains
 from gifd.federation.client import Client
@@ -139,7 +140,8 @@ def test_paper_is_the_algorithm_step_by_step(
     chosen = Domains(features=2 if style else 1, radius=0.6, growth=0.3, beside=beside)
     monkeypatch.setitem(domains.DOMAINS, "stylegan2", chosen)
     prior, label = make(), torch.tensor([2])
-    observation, secret = Client(model=smooth).step(pictures(3).double(), label)
+    upload, secret = Client(model=smooth).step(pictures(3).double(), label)
+    observation = observe(upload)
     if style:
         attack = gifd(prior, preset="paper", restarts=RESTARTS)
     else:

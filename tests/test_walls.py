@@ -60,7 +60,9 @@ def names(source: str) -> set[str]:
 
 
 ATTACKERS = sorted(
-    path for room in ("attacks", "search", "leakage") for path in PACKAGE.glob(f"{room}/**/*.py")
+    path
+    for room in ("attacks", "search", "leakage", "attacker")
+    for path in PACKAGE.glob(f"{room}/**/*.py")
 )
 
 
@@ -72,9 +74,9 @@ def test_no_attack_names_the_private_batch(path: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "from gifd.attacker.observation import Secret",
-        "import gifd.attacker.observation as o; o.Secret",
-        "from gifd.attacker.observation import Secret as S",
+        "from gifd.federation.secret import Secret",
+        "import gifd.federation.secret as o; o.Secret",
+        "from gifd.federation.secret import Secret as S",
         "def attack(secret: Secret) -> None: ...",
     ],
 )
@@ -84,4 +86,6 @@ def test_a_name_would_be_seen(source: str) -> None:
 
 
 def test_there_are_attackers_to_look_at() -> None:
-    assert {"attack.py", "engine.py", "labels.py"} <= {path.name for path in ATTACKERS}
+    assert {"attack.py", "engine.py", "labels.py", "observe.py", "reading.py"} <= {
+        path.name for path in ATTACKERS
+    }

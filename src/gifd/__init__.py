@@ -1,15 +1,19 @@
 """gifd: what does a federated-learning update give away?
 
-The public names, in the order data flows: a client runs a protocol on its private images, a
-server observes the update, an attack inverts it with or without a prior, metrics compare. The
-attacks themselves are in `gifd.attacks`, one of them by the package's own name.
+The public names, in the order data flows: a client runs a protocol on its private images and
+uploads an update, an attacker observes the upload, an attack inverts what was observed with or
+without a prior, metrics compare. The attacks themselves are in `gifd.attacks`, one of them by the
+package's own name.
 """
 
-from gifd.attacker.observation import Ledger, Observation, Secret
+from gifd.attacker.observation import Ledger, Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import Attack, Reconstruction
 from gifd.errors import GifdError
 from gifd.federation.client import Client, check_replay
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.federation.secret import Secret
+from gifd.federation.upload import Upload
 from gifd.images import read_image
 from gifd.metrics import score
 from gifd.model import Model
@@ -35,9 +39,11 @@ __all__ = [
     "Secret",
     "Stage",
     "Update",
+    "Upload",
     "check_replay",
     "digiface_dcgan",
     "faces64",
+    "observe",
     "photos64",
     "read_image",
     "score",

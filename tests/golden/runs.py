@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gifd import catalog
 from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.attacks import Attack, Reconstruction
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg, FedSGD
@@ -51,7 +52,7 @@ def observation(batch: int) -> Observation:
     client = Client(
         model=model, protocol=protocol, grant_labels=batch > 1, grant_batch_norm="running"
     )
-    return client.step(images, torch.arange(batch) + 1)[0]
+    return observe(client.step(images, torch.arange(batch) + 1)[0])
 
 
 def prior() -> Generator:

@@ -1,1 +1,1 @@
-"""The attacker: what a server holds, and what it believes of how that came about."""
+"""The attacker: what it observes of an upload, and what it believes about its computation."""

@@ -1,4 +1,4 @@
-"""The threat model as types: Observation is all a server has, Secret is the private batch."""
+"""Observation: all that an attacker has. Ledger: what it was granted beyond the update."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from gifd.batch_norm import Statistics
-from gifd.errors import InputError
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import check_disclosed, received
 from gifd.model import Model
 from gifd.updates import Update
-
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What the setting grants the attacker beyond the bare update. None is: not granted.
+    """What the attacker is granted beyond the update itself. None means: not granted.
 
     Args:
         image_shape: (C, H, W) of the private images.
         batch_size: how many private images the update was computed on.
         labels: their class indices (B,).
-        batch_norm: what entered each of the model's batch norms, in the forward pass's order.
-        batch_norm_source: of which data: 'running', what the model was trained on, or 'batch',
-            the private images themselves.
-        defenses: what the client did to hide its batch, and how strongly.
-        attacker: 'naive' ignores defences, 'told' was granted them, 'estimated' guesses them from
-            the update; None where the client has none.
-        believed: the defences that the attacker replays: as told, or as guessed.
+        batch_norm: statistics of the inputs of the model's batch norms, in the order of the
+            forward pass.
+        batch_norm_source: the data of these statistics: 'running', the data that the model was
+            trained on, or 'batch', the private images.
+        defenses: the client's defences with their strengths.
+        attacker: 'static' ignores the defences, 'adaptive' knows them, 'estimated' guesses them
+            from the update; None if there are none and none were guessed.
+        believed: the defences that the attacker replays.
+
+    Raises:
+        InputError: sizes, labels or statistics that do not fit together.
     """
 
     image_shape: tuple[int, int, int]
@@ -46,28 +48,12 @@ class Ledger:
     believed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.batch_norm is None) != (self.batch_norm_source is None):
-            raise InputError(
-                "expected batch-norm statistics together with their source, got "
-                f"{'none' if self.batch_norm is None else 'some'} of {self.batch_norm_source}"
-            )
-        if self.batch_size < 1 or len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise InputError(
-                "expected a positive batch size and an image shape (C, H, W), got "
-                f"{self.batch_size} and {self.image_shape}"
-            )
-        if self.labels is not None and self.labels.shape != (self.batch_size,):
-            raise InputError(
-                f"expected {self.batch_size} granted labels, got {tuple(self.labels.shape)}"
-            )
-        if self.labels is not None and self.labels.dtype not in _WHOLE:
-            raise InputError(
-                f"expected granted labels as whole numbers, got {self.labels.dtype}: convert them "
-                "with .long()"
-            )
+        check_disclosed(
+            self.image_shape, self.batch_size, self.labels, self.batch_norm, self.batch_norm_source
+        )
 
     def to(self, like: Tensor) -> Ledger:
-        """With its labels on the device of a tensor, its statistics also in that one's dtype."""
+        """With the labels on a tensor's device, and the statistics also in its dtype."""
         labels, given = self.labels, self.batch_norm
         return replace(
             self,
@@ -76,7 +62,7 @@ class Ledger:
         )
 
     def entries(self) -> dict[str, object]:
-        """Each grant by name, in plain values for the record."""
+        """Each grant by name, as plain values for the record."""
         return {
             "image_shape": list(self.image_shape),
             "batch_size": self.batch_size,
@@ -90,19 +76,19 @@ class Ledger:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observation:
-    """What the server holds: the model it sent out, the update that came back, the ledger.
+    """What an attacker has: the update, the model, the protocol it believes in, and the ledger.
 
-    What came from elsewhere is taken as it comes: everything is brought to the model's device and
-    the update and the statistics to its dtype, here and nowhere else.
+    `observe` makes one from an upload. All tensors are moved to the model's device; the update and
+    the statistics are also converted to its dtype.
 
     Args:
-        update: the client's update; checked against the model and put in its order.
-        model: the model as the client received it.
+        update: the client's update; checked against the model and sorted in its order.
+        model: the model that the client received.
         protocol: what the attacker believes the client computed.
-        ledger: what the setting grants beyond that.
+        ledger: what the attacker is granted beyond that.
 
     Raises:
-        UpdateError: the update does not belong to the model.
+        UpdateError: the update does not fit the model.
     """
 
     update: Update
@@ -111,41 +97,15 @@ class Observation:
     ledger: Ledger = field(repr=True)
 
     def __post_init__(self) -> None:
-        update = self.update.detach().conform(self.model.parameters)
-        if update.restarts is not None:
-            raise InputError("expected one client's update, got one with a restart axis")
-        object.__setattr__(self, "update", update)
+        object.__setattr__(self, "update", received(self.update, self.model))
         like = next(iter(self.model.parameters.values()))
         object.__setattr__(self, "ledger", self.ledger.to(like))
 
     def grants(self) -> Mapping[str, object]:
-        """All that this attacker is granted, by name: the protocol and the ledger's entries."""
+        """All that the attacker is granted, by name: the protocol and the ledger's entries."""
         return {"protocol": repr(self.protocol), **self.ledger.entries()}
 
     def replay(self, images: Float[Tensor, "B C H W"], labels: Tensor) -> Update:
-        """The update a client would have sent, had it held these images; differentiable."""
+        """The update of these images by the protocol the attacker believes in; differentiable."""
         model = self.model
         return self.protocol(model, model.parameters, model.buffers, images, labels)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Secret:
-    """The private batch. No attack takes one: only clients make it and metrics read it.
-
-    Args:
-        images: (B, C, H, W) in [0, 1].
-        labels: class indices (B,).
-    """
-
-    images: Float[Tensor, "..."]
-    labels: Int[Tensor, "..."]
-
-    def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
-        if images.ndim != 4 or images.numel() == 0 or labels.shape != images.shape[:1]:
-            raise InputError(
-                "expected images (B, C, H, W) and one label each, got "
-                f"{tuple(images.shape)} and {tuple(labels.shape)}"
-            )
-        if not bool(torch.isfinite(images).all()) or images.min() < 0 or images.max() > 1:
-            raise InputError("expected images with values in [0, 1], got values outside")

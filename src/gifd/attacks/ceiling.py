@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from gifd.attacker.observation import Ledger, Observation
+from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
 from gifd.attacks.attack import Attack
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.search import Measure, Squared
 from gifd.updates import Update
@@ -66,12 +68,15 @@ def exposed(images: Float[Tensor, "B C H W"], labels: Tensor) -> Observation:
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
     )
-    return Observation(
+    upload = Upload(
         update=Update({"image": images}),
         model=canvas,
         protocol=Itself(),
-        ledger=Ledger(image_shape=(channels, height, width), batch_size=len(images), labels=labels),
+        image_shape=(channels, height, width),
+        batch_size=len(images),
+        labels=labels,
     )
+    return observe(upload)
 
 
 def ceiling(attack: Attack) -> Attack:

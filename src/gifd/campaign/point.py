@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gifd.campaign.renamed import ATTACKERS
 from gifd.interval import mean_interval
 
 
@@ -36,6 +37,11 @@ class Point(BaseModel):
     cosine: float | None
     length: float | None
     epsilon: float | None
+
+    @field_validator("attacker")
+    @classmethod
+    def _renamed(cls, attacker: str) -> str:
+        return ATTACKERS.get(attacker, attacker)
 
     def mean(self, metric: str) -> tuple[float, float]:
         """Of 'psnr', 'ssim' or 'stlpips' over the images, and half of its 95 % interval."""

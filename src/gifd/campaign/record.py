@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
+
+from gifd.campaign.renamed import ATTACKERS
 
 Number = float | None
 """JSON has no infinity and no NaN: they are null."""
@@ -96,6 +98,15 @@ class Record(Scores):
     peak_memory_bytes: int | None
     versions: dict[str, str]
     created: str
+
+    @field_validator("ledger")
+    @classmethod
+    def _renamed(cls, ledger: dict[str, object]) -> dict[str, object]:
+        """With the attacker's name of today."""
+        attacker = ledger.get("attacker")
+        if isinstance(attacker, str) and attacker in ATTACKERS:
+            return ledger | {"attacker": ATTACKERS[attacker]}
+        return ledger
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

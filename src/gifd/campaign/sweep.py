@@ -83,9 +83,9 @@ class Keys:
     """Keys of results: SHA-256 over all that decides them (see `Digester`).
 
     Of a trial: the images and labels as tensors; the client, that is the model (parameters and
-    buffers by value, normalisation, loss, code), the protocol, the grants, the defences, the
-    attacker and the seed of the defences' draws; the attack with all its settings, its prior's and
-    its label mapping's weights by value; the metrics; the attack's seed. The names of image files
+    buffers by value, normalisation, loss, code), the protocol, the grants, the defences and the
+    seed of their draws; the attacker; the attack with all its settings, its prior's and its label
+    mapping's weights by value; the metrics; the attack's seed. The names of image files
     and of the victim decide nothing and do not count.
 
     Of a federation: its model, images, labels, defences, rounds, clients, batches and seed; it is

@@ -16,10 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gifd.attacker.observation import Observation, Secret
+from gifd.attacker.observation import Observation
+from gifd.attacker.observe import known_attacker, observe
 from gifd.attacks import Attack, Reconstruction
 from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record
 from gifd.federation.client import Client
+from gifd.federation.secret import Secret
 from gifd.metrics import Metric, match, score
 from gifd.search import Callback
 
@@ -32,12 +34,17 @@ class Trial:
         names: of the private images, for the record.
         images: (B, C, H, W) in [0, 1].
         labels: (B,) their class indices.
-        client: who holds them: its model, its protocol and what it grants.
+        client: who holds them: its model, its protocol, its defences and what it grants.
         victim: how the model came about, for the record.
         attack: the attack.
         metrics: computed for the answer and for every phase.
+        attacker: what the attacker knows of the client's defences: 'static', 'adaptive' or
+            'estimated' (`observe`).
         seed: of the attack.
         sizes: width and height of each image's file, for the record, where they are known.
+
+    Raises:
+        InputError: no such attacker.
     """
 
     names: Sequence[str]
@@ -47,8 +54,12 @@ class Trial:
     victim: Mapping[str, object]
     attack: Attack
     metrics: Sequence[Metric]
+    attacker: str = "adaptive"
     seed: int = 0
     sizes: Sequence[tuple[int, int] | None] | None = None
+
+    def __post_init__(self) -> None:
+        known_attacker(self.attacker)
 
     @property
     def name(self) -> str:
@@ -57,12 +68,14 @@ class Trial:
         return self.names[0] + (f" and {more} more" if more else "")
 
     def run(self, callback: Callback | None = None) -> Outcome:
-        """The client computes its update, the attack inverts it, the metrics compare.
+        """The client uploads its update, an attack inverts what is observed, metrics compare.
 
         Raises:
             GifdError: whatever the client or the attack refuses.
         """
-        observation, secret = self.client.step(self.images, self.labels)
+        upload, secret = self.client.step(self.images, self.labels)
+        defenses = self.client.defenses
+        observation = observe(upload, attacker=self.attacker, defenses=defenses)
         found = self.attack(observation, seed=self.seed, callback=callback)
         truth = secret.images
         order = match(found.images, truth).to(truth.device)

@@ -13,10 +13,10 @@ import torch
 import typer
 
 from gifd import catalog, terminal
-from gifd.attacker.beliefs import known_attacker
 from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
 from gifd.cli.choices import (
+    chosen_attacker,
     chosen_attacks,
     chosen_grant,
     chosen_labels,
@@ -93,8 +93,11 @@ def attack(
         typer.Option(help="As 'sparsify:rate=0.9' ('gifd list'); may be repeated, in order."),
     ] = None,
     attacker: Annotated[
-        str, typer.Option(help="What the attacker knows of it: naive, told or estimated.")
-    ] = "told",
+        str,
+        typer.Option(
+            help="static ignores the defences, adaptive knows them, estimated guesses them."
+        ),
+    ] = "adaptive",
     lr: LearningRate = None,
     local_steps: LocalSteps = None,
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
@@ -126,6 +129,7 @@ def attack(
             f"expected a number of images that {batch_size} divides (--batch-size), got "
             f"{len(images)}: give more or fewer"
         )
+    knows = chosen_attacker(attacker)
     classes_of = chosen_labels(images, label or [0], labels)
     model = chosen_victim(
         victim, classes=classes, size=size, seed=victim_seed, device=device_of(device)
@@ -137,7 +141,6 @@ def attack(
         grant_labels=grant_labels,
         grant_batch_norm=chosen_grant(grant_batch_norm),
         defenses=tuple(catalog.defense(text) for text in defense or ()),
-        attacker=known_attacker(attacker),
         seed=seed,
     )
     built = chosen_attacks(
@@ -177,6 +180,7 @@ def attack(
                 victim=origin,
                 attack=each,
                 metrics=metrics,
+                attacker=knows,
                 seed=seed,
                 sizes=[sizes.get(path) for path in images[own]],
             )

@@ -12,7 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from gifd import catalog, terminal
+from gifd.attacker.observe import Attacker, known_attacker
 from gifd.attacks import Attack, LabelMapping
+from gifd.campaign.renamed import ATTACKERS
 from gifd.errors import InputError, one_line
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.images import MOST_CLASSES, class_in
@@ -116,6 +118,13 @@ def chosen_protocol(lr: float | None, local_steps: int | None) -> Protocol:
             raise InputError("expected --lr with --local-steps (FedAvg), got none: give both")
         return FedSGD()
     return FedAvg(steps=local_steps or 1, lr=lr)
+
+
+def chosen_attacker(name: str) -> Attacker:
+    """The attacker by name; by a former name with a note of the new one."""
+    if name in ATTACKERS:
+        terminal.note(f"the attacker '{name}' is now called '{ATTACKERS[name]}': use that word")
+    return known_attacker(ATTACKERS.get(name, name))
 
 
 def chosen_grant(statistics: str | None) -> Literal["running", "batch"] | None:

@@ -14,12 +14,11 @@ import typer
 from pydantic import ValidationError
 
 from gifd import catalog, terminal
-from gifd.attacker.beliefs import known_attacker
 from gifd.campaign.point import Point
 from gifd.campaign.sweep import Keys, Results, Row, drawn, finished, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
-from gifd.cli.choices import chosen_attacks, chosen_metrics, chosen_victim
+from gifd.cli.choices import chosen_attacker, chosen_attacks, chosen_metrics, chosen_victim
 from gifd.cli.options import Device, Evaluations, Offline, Restarts, Seed, device_of
 from gifd.errors import InputError, one_line
 from gifd.federation.client import Client
@@ -58,7 +57,9 @@ def frontier(
     preset: str = "strongest",
     attacker: Annotated[
         list[str] | None,
-        typer.Option(help="naive, told or estimated; may be repeated. Default: naive, told."),
+        typer.Option(
+            help="static, adaptive or estimated; may be repeated. Default: static, adaptive."
+        ),
     ] = None,
     prior: str = "photos64",
     victim: str = "convnet",
@@ -80,7 +81,8 @@ def frontier(
 ) -> None:
     """Attack each defence at each strength, train a federation with it, and draw both."""
     plan = [("none", "")] + [cell for row in grid or GRID for cell in cells(row)]
-    attackers = [known_attacker(name) for name in dict.fromkeys(attacker or ("naive", "told"))]
+    named = map(chosen_attacker, attacker or ("static", "adaptive"))
+    attackers = list(dict.fromkeys(named))
     learnt = read_image_set(data, size=data_size, labels=labels)
     classes = len(learnt.classes)
     on = device_of(device)
@@ -135,14 +137,12 @@ def frontier(
                     images=image[None],
                     labels=torch.tensor([label]),
                     client=Client(
-                        model=model,
-                        defenses=drawn(defenses, seeds.trial),
-                        attacker=each,
-                        seed=seeds.trial,
+                        model=model, defenses=drawn(defenses, seeds.trial), seed=seeds.trial
                     ),
                     victim={"name": victim, "classes": classes, "seed": VICTIM_SEED},
                     attack=built,
                     metrics=metrics,
+                    attacker=each,
                     seed=seeds.trial,
                 )
                 key = keys.trial(trial)

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from gifd import catalog, terminal
-from gifd.attacker.observation import Ledger, Observation
+from gifd.attacker.observe import observe
 from gifd.cli.choices import chosen_protocol, chosen_victim
 from gifd.cli.options import LAST_SEED, LearningRate, LocalSteps, Victim
 from gifd.errors import InputError
+from gifd.federation.upload import Upload
 from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.leakage.one_label import read_label
 from gifd.terminal import one_line_errors
@@ -47,12 +48,14 @@ def labels(
 ) -> None:
     """Estimate how often each class is in a client's batch, from its update alone."""
     model = chosen_victim(victim, classes=classes, size=size, seed=victim_seed)
-    observation = Observation(
+    upload = Upload(
         update=Update.load(update),
         model=model,
         protocol=chosen_protocol(lr, local_steps),
-        ledger=Ledger(image_shape=(len(model.mean), size, size), batch_size=batch_size),
+        image_shape=(len(model.mean), size, size),
+        batch_size=batch_size,
     )
+    observation = observe(upload)
     found = _estimator(estimator, own, own_labels, size)(observation)
     if batch_size == 1 and (reading := read_label(observation)).doubt is not None:
         terminal.note(f"the label is not to be trusted: {reading.refusal()}")

@@ -1,1 +1,1 @@
-"""The federation: what a client really computes, and what it does to hide its batch."""
+"""The federation: what a client computes and uploads, and how it hides its batch."""

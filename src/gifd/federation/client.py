@@ -1,4 +1,4 @@
-"""Client: holds the private batch, runs the protocol once, and says what it gave away."""
+"""Client: holds the private batch, runs the protocol once, and uploads the update."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gifd.attacker.beliefs import known_attacker, seen_by
-from gifd.attacker.observation import Ledger, Observation, Secret
 from gifd.batch_norm import Statistics, batch_statistics, running_statistics
 from gifd.errors import InputError, ModelError, expect
 from gifd.federation.defenses import Defense, check_order, wrapped
 from gifd.federation.protocols import FedSGD, Protocol
+from gifd.federation.secret import Secret
+from gifd.federation.upload import Upload
 from gifd.model import Model
+from gifd.updates import Update
 
 TOLERANCE = 1e-5
-"""How far a replayed truth may be from the update, relative to its norm (float32)."""
+"""Allowed distance of the replayed truth from the update, relative to its norm (float32)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +27,17 @@ class Client:
     """One participant of the federation.
 
     Args:
-        model: the model it received.
+        model: the model that it received.
         protocol: what it computes.
-        grant_labels: whether the setting tells the attacker the labels (in the ledger).
-        grant_batch_norm: whether it tells what entered the batch norms: 'running' statistics, as
-            a server has that sends a trained model whole, or those of the private 'batch', as
-            it has where clients send their buffers back; None tells neither.
-        defenses: what it does to hide its batch, one after the other.
-        attacker: what the attacker knows of them: 'naive', 'told' or 'estimated'; the last guesses
-            also where there is none.
+        grant_labels: whether to disclose the labels.
+        grant_batch_norm: which batch-norm statistics to disclose: the 'running' ones, which the
+            server knows from the model it sent, or those of the private 'batch', as if the client
+            returned its buffers; None: neither.
+        defenses: applied in this order to hide the batch.
         seed: of the defences' randomness.
 
     Raises:
-        InputError: no `Model`, or defences that cannot follow each other.
+        InputError: not a `Model`, or defences in an order that is not allowed.
     """
 
     model: Model
@@ -46,17 +45,15 @@ class Client:
     grant_labels: bool = False
     grant_batch_norm: Literal["running", "batch"] | None = None
     defenses: tuple[Defense, ...] = ()
-    attacker: str = "told"
     seed: int = 0
 
     def __post_init__(self) -> None:
         expect(self.model, Model, "a Model, as Model(module=your_network) makes one")
-        known_attacker(self.attacker)
         check_order(self.defenses)
 
     def step(
         self, images: Float[Tensor, "..."], labels: Int[Tensor, "..."]
-    ) -> tuple[Observation, Secret]:
+    ) -> tuple[Upload, Secret]:
         """Compute the update of a private batch.
 
         Args:
@@ -64,11 +61,11 @@ class Client:
             labels: (B,) class indices.
 
         Returns:
-            what the server sees, and what stays with the client.
+            what reaches the server, and the private batch.
 
         Raises:
-            InputError: no tensors, images outside [0, 1] or a label that the model does not have.
-            ModelError: the model does not take the images, its loss is not one number or has no
+            InputError: not tensors, images outside [0, 1], or labels outside the model's classes.
+            ModelError: the model does not accept the images, the loss is not a scalar or has no
                 second derivative, or the step cannot be replayed (see `check_replay`).
         """
         expect(images, Tensor, "images as a tensor (B, C, H, W)")
@@ -85,34 +82,27 @@ class Client:
                 f"got {labels.tolist()}"
             )
         model.check_twice(images.shape[1:])
-        update = self.protocol(model, model.parameters, model.buffers, images, labels).detach()
         channels, height, width = images.shape[1:]
-        ledger = Ledger(
+        bare = Upload(
+            update=_computed(self.protocol, model, secret),
+            model=model,
+            protocol=self.protocol,
             image_shape=(channels, height, width),
             batch_size=len(images),
             labels=labels if self.grant_labels else None,
             batch_norm=self._statistics(images),
             batch_norm_source=self.grant_batch_norm,
         )
-        observation = Observation(update=update, model=model, protocol=self.protocol, ledger=ledger)
-        check_replay(observation, secret)
-        if self.defenses or self.attacker == "estimated":
-            observation = self._defended(observation, secret)
-        return observation, secret
+        check_replay(bare, secret)
+        return (self._defended(bare, secret) if self.defenses else bare), secret
 
-    def _defended(self, observation: Observation, secret: Secret) -> Observation:
-        """What the server sees of the same batch behind the defences."""
-        model = observation.model
+    def _defended(self, bare: Upload, secret: Secret) -> Upload:
+        """The upload of the same batch with the defences applied."""
+        model = bare.model
         for defense in self.defenses:
-            model = defense.prepare(model, secret.images.shape[1:])
+            model = defense.prepare(model, bare.image_shape)
         protocol = wrapped(self.defenses, self.protocol, self.seed)
-        parameters, buffers = model.parameters, model.buffers
-        update = protocol(model, parameters, buffers, secret.images, secret.labels).detach()
-        bare = replace(observation, update=update, model=model)
-        seen = seen_by(self.attacker, bare, self.defenses)
-        told = tuple(map(repr, self.defenses)) if self.attacker == "told" else None
-        ledger = replace(seen.ledger, defenses=told, attacker=self.attacker)
-        return replace(seen, ledger=ledger)
+        return replace(bare, update=_computed(protocol, model, secret), model=model)
 
     def _statistics(self, images: Tensor) -> tuple[Statistics, ...] | None:
         if self.grant_batch_norm is None:
@@ -123,17 +113,22 @@ class Client:
             return running_statistics(self.model, images.shape[1:])
 
 
-def check_replay(observation: Observation, secret: Secret) -> None:
-    """Hold the attacker's belief against the truth: replayed, it must give the update back.
+def _computed(protocol: Protocol, model: Model, secret: Secret) -> Update:
+    """The update of the private batch, without a graph."""
+    return protocol(model, model.parameters, model.buffers, secret.images, secret.labels).detach()
 
-    With an update from a real client this names a wrong loss, protocol or mode before any
-    attack is judged by it.
+
+def check_replay(upload: Upload, secret: Secret) -> None:
+    """Check that the agreed protocol reproduces an undefended update from the private batch.
+
+    For an update of a real client this detects a wrong loss, protocol or mode before you trust
+    any attack.
 
     Raises:
-        ModelError: the replayed truth is off; the message names the likely reason.
+        ModelError: it does not; the message names the likely reason.
     """
-    truth = observation.replay(secret.images, secret.labels).detach()
-    seen = observation.update
+    truth = upload.replay(secret.images, secret.labels).detach()
+    seen = upload.update
     scale = float(seen.norm())
     error = float((truth - seen).norm())
     if error <= TOLERANCE * scale:
@@ -146,7 +141,7 @@ def check_replay(observation: Observation, secret: Secret) -> None:
             "reduction (mean or sum), learning rate, number of steps or sign"
         )
     else:
-        again = observation.replay(secret.images, secret.labels).detach()
+        again = upload.replay(secret.images, secret.labels).detach()
         if float((again - truth).norm()) > TOLERANCE * scale:
             reason = (
                 "two replays differ too: dropout or another random layer is active, call .eval()"

@@ -1,4 +1,4 @@
-"""Protocol: what a client computes from its private batch, and an attacker replays."""
+"""Protocol: what a client computes from its private batch and an attacker replays."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ class Protocol(ABC):
 
     @abstractmethod
     def as_gradient(self, update: Update) -> Update:
-        """The update brought to the sign and scale of a gradient (label inference reads it)."""
+        """The update with the sign and scale of a gradient, for label inference."""
 
     def visited(
         self, parameters: Mapping[str, Tensor], update: Update
     ) -> Sequence[Mapping[str, Tensor]]:
-        """Where the client computed gradients, as far as its update shows: at `parameters`."""
+        """The parameters at which the client computed gradients, as far as its update shows."""
         return [parameters]
 
     def shown(self, name: str) -> Tensor | None:
-        """Which numbers of a parameter's update tell of the images; None: all of them.
+        """Which numbers of a parameter's update depend on the images; None: all of them.
 
-        Of the parameter's shape or one that broadcasts to it: 1, or 0 where a defence put
-        something else in its place.
+        A tensor of the parameter's shape, or one that broadcasts to it: 1, or 0 where a defence
+        replaced the number.
         """
         return None
 
     def noise(self, batch: int) -> float:
-        """The standard deviation of the noise on every number of an update; 0: there is none.
+        """The standard deviation of the noise on every number of an update; 0: no noise.
 
-        In the units of `as_gradient`. It is known of, not replayed.
+        In the units of `as_gradient`. The attacker knows it but does not replay it.
 
         Args:
-            batch: how many images the update is computed on.
+            batch: the number of images of the update.
         """
         return 0.0
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
-        """The same protocol, each of its local gradients computed by `wrap` of what did it."""
+        """The same protocol, with `wrap` applied to what computes each local gradient."""
         return wrap(self)
 
 
@@ -98,16 +98,16 @@ class FedSGD(Protocol):
 class FedAvg(Protocol):
     """Local SGD; the update is the weight delta `theta_T - theta_0`.
 
-    Step t takes the local batch `t mod (B / batch_size)` of the images in their order, so
+    Step t uses local batch `t mod (B / batch_size)` of the images in their order, so
     `steps = epochs * B / batch_size` runs whole epochs. With momentum m the step is
-    `v <- m v + g; theta <- theta - lr v`, as `torch.optim.SGD` has it.
+    `v <- m v + g; theta <- theta - lr v`, as in `torch.optim.SGD`.
 
     Args:
         steps: local steps T, at least 1.
         lr: learning rate, above 0 and finite.
-        batch_size: images a local batch; None takes them all every step.
+        batch_size: images in a local batch; None: all of them in every step.
         momentum: in [0, 1).
-        local: what computes the gradient of a local step.
+        local: computes the gradient of a local step.
 
     Source: McMahan et al., AISTATS 2017 (FederatedAveraging, ClientUpdate).
     """
@@ -153,17 +153,18 @@ class FedAvg(Protocol):
         return theta - start
 
     def as_gradient(self, update: Update) -> Update:
-        """The local steps' gradient, were it the same in all: `-update / (lr sum_t w_t)`.
+        """The gradient if it were equal in all local steps: `-update / (lr sum_t w_t)`.
 
-        `w_t = 1 + m + ... + m^t`, what momentum makes of t + 1 equal gradients.
+        `w_t = 1 + m + ... + m^t` is the momentum after t + 1 equal gradients, relative to one.
         """
         return update * (-1.0 / (self.lr * sum(self._weights())))
 
     def noise(self, batch: int) -> float:
-        """That of the local gradients, each drawn anew: times `sqrt(sum_t w_t^2) / sum_t w_t`.
+        """The noise of the local gradients times `sqrt(sum_t w_t^2) / sum_t w_t`.
 
-        Step t's noise stays in the momentum and reaches the update `w_(T-1-t)` times. What it
-        changes in the gradients of later steps is left out: it is small where the steps are.
+        It is independent in every step. The noise of step t stays in the momentum and reaches the
+        update `w_(T-1-t)` times. Its effect on later gradients is neglected: it is small for
+        small steps.
         """
         weights = self._weights()
         return self.local.noise(self.batch_size or batch) * math.hypot(*weights) / sum(weights)
@@ -171,12 +172,12 @@ class FedAvg(Protocol):
     def visited(
         self, parameters: Mapping[str, Tensor], update: Update
     ) -> Sequence[Mapping[str, Tensor]]:
-        """The local steps' parameters, as though they lay evenly on the line to the last."""
+        """The parameters of the local steps, assumed to lie evenly on the line to the last."""
         start = Update(dict(parameters))
         return [start.add_scaled(update, t / self.steps) for t in range(self.steps)]
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
-        """Each local step's gradient by `wrap`."""
+        """With `wrap` applied to the gradient of each local step."""
         return replace(self, local=self.local.localized(wrap))
 
     def _weights(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""Labels read off an update: exact for one image under cross-entropy, estimated for more."""
+"""Labels from an update: exact for one image under cross-entropy, estimated for more."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from gifd.leakage.one_label import read_label
 
 
 def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tensor, "M B"], str]:
-    """The labels an attack works with, the likeliest first, and where they come from.
+    """The labels for an attack, the likeliest first, and their source.
 
-    They are 'granted' by the ledger, or 'inferred' exactly from the update of one image, or
-    'estimated': of more images (`DummyMean`), of one where the update bears no other label out but
-    cannot be held against the model, and of one where a defence is at work or is believed in, so
-    that the update is not what one image leaves. Only those of several images can be uncertain
-    in counts: then there are up to `most` hypotheses, otherwise one.
+    - 'granted': from the ledger
+    - 'inferred': exact, from the update of one image
+    - 'estimated': of several images (`DummyMean`); of one image if the update agrees with the
+      label but cannot confirm it; or of one image behind a defence
+
+    Only the counts of several images can be uncertain. Then there are up to `most` hypotheses,
+    otherwise one.
 
     Raises:
-        InputError: a granted label that the model does not have, or an update that is not what one
-            image leaves and no defence to explain it.
+        InputError: a granted label outside the model's classes, or an update that neither one
+            image nor a defence explains.
         ModelError: the model has no linear head, or its gradient vanishes.
     """
     granted = observation.ledger.labels
@@ -46,15 +48,16 @@ def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tenso
 
 
 def _defended(observation: Observation) -> bool:
-    """Whether a defence may be at work, as far as the attacker knows."""
+    """Whether the attacker knows of a possible defence."""
     return observation.ledger.attacker is not None or bool(observation.ledger.believed)
 
 
 def infer_label(observation: Observation) -> Int[Tensor, "B"]:
     """The label of a single image, from the gradient of the linear head alone.
 
-    Under cross-entropy the gradient of the logits is `p - onehot(y)`: negative for the true
-    class only. The head's bias shows it directly, its weight without one (`read_label`).
+    Under cross-entropy the gradient of the logits is `p - onehot(y)`, negative only for the true
+    class. It is the gradient of the head's bias; without a bias, the weight reveals it
+    (`read_label`).
 
     Source: Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020.
 
@@ -62,7 +65,7 @@ def infer_label(observation: Observation) -> Int[Tensor, "B"]:
         labels of shape (1,).
 
     Raises:
-        InputError: more than one image is in the batch, or the update is not what one leaves.
+        InputError: the batch has several images, or one image cannot have left the update.
         ModelError: the model has no linear head, or its gradient vanishes.
     """
     size = observation.ledger.batch_size

@@ -1,4 +1,4 @@
-"""What the head was fed, read off its gradient: each private image's last representation."""
+"""Representations: the inputs of the head for the private images, from its gradient."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gifd.model import Model
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observed:
-    """What the attacker sees of what entered the head for the private images.
+    """What the attacker sees of the private images' representations.
 
     Args:
-        directions: (B, F), each of length 1 or, where nothing is shown, 0.
-        shown: (B, F) 1 where a number is seen, 0 where a defence hides it; None: all are.
-        noise: (B,) the standard deviation of the noise on each number, the length of what it
-            lies on being 1; None: there is none.
+        directions: (B, F), each of length 1, or 0 if nothing is shown.
+        shown: (B, F) 1 where a number is shown, 0 where a defence hides it; None: all are shown.
+        noise: (B,) the standard deviation of the noise on each number, relative to the length of
+            the clean vector; None: no noise.
     """
 
     directions: Float[Tensor, "B F"]
@@ -33,13 +33,13 @@ class Observed:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is hidden and there is no noise."""
+        """Whether there are no hidden numbers and no noise."""
         return self.shown is None and self.noise is None
 
     def as_seen(
         self, image: int, own: Float[Tensor, "N F"], rng: torch.Generator
     ) -> Float[Tensor, "N F"]:
-        """How the attacker's own directions would look, had they been sent for this image."""
+        """The attacker's own directions with the noise and hidden numbers of this image."""
         if self.noise is not None:
             drawn = torch.randn(own.shape, generator=rng).to(own)
             own = own + float(self.noise[image]) * drawn
@@ -49,16 +49,16 @@ class Observed:
 
 
 def observed_representations(observation: Observation, labels: Int[Tensor, "B"]) -> Observed:
-    """The direction of what entered the head for each private image.
+    """The direction of each private image's representation.
 
     Under cross-entropy the gradient of the head's weight is
-    `1/B sum_i (p_i - onehot(y_i)) a_i^T`. For one image its row y is `-(1 - p_y) a`: the
-    direction of a, exactly. For more, row y_i is that of the images labelled y_i, disturbed
-    by the small probabilities that the others give to y_i; images with one label share it.
-    What the attacker believes of hidden numbers and of noise comes with it.
+    `1/B sum_i (p_i - onehot(y_i)) a_i^T`. For one image its row y is `-(1 - p_y) a`, which gives
+    the exact direction of a. For several, row y_i gives the images with label y_i, disturbed by
+    the small probabilities that the others give to y_i; images with the same label share it.
+    The result includes the hidden numbers and the noise that the attacker believes in.
 
     Args:
-        observation: what the server has.
+        observation: what the attacker has.
         labels: of the private images.
 
     Source: Geiping et al., Inverting Gradients, NeurIPS 2020, Prop. 3.1 (the input of a linear
@@ -80,7 +80,7 @@ def observed_representations(observation: Observation, labels: Int[Tensor, "B"])
     noise = None
     if std > 0:
         numbers = rows.shape[1]
-        uncertain = std**2 * (2 * numbers) ** 0.5  # of the noise's own square, one deviation
+        uncertain = std**2 * (2 * numbers) ** 0.5  # one standard deviation of the noise's square
         clean = (rows.square().sum(1) - std**2 * numbers).clamp_min(uncertain)
         noise = std / clean.sqrt()
     if shown is not None:
@@ -90,10 +90,10 @@ def observed_representations(observation: Observation, labels: Int[Tensor, "B"])
 
 
 def representations(model: Model, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
-    """The direction of what enters the head for each of these images: one forward pass.
+    """The direction of each image's representation: one forward pass.
 
     Raises:
-        ModelError: no linear head, or one that is fed more than a vector an image.
+        ModelError: no linear head, or one whose input is more than one vector for each image.
     """
     with torch.no_grad():
         return F.normalize(model.representations(images), dim=1)

@@ -13,7 +13,7 @@ from gifd.campaign.point import Point
 from gifd.errors import InputError
 
 COLOURS = ("#3867d6", "#d6503f", "#1f9e89", "#a05fc4", "#c98a1b", "#5b6472", "#b0447a", "#6a8f2f")
-STYLES = {"naive": ("--", "o"), "told": ("-", "o"), "estimated": (":", "s")}
+STYLES = {"static": ("--", "o"), "adaptive": ("-", "o"), "estimated": (":", "s")}
 
 
 def write_frontier(points: Sequence[Point], folder: Path) -> Path:

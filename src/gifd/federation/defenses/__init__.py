@@ -1,10 +1,10 @@
-"""Defences: each the triple of what the client does, an attacker believes, and can guess."""
+"""Defences: what the client does, what an attacker replays, and what it can guess."""
 
 from gifd.federation.defenses.aggregate import Aggregate
 from gifd.federation.defenses.ats import ATS
 from gifd.federation.defenses.censor import Censor
 from gifd.federation.defenses.clip import Clip
-from gifd.federation.defenses.defense import Defense, believed, check_order, wrapped
+from gifd.federation.defenses.defense import Defense, check_order, wrapped
 from gifd.federation.defenses.dpsgd import DPSGD
 from gifd.federation.defenses.noise import Laplace, Noise
 from gifd.federation.defenses.precode import Precode
@@ -25,7 +25,6 @@ __all__ = [
     "Quantize",
     "Soteria",
     "Sparsify",
-    "believed",
     "check_order",
     "wrapped",
 ]

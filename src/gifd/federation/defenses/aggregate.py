@@ -1,4 +1,4 @@
-"""Secure aggregation: the server sees the mean of several clients' updates and no single one."""
+"""Secure aggregation: the server sees only the mean of several clients' updates."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import final
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Defense, Wrapped
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -23,13 +23,13 @@ from gifd.updates import Update
 @final
 @dataclass(frozen=True, kw_only=True)
 class Aggregate(Defense):
-    """The mean of the updates of `clients` clients; the private batch is all of theirs together.
+    """The mean of the updates of `clients` clients; the private batch is the union of theirs.
 
     Args:
-        clients: n, at least 1; each holds an n-th of the images, in their order.
+        clients: n, at least 1; each holds 1 / n of the images, in their order.
 
-    Source: Bonawitz et al., Practical Secure Aggregation, CCS 2017, of which only what it shows
-    is modelled: the sum, exactly.
+    Source: Bonawitz et al., Practical Secure Aggregation, CCS 2017. Only its result is modelled:
+    the exact sum.
     """
 
     clients: int
@@ -44,7 +44,7 @@ class Aggregate(Defense):
         """Every client runs the protocol on its share."""
         return _Mean(inner=protocol, clients=self.clients)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """The same."""
         return self.wrap(protocol, 0)
 
@@ -70,7 +70,7 @@ class _Mean(Wrapped):
         return reduce(add, updates) / self.clients
 
     def noise(self, batch: int) -> float:
-        """That of one client, on its share of the batch, over `sqrt(n)`: each draws its own."""
+        """The noise of one client on its share, over `sqrt(n)`: each client draws its own."""
         return self.inner.noise(self._share(batch)) / math.sqrt(self.clients)
 
     def _share(self, batch: int) -> int:

@@ -1,4 +1,4 @@
-"""ATS: the private images transformed by policies that were searched for being hard to invert."""
+"""ATS: images transformed by policies that were selected to be hard to invert."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Defense, Wrapped
 from gifd.federation.defenses.transformations import TRANSFORMATIONS, transform
 from gifd.federation.protocols import FedSGD, Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -27,18 +27,18 @@ Policy = tuple[int, ...]
 @final
 @dataclass(frozen=True, kw_only=True)
 class ATS(Defense):
-    """Each image goes through one of the policies, drawn for it, before anything is computed.
+    """Each image is transformed by a random one of the policies before anything is computed.
 
-    A policy is a chain of transformations by their numbers (`TRANSFORMATIONS`). An attacker who
-    is told knows what was drawn for each image.
+    A policy is a chain of transformations, given by their numbers (`TRANSFORMATIONS`). An adaptive
+    attacker knows what was drawn for each image.
 
     Args:
-        policies: `a-b-c+d-e-f`: chains with `+` between. The default is the published hybrid for
+        policies: `a-b-c+d-e-f`: chains separated by `+`. The default is the published hybrid for
             CIFAR-100; `search` finds others.
-        seed: of what is drawn for each image: its policy and directions.
+        seed: of the policy and the directions that are drawn for each image.
 
     Source: Gao et al., Privacy-Preserving Collaborative Learning with Automatic Transformation
-    Search, CVPR 2021. Random crops and flips, which its code applies first, are left out.
+    Search, CVPR 2021. The random crops and flips that its code applies first are omitted.
     """
 
     policies: str = "3-1-7+43-18-18"
@@ -52,7 +52,7 @@ class ATS(Defense):
 
     @property
     def chains(self) -> list[Policy]:
-        """The policies as numbers; none where they cannot be read."""
+        """The policies as numbers; empty if they cannot be read."""
         found = []
         for chain in self.policies.split("+"):
             numbers = chain.split("-")
@@ -62,19 +62,19 @@ class ATS(Defense):
         return found
 
     def drawn(self, seed: int) -> ATS:
-        """Other policies and directions for each image."""
+        """With other policies and directions for each image."""
         return replace(self, seed=seed)
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
         """Transform the images first."""
         return _Transformed(inner=protocol, ats=self)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """The same."""
         return self.wrap(protocol, 0)
 
     def transformed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Each image by the policy that is drawn for its place in the batch."""
+        """Each image, transformed by the policy drawn for its position in the batch."""
         rng, chains = random.Random(self.seed), self.chains
         return torch.stack([apply(image, rng.choice(chains), rng) for image in images])
 
@@ -82,7 +82,7 @@ class ATS(Defense):
 def apply(
     image: Float[Tensor, "C H W"], policy: Policy, rng: random.Random
 ) -> Float[Tensor, "C H W"]:
-    """One image through a chain, the directions drawn."""
+    """One image through a chain, with random directions."""
     for number in policy:
         image = transform(image, number, rng.choice((1.0, -1.0)))
     return image
@@ -100,7 +100,7 @@ class _Transformed(Wrapped):
         images: Float[Tensor, "B C H W"],
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
-        """The other's update of the transformed images."""
+        """The inner update of the transformed images."""
         return self.inner(model, parameters, buffers, self.ats.transformed(images), labels)
 
     def __repr__(self) -> str:
@@ -116,9 +116,9 @@ class Scored:
 
     Args:
         policy: the chain.
-        privacy: S_pri of each class, how like the gradient is on the way from noise to the
+        privacy: S_pri of each class: how similar the gradient stays on the way from noise to the
             image; lower is more private.
-        accuracy: S_acc, how unlike the images' Jacobians are; higher trains better.
+        accuracy: S_acc: how different the images' Jacobians are; higher trains better.
     """
 
     policy: Policy
@@ -138,7 +138,7 @@ def search(
     least_accuracy: float = -85.0,
     seed: int = 0,
 ) -> list[Scored]:
-    """Draw policies, score them, and give those that keep accuracy, the most private first.
+    """Draw policies, score them, and return those that keep accuracy, the most private first.
 
     `S_pri = mean over t of cos(g(x_t), g(x))`, the mean over parameters, by the trapezoid rule,
     `x_t = (t / T) x + (1 - t / T) noise`, x the transformed image. `S_acc = -sum (log v + 1 / v)`
@@ -147,13 +147,13 @@ def search(
 
     Args:
         trained: a model trained on some data, for S_pri.
-        untrained: one that is not, for S_acc.
+        untrained: an untrained model, for S_acc.
         images: the searcher's own, in [0, 1].
         labels: theirs.
-        candidates: policies drawn; about 1,500 in the paper.
-        length: transformations of each.
+        candidates: policies to draw; about 1,500 in the paper.
+        length: transformations in each.
         points: T.
-        least_accuracy: what S_acc must reach.
+        least_accuracy: minimum of S_acc.
         seed: of the draws.
 
     Source: Gao et al., CVPR 2021, as its code has it.
@@ -211,7 +211,7 @@ def _accuracy(model: Model, images: Tensor) -> float:
 
 
 def hybrid(best: Sequence[Scored], count: int = 2) -> ATS:
-    """The defence that draws from the most private policies."""
+    """The defence that uses the most private policies."""
     chosen = best[:count]
     if not chosen:
         raise InputError("expected at least one policy that keeps accuracy, got none: draw more")

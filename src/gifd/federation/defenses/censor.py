@@ -1,4 +1,4 @@
-"""CENSOR: in place of the gradient a vector orthogonal to it that lowers the loss."""
+"""CENSOR: instead of the gradient, an orthogonal vector that lowers the loss."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Defense, Local, Wrapped, like
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -23,18 +23,20 @@ _TINY = 1e-24
 @final
 @dataclass(frozen=True, kw_only=True)
 class Censor(Defense):
-    """Of `tries` random updates, tensor by tensor orthogonal to the gradient and of its length,
-    the one after whose step the loss of the batch is least; the gradient where none lowers it.
+    """The best of `tries` random updates that are orthogonal to the gradient and equally long.
+
+    Length and orthogonality hold for each tensor. The best update lowers the loss of the batch
+    most in one step. If none lowers it, the gradient is sent.
 
     Args:
         tries: T, at least 1.
-        step: the learning rate of the trial steps.
+        step: learning rate of the trial steps.
 
     Source: Zhang et al., CENSOR: Defense Against Gradient Inversion via Orthogonal Subspace
     Bayesian Sampling, NDSS 2025, Algorithm 1; 20 tries at 1e-4 as in its code.
 
-    Differs from the official code: it divides the projection by |g| instead of |g|^2, so that
-    what it sends is orthogonal only where |g| is 1. Here it is orthogonal.
+    Differs from the official code, which divides the projection by |g| instead of |g|^2, so that
+    its updates are orthogonal only if |g| is 1. Here they always are.
     """
 
     tries: int = 20
@@ -53,15 +55,16 @@ class Censor(Defense):
         rng = torch.Generator().manual_seed(seed)
         return protocol.localized(lambda inner: _Sampled(inner=inner, censor=self, rng=rng))
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """What was sent, made orthogonal to the replay and as long as it: the private images'
-        replay changes nothing of it.
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
+        """The update, made orthogonal to the replayed gradient and equally long.
+
+        The replay of the private images leaves the update unchanged.
         """
-        return _Orthogonal(inner=protocol, sent=observation.update)
+        return _Orthogonal(inner=protocol, sent=upload.update)
 
 
 def orthogonal(vector: Update, to: Update) -> Update:
-    """Tensor by tensor, the part of `vector` that is orthogonal to `to`, as long as `to`."""
+    """The part of `vector` orthogonal to `to`, scaled to the length of `to`; for each tensor."""
     tensors = {}
     for name, own in to.items():
         other, size = vector[name], own.square().sum()
@@ -83,7 +86,7 @@ class _Sampled(Local):
         images: Float[Tensor, "B C H W"],
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
-        """The best of the tries, or the gradient."""
+        """The best try, or the gradient."""
         gradient = self.inner(model, parameters, buffers, images, labels).detach()
         start = Update(dict(parameters)).detach()
 
@@ -96,7 +99,7 @@ class _Sampled(Local):
             drawn = gradient.map(lambda tensor: like(tensor, self.rng, torch.randn))
             candidate = orthogonal(drawn, gradient)
             reached = loss(start.add_scaled(candidate, -self.censor.step))
-            lower = reached < least  # a tensor: of each example by itself under DP-SGD's vmap
+            lower = reached < least  # a tensor: one for each example under DP-SGD's vmap
             best = Update({n: torch.where(lower, candidate[n], best[n]) for n in best})
             least = torch.where(lower, reached, least)
         return best
@@ -110,7 +113,7 @@ class _Orthogonal(Wrapped):
     sent: Update
 
     def after(self, update: Update) -> Update:
-        """What was sent, orthogonal to this replay."""
+        """The sent update, made orthogonal to this replay."""
         return orthogonal(self.sent, update)
 
     def __repr__(self) -> str:

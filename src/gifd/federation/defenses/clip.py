@@ -1,4 +1,4 @@
-"""Clipping: an update no longer than a bound."""
+"""Clipping: a bound on the length of an update."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Changed, Defense
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Clip(Defense):
-    """`u min(1, norm / |u|)`, over all parameters together or for each tensor by itself.
+    """`u min(1, norm / |u|)`, for all parameters together or for each tensor.
 
     Args:
-        norm: the bound, above 0, in the units of what is sent.
-        per_layer: clip every tensor to the bound by itself.
+        norm: the bound, above 0, in the units of the update.
+        per_layer: clip every tensor separately.
 
-    Source: as `torch.nn.utils.clip_grad_norm_`, which adds 1e-6 to |u|; norm 4 in the GIFD paper.
+    Source: `torch.nn.utils.clip_grad_norm_`, which adds 1e-6 to |u|; norm 4 in the GIFD paper.
     """
 
     norm: float
@@ -36,24 +36,26 @@ class Clip(Defense):
             raise InputError(f"expected a clipping norm above 0 and finite, got {self.norm}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
-        """Clip what is sent."""
+        """Clip the update."""
         return Changed(inner=protocol, change=self._clip, name=repr(self), seed=seed)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """The same: clipping is differentiable."""
         return self.wrap(protocol, 0)
 
     @classmethod
-    def guess(cls, observation: Observation) -> Clip | None:
-        """All tensors, or nearly all, of one length: clipped each. Otherwise, the update's own
-        length, where a fifth of what updates of random images have at most is longer.
+    def guess(cls, upload: Upload) -> Clip | None:
+        """Per layer, if most tensors have the same length.
+
+        Otherwise the length of the update, if it is less than a fifth of the shortest update of
+        random images.
         """
-        lengths = observation.update.squares().sqrt()
+        lengths = upload.update.squares().sqrt()
         longest = float(lengths.max())
         if len(lengths) > 2 and float((lengths > 0.999 * longest).double().mean()) > 0.5:
             return cls(norm=longest, per_layer=True)
-        typical = _typical(observation)
-        norm = float(observation.update.norm())
+        typical = _typical(upload)
+        norm = float(upload.update.norm())
         return cls(norm=norm) if norm < typical / 5 else None
 
     def _clip(self, update: Update, rng: torch.Generator) -> Update:
@@ -66,14 +68,14 @@ class Clip(Defense):
         return (self.norm / (length + 1e-6)).clamp(max=1.0)
 
 
-def _typical(observation: Observation, tries: int = 4) -> float:
-    """The least length of the update of random images, of `tries` batches with random labels."""
-    ledger, model = observation.ledger, observation.model
-    rng, classes = torch.Generator().manual_seed(0), model.classes(ledger.image_shape)
+def _typical(upload: Upload, tries: int = 4) -> float:
+    """The length of the shortest update of `tries` batches of random images and labels."""
+    model, shape = upload.model, upload.image_shape
+    rng, classes = torch.Generator().manual_seed(0), model.classes(shape)
     lengths = []
     for _ in range(tries):
-        images = torch.rand(ledger.batch_size, *ledger.image_shape, generator=rng)
+        images = torch.rand(upload.batch_size, *shape, generator=rng)
         labels = torch.randint(classes, (len(images),), generator=rng)
-        replayed = observation.replay(images.to(model.device), labels.to(model.device))
+        replayed = upload.replay(images.to(model.device), labels.to(model.device))
         lengths.append(float(replayed.detach().norm()))
     return min(lengths)

@@ -1,4 +1,4 @@
-"""Defense: what a client does to hide its batch, and what an attacker makes of that."""
+"""Defense: how a client hides its batch, and what an attacker replays of that."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
 
 class Defense(ABC):
-    """A triple: what the client does, what an attacker believes, what an attacker can guess.
+    """Three parts: what the client does, what an attacker replays, what an attacker can guess.
 
-    A deterministic defence's `wrap` and `surrogate` agree in value on the private images.
+    For a deterministic defence, `wrap` and `surrogate` have equal values on the private images.
     """
 
     inside: ClassVar[bool] = False
-    """Whether it acts before the update is there: on the model, the images or each gradient."""
+    """Whether it acts before the update exists: on the model, the images or each gradient."""
     looks_again: ClassVar[bool] = False
-    """Whether it looks at the private images when the update is there."""
+    """Whether it reads the private images after the update was computed."""
 
     @property
     def proves(self) -> bool:
-        """Whether it proves what the update can tell: what comes behind may not look again."""
+        """Whether it guarantees privacy; then no later defence may read the images."""
         return False
 
     def prepare(self, model: Model, image_shape: Sequence[int]) -> Model:
-        """The model that client and server agree on; most defences leave it as it is."""
+        """The model that client and server agree on; most defences do not change it."""
         return model
 
     def drawn(self, seed: int) -> Defense:
-        """The same defence for another round, where what it draws is among its settings."""
+        """The same defence for another round, if its settings contain random draws."""
         return self
 
     @abstractmethod
@@ -48,31 +48,31 @@ class Defense(ABC):
         """What the client really computes.
 
         Args:
-            protocol: undefended, or with the defences before this one.
+            protocol: the undefended one, or with the previous defences.
             seed: of the defence's randomness.
         """
 
     @abstractmethod
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """What an attacker replays who knows of this defence: differentiable, no randomness.
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
+        """What an attacker replays that knows this defence: differentiable, not random.
 
         Args:
-            protocol: undefended, or with the surrogates before this one.
-            observation: its update may show what the defence drew.
+            protocol: the undefended one, or with the previous surrogates.
+            upload: its update may reveal what the defence drew.
         """
 
     @classmethod
-    def guess(cls, observation: Observation) -> Defense | None:
-        """This kind of defence at the strength that the observation shows; None: it shows none."""
+    def guess(cls, upload: Upload) -> Defense | None:
+        """This kind of defence with the strength that the update reveals; None: not found."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapped(Protocol):
-    """A protocol around another; by itself it changes nothing.
+    """A protocol around another one. This base class changes nothing.
 
     Args:
-        inner: the other.
+        inner: the inner protocol.
     """
 
     inner: Protocol
@@ -85,42 +85,42 @@ class Wrapped(Protocol):
         images: Float[Tensor, "B C H W"],
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
-        """The other's update, as `after` leaves it."""
+        """The inner update, changed by `after`."""
         return self.after(self.inner(model, parameters, buffers, images, labels))
 
     def after(self, update: Update) -> Update:
-        """What becomes of the other's update."""
+        """The change of the inner update."""
         return update
 
     def as_gradient(self, update: Update) -> Update:
-        """As the other has it."""
+        """Of the inner protocol."""
         return self.inner.as_gradient(update)
 
     def visited(
         self, parameters: Mapping[str, Tensor], update: Update
     ) -> Sequence[Mapping[str, Tensor]]:
-        """As the other has it."""
+        """Of the inner protocol."""
         return self.inner.visited(parameters, update)
 
     def shown(self, name: str) -> Tensor | None:
-        """As the other has it."""
+        """Of the inner protocol."""
         return self.inner.shown(name)
 
     def noise(self, batch: int) -> float:
-        """As the other has it."""
+        """Of the inner protocol."""
         return self.inner.noise(batch)
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
-        """Around the other's local gradients."""
+        """With `wrap` applied to the local gradients of the inner protocol."""
         return replace(self, inner=self.inner.localized(wrap))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local(Wrapped):
-    """A protocol around one local gradient: what `localized` puts in its place."""
+    """A protocol around one local gradient, as `localized` inserts it."""
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
-        """Around this too."""
+        """With `wrap` applied to this one as well."""
         return wrap(self)
 
 
@@ -129,9 +129,9 @@ class Changed(Wrapped):
     """A protocol whose finished update is changed.
 
     Args:
-        change: the update, and a source of randomness -> what is sent.
+        change: the update and a generator -> what is sent.
         name: for the record.
-        seed: of that randomness; every call draws the same.
+        seed: of the generator; every call draws the same.
     """
 
     change: Callable[[Update, torch.Generator], Update]
@@ -148,10 +148,11 @@ class Changed(Wrapped):
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(Wrapped):
-    """A protocol of whose update only a part is seen; the rest is zero.
+    """A protocol whose update is partly hidden; what is hidden is zero.
 
     Args:
-        masks: parameter name -> 1 where its update is seen, 0 where not; others are seen whole.
+        masks: parameter name -> 1 where its update is shown, 0 where it is hidden. Parameters
+            without a mask are shown completely.
         name: for the record.
     """
 
@@ -159,14 +160,14 @@ class Masked(Wrapped):
     name: str
 
     def after(self, update: Update) -> Update:
-        """The update where it is seen."""
+        """The shown part of the update."""
         return Update(
             {n: t * self.masks[n] if n in self.masks else t for n, t in update.items()},
             restarts=update.restarts,
         )
 
     def shown(self, name: str) -> Tensor | None:
-        """What neither this nor the other hides."""
+        """What neither this nor the inner protocol hides."""
         inner, own = self.inner.shown(name), self.masks.get(name)
         if inner is None or own is None:
             return inner if own is None else own
@@ -178,16 +179,16 @@ class Masked(Wrapped):
 
 @dataclass(frozen=True, kw_only=True)
 class Noised(Wrapped):
-    """A protocol on whose update independent noise lies: known of and not replayed.
+    """A protocol with independent noise on its update. The attacker does not replay the noise.
 
     Args:
-        std: its standard deviation, in the units of `as_gradient`.
+        std: standard deviation, in the units of `as_gradient`.
     """
 
     std: float
 
     def noise(self, batch: int) -> float:
-        """Both this and the other's."""
+        """This noise and that of the inner protocol together."""
         return math.hypot(self.inner.noise(batch), self.std)
 
     def __repr__(self) -> str:
@@ -195,12 +196,11 @@ class Noised(Wrapped):
 
 
 def check_order(defenses: object) -> None:
-    """Refuse defences that cannot follow each other.
+    """Check that the defences can be applied in this order.
 
     Raises:
-        InputError: one kind twice, one that acts inside the computation behind one that acts
-            on what came out of it, or one that looks at the images again behind a proof; or
-            something that is no defence.
+        InputError: not a defence; one kind twice; one that acts before the update exists after one
+            that acts on the update; or one that reads the images after a privacy guarantee.
     """
     if not isinstance(defenses, tuple | list) or not all(isinstance(d, Defense) for d in defenses):
         raise InputError(f"expected a tuple of defences, got {defenses!r}")
@@ -223,21 +223,12 @@ def check_order(defenses: object) -> None:
 
 
 def wrapped(defenses: Sequence[Defense], protocol: Protocol, seed: int) -> Protocol:
-    """What a client with these defences computes, each with a seed of its own."""
+    """What a client with these defences computes. Each defence gets its own seed."""
     for index, defense in enumerate(defenses):
         protocol = defense.wrap(protocol, seed * 1000 + index)
     return protocol
 
 
-def believed(defenses: Sequence[Defense], observation: Observation) -> Observation:
-    """The observation as an attacker sees it who knows, or thinks to know, these defences."""
-    protocol = observation.protocol
-    for defense in defenses:
-        protocol = defense.surrogate(protocol, observation)
-    ledger = replace(observation.ledger, believed=tuple(map(repr, defenses)))
-    return replace(observation, protocol=protocol, ledger=ledger)
-
-
 def like(tensor: Tensor, rng: torch.Generator, draw: Callable[..., Tensor]) -> Tensor:
-    """Random numbers of a tensor's shape, the same on every device."""
+    """Random numbers with a tensor's shape, the same on every device."""
     return draw(tensor.shape, generator=rng, dtype=torch.float32).to(tensor)

@@ -1,4 +1,4 @@
-"""DP-SGD: each example's gradient clipped, then noise: a proof of what the update can tell."""
+"""DP-SGD: clipped gradients of single examples plus noise, which guarantees privacy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Defense, Local, like
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -25,14 +25,14 @@ from gifd.updates import Update
 @final
 @dataclass(frozen=True, kw_only=True)
 class DPSGD(Defense):
-    """`1/B (sum_b g_b min(1, norm / |g_b|) + noise norm N(0, 1))` in place of every gradient.
+    """`1/B (sum_b g_b min(1, norm / |g_b|) + noise norm N(0, 1))` instead of every gradient.
 
     Args:
-        noise: the noise multiplier, at least 0; without noise nothing is proved.
-        norm: C, to which each example's gradient is clipped, above 0.
+        noise: the noise multiplier, at least 0; without noise there is no guarantee.
+        norm: C, the bound on the length of each example's gradient, above 0.
 
-    Source: Abadi et al., Deep Learning with Differential Privacy, CCS 2016; Opacus, whose
-    numbers it gives (1e-6 is added to |g_b|).
+    Source: Abadi et al., Deep Learning with Differential Privacy, CCS 2016. It gives the same
+    numbers as Opacus (1e-6 is added to |g_b|).
     """
 
     noise: float
@@ -45,7 +45,7 @@ class DPSGD(Defense):
         *(1 + x / 10 for x in range(1, 100)),
         *(float(order) for order in [*range(12, 64), 128, 256, 512]),
     ]
-    """Of Renyi's divergence, Opacus' own and a few more at both ends."""
+    """Orders of the Renyi divergence: those of Opacus and a few more at both ends."""
 
     def __post_init__(self) -> None:
         if not self.noise >= 0 or not self.norm > 0:
@@ -60,21 +60,21 @@ class DPSGD(Defense):
         return self.noise > 0
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
-        """Clip and add noise in every local step, each drawing anew."""
+        """Clip and add fresh noise in every local step."""
         rng = _Stream(seed)
         return protocol.localized(lambda inner: _PerExample(inner=inner, dp=self, draw=rng))
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """Clipped alike without the noise, which is known of."""
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
+        """The same clipping without the noise, whose strength is known."""
         return protocol.localized(lambda inner: _PerExample(inner=inner, dp=self, draw=None))
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float = 1e-5) -> float:
-        """The privacy budget spent after so many steps, by Opacus' accountant (extra `dp`).
+        """The privacy budget after training, by Opacus' accountant (extra `dp`).
 
         Args:
-            steps: of training, all rounds together.
-            sample_rate: the share of all examples that is in a batch.
-            delta: the probability with which the guarantee may fail.
+            steps: of training, in all rounds together.
+            sample_rate: the share of all examples in one batch.
+            delta: the probability that the guarantee fails.
 
         Raises:
             InputError: Opacus is not installed, or there is no noise.
@@ -89,18 +89,18 @@ class DPSGD(Defense):
             ) from None
         accountant = RDPAccountant()
         accountant.history = [(self.noise, sample_rate, steps)]
-        with warnings.catch_warnings():  # at the ends of the orders the bound holds, if not tightly
+        with warnings.catch_warnings():  # at the first and last order the bound is valid but loose
             warnings.simplefilter("ignore")
             return float(accountant.get_epsilon(delta, alphas=self.ORDERS))
 
 
 def accountant_installed() -> bool:
-    """Whether Opacus is there to tell an epsilon."""
+    """Whether Opacus is installed to compute epsilon."""
     return importlib.util.find_spec("opacus") is not None
 
 
 class _Stream:
-    """Fresh randomness at every call, all from one seed."""
+    """Fresh random numbers at every call, all from one seed."""
 
     def __init__(self, seed: int) -> None:
         self.rng = torch.Generator().manual_seed(seed)
@@ -111,7 +111,7 @@ class _Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class _PerExample(Local):
-    """Gradients of single examples by vmap, clipped, averaged, with noise where it is drawn."""
+    """Gradients of single examples by vmap, clipped and averaged, plus noise if drawn."""
 
     dp: DPSGD
     draw: Callable[[Tensor], Tensor] | None
@@ -144,11 +144,11 @@ class _PerExample(Local):
         return Update({name: tensor + std * self.draw(tensor) for name, tensor in mean.items()})
 
     def noise(self, batch: int) -> float:
-        """`noise norm / B`: the sum's noise, in their mean."""
+        """`noise norm / B`: the noise of the sum, divided by the batch size."""
         return self.dp.noise * self.dp.norm / batch
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
-        """Around each example's gradient, before it is clipped: what is proved stays proved."""
+        """With `wrap` around each example's gradient before clipping: the guarantee still holds."""
         return replace(self, inner=self.inner.localized(wrap))
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Noise added to an update, and an attacker who knows how much of it to expect."""
+"""Noise on an update, and an attacker that knows its strength."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses.defense import Changed, Defense, Noised, like
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Noise(Defense):
-    """Independent noise on every number of what is sent.
+    """Independent noise on every number of the update.
 
     Args:
-        std: its standard deviation, above 0, in the units of what is sent.
+        std: standard deviation, above 0, in the units of the update.
     """
 
     std: float
 
     distribution: ClassVar[str]
-    """SciPy's name of it."""
+    """Its name in SciPy."""
     std_over_scale: ClassVar[float]
     median_over_std: ClassVar[float]
     """Of the magnitude."""
@@ -40,29 +40,29 @@ class _Noise(Defense):
             raise InputError(f"expected a noise std above 0 and finite, got {self.std}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
-        """Add it to what is sent."""
+        """Add it to the update."""
 
         def change(update: Update, rng: torch.Generator) -> Update:
             return update.map(lambda tensor: tensor + self.std * self._draw(tensor, rng))
 
         return Changed(inner=protocol, change=change, name=repr(self), seed=seed)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """No noise, but the knowledge of it (`gifd.search.Comparison`)."""
-        sent = observation.update
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
+        """No noise, but its standard deviation (`gifd.search.Comparison` uses it)."""
+        sent = upload.update
         scale = protocol.as_gradient(sent).norm() / sent.norm().clamp_min(1e-30)
         return Noised(inner=protocol, std=self.std * float(scale))
 
     @classmethod
-    def guess(cls, observation: Observation) -> Defense | None:
-        """The spread of a large tensor that holds hardly anything but noise, if there is one.
+    def guess(cls, upload: Upload) -> Defense | None:
+        """The standard deviation of a large tensor that contains almost only noise.
 
-        The gradient of most tensors is mostly far smaller than its largest entries, so that
-        the median of their magnitudes is that of the noise. It is read off the tensor in which
-        it is least, where another's is within 1.4 of it (gradients alone differ more) and its
-        numbers are distributed as this kind of noise is and not as the other.
+        Most entries of a gradient are far smaller than its largest ones, so the median magnitude
+        of such a tensor is that of the noise. The guess uses the tensor with the smallest median,
+        if the second smallest is within a factor of 1.4 (those of gradients differ more) and the
+        numbers follow this kind of noise and not the other.
         """
-        large = [t.flatten() for t in observation.update.tensors if t.numel() >= 1000]
+        large = [t.flatten() for t in upload.update.tensors if t.numel() >= 1000]
         if len(large) < 2 or any(int((t == 0).sum()) > 0.001 * t.numel() for t in large):
             return None
         by_spread = sorted(large, key=lambda tensor: float(tensor.abs().median()))
@@ -77,22 +77,22 @@ class _Noise(Defense):
 
     @classmethod
     def _away(cls, sample: np.ndarray[tuple[int], np.dtype[np.float64]], median: float) -> float:
-        """Kolmogorov and Smirnov's distance to this noise with that median magnitude."""
+        """The Kolmogorov-Smirnov distance to this noise with the given median magnitude."""
         scale = median / cls.median_over_std / cls.std_over_scale
         return float(kstest(sample, cls.distribution, args=(0.0, scale)).statistic)
 
     @abstractmethod
     def _draw(self, tensor: Tensor, rng: torch.Generator) -> Tensor:
-        """Of standard deviation 1, of the tensor's shape."""
+        """With standard deviation 1 and the tensor's shape."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Noise(_Noise):
-    """Gaussian noise on every number of what is sent.
+    """Gaussian noise on every number of the update.
 
     Args:
-        std: its standard deviation, above 0; 0.1 in the GIFD paper.
+        std: standard deviation, above 0; 0.1 in the GIFD paper.
     """
 
     distribution = "norm"
@@ -106,10 +106,10 @@ class Noise(_Noise):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Laplace(_Noise):
-    """Laplacian noise on every number of what is sent.
+    """Laplacian noise on every number of the update.
 
     Args:
-        std: its standard deviation, above 0: `sqrt(2)` times its scale.
+        std: standard deviation, above 0: `sqrt(2)` times the scale.
     """
 
     distribution = "laplace"

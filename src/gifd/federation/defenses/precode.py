@@ -1,4 +1,4 @@
-"""PRECODE: a variational bottleneck in front of the head, whose noise is in every gradient."""
+"""PRECODE: a variational bottleneck in front of the head, with noise in every gradient."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError, ModelError
 from gifd.federation.defenses.defense import Defense, Local
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
 NOISE = "precode_noise"
-"""The buffer that the bottleneck reads its noise from: (B, width), or (1, 1) of zeros."""
+"""The buffer with the bottleneck's noise: (B, width), or zeros (1, 1)."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Precode(Defense):
-    """What enters the head goes through `z = m + noise s`, `m, softplus^-1(s)` linear in it.
+    """A bottleneck `z = m + noise s` on the input of the head; m and softplus^-1(s) are linear.
 
-    A linear layer then brings z back to the head's size. To the loss
-    `beta KL(N(m, s^2) || N(0, 1))` is added, in bits, the mean over the batch. Client and server
-    share the model; the noise is drawn by the client in every local step and not sent.
+    A second linear layer maps z back to the head's size. The loss gets the extra term
+    `beta KL(N(m, s^2) || N(0, 1))`, in bits, as a mean over the batch. Client and server share the
+    model. The client draws the noise in every local step and does not send it.
 
     Args:
-        width: of z.
+        width: size of z.
         beta: weight of the divergence, at least 0.
-        seed: of the two layers' weights, drawn as PyTorch draws them.
+        seed: of the weights of the two layers, with PyTorch's default initialisation.
 
     Source: Scheliga, Maeder and Seeland, PRECODE: A Generic Model Extension to Prevent Deep
     Gradient Leakage, WACV 2022; 256 and 1e-3 as in its code.
@@ -57,7 +57,7 @@ class Precode(Defense):
         """The model with the bottleneck in front of its head.
 
         Raises:
-            ModelError: the head is no `torch.nn.Linear` of the model.
+            ModelError: the head is not a `torch.nn.Linear` of the model.
         """
         name = model.head(image_shape).weight.rpartition(".")[0]
         module = copy.deepcopy(model.module)
@@ -82,8 +82,8 @@ class Precode(Defense):
         rng = torch.Generator().manual_seed(seed)
         return protocol.localized(lambda inner: _Noisy(inner=inner, precode=self, rng=rng))
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """The noise is not known: it is taken as zero."""
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
+        """The noise is unknown and replaced by zero."""
         return protocol
 
 
@@ -111,9 +111,7 @@ class _Bottleneck(nn.Module):
 
 
 class _Attached(torch.autograd.Function):
-    """The first argument; in the backward pass the second's gradient is 1, as if it were added
-    to the loss.
-    """
+    """Returns x; the gradient with respect to the second argument is 1, as if added to the loss."""
 
     generate_vmap_rule = True
 
@@ -144,7 +142,7 @@ class _Noisy(Local):
         images: Float[Tensor, "B C H W"],
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
-        """The gradient with noise in the bottleneck."""
+        """The gradient with fresh noise in the bottleneck."""
         drawn = torch.randn(len(images), self.precode.width, generator=self.rng).to(images)
         noisy = {n: drawn if n.endswith(NOISE) else b for n, b in buffers.items()}
         return self.inner(model, parameters, noisy, images, labels)

@@ -1,4 +1,4 @@
-"""Quantisation: an update in few distinct values."""
+"""Quantisation: an update with few distinct values."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses import zeros
 from gifd.federation.defenses.defense import Changed, Defense, like
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 RANDOM = ("ternary", "qsgd")
-"""Schemes that round at random, without bias."""
+"""Schemes with unbiased random rounding."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Defense):
-    """Every tensor rounded to the values of a scheme.
+    """Every tensor, rounded to the values of a scheme.
 
     - `sign`: `mean |u|` with the sign of each entry (Bernstein et al., signSGD, ICML 2018; the
       scale of Karimireddy et al., ICML 2019; no error is fed back)
-    - `ternary`: `max |u|` with its sign at probability `|u_i| / max |u|`, else 0 (Wen et al.,
-      TernGrad, NeurIPS 2017)
-    - `qsgd`: `|u|_2` times one of `levels` steps, rounded at random (Alistarh et al., QSGD,
+    - `ternary`: with probability `|u_i| / max |u|` the value `max |u|` with the sign of u_i, else
+      0 (Wen et al., TernGrad, NeurIPS 2017)
+    - `qsgd`: `|u|_2` times one of `levels` steps, with random rounding (Alistarh et al., QSGD,
       NeurIPS 2017)
     - `int8`: the nearest of 255 steps of `max |u| / 127`
     - `fp16`, `bf16`: the nearest number of that format
@@ -50,11 +50,11 @@ class Quantize(Defense):
             raise InputError(f"expected at least 1 level, got {self.levels}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
-        """Round what is sent."""
+        """Round the update."""
         return Changed(inner=protocol, change=self._round, name=repr(self), seed=seed)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """Rounded alike, with the gradient of what was not; what is random is not rounded."""
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
+        """The same rounding with a straight-through gradient; random rounding is ignored."""
         if self.scheme in RANDOM:
             return protocol
 
@@ -64,16 +64,16 @@ class Quantize(Defense):
         return Changed(inner=protocol, change=change, name=repr(self))
 
     @classmethod
-    def guess(cls, observation: Observation) -> Quantize | None:
-        """By the distinct magnitudes of its tensors; formats by their numbers' last bits."""
-        seen = observation.update
+    def guess(cls, upload: Upload) -> Quantize | None:
+        """From the number of distinct magnitudes; number formats from the last bits."""
+        seen = upload.update
         values = {n: _magnitudes(t) for n, t in seen.items() if t.numel() >= 4}
         if not values:
             return None
         richest = max(values, key=lambda name: len(values[name]))
         steps = values[richest]
         if len(steps) == 1:
-            return cls(scheme="ternary" if zeros.scattered(observation) > 0.05 else "sign")
+            return cls(scheme="ternary" if zeros.scattered(upload) > 0.05 else "sign")
         most = _in_steps(steps)
         if most is not None:
             return cls(scheme="int8" if most == 127 else "qsgd")
@@ -90,13 +90,13 @@ class Quantize(Defense):
 
 
 def _magnitudes(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The distinct ones but zero, ascending."""
+    """The distinct magnitudes except zero, ascending."""
     sizes = np.unique(tensor.detach().abs().cpu().double().numpy())
     return sizes[sizes > 0]
 
 
 def _in_steps(sizes: np.ndarray[tuple[int], np.dtype[np.float64]], limit: int = 1000) -> int | None:
-    """The largest in steps, if all are whole multiples of the least or of a part of it."""
+    """The largest as a number of steps, if a step divides all; 1 to 3 steps make the smallest."""
     for parts in (1, 2, 3):
         whole = sizes / sizes[0] * parts
         if whole[-1] <= limit and np.abs(whole - whole.round()).max() < 0.01:

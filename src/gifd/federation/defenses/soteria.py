@@ -1,4 +1,4 @@
-"""Soteria: the representation hidden in the head's gradient where it tells most of the image."""
+"""Soteria: hides the part of the head's gradient that reveals most of the image."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses import zeros
 from gifd.federation.defenses.defense import Defense, Masked, Wrapped
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -24,21 +24,21 @@ from gifd.updates import Update
 @final
 @dataclass(frozen=True, kw_only=True)
 class Soteria(Defense):
-    """Columns of the head's weight gradient are zero where the image hangs on them most.
+    """Sets columns of the gradient of the head's weight to zero where the image is most exposed.
 
-    With r what enters the head, the `floor(rate F)` columns with the least
-    `s_i = sum_b |d r_i / d x_b| / (r_i + 0.1)` are hidden: to move such an r_i the image must move
-    far, so that it tells much of it. The rest of the update is untouched.
+    With r the input of the head, it hides the `floor(rate F)` columns with the smallest
+    `s_i = sum_b |d r_i / d x_b| / (r_i + 0.1)`. Such an r_i changes only if the image changes a
+    lot, so it reveals much of the image. The rest of the update is unchanged.
 
     Args:
-        rate: the share of columns that is hidden, in [0, 1).
+        rate: the share of hidden columns, in [0, 1).
 
     Source: Sun et al., Soteria: Provable Defense against Privacy Leakage in Federated Learning
     from Representation Perspective, CVPR 2021, as its code approximates `|r_i (d r_i / d x)^-1|`.
     Rate 0.8 in the GIFD paper.
 
-    Differs from the official code: its threshold hides nothing where more columns than asked
-    for are insensible to the image; here as many are hidden as asked for.
+    Differs from the official code: its threshold hides nothing if more columns than requested do
+    not depend on the image at all. Here exactly the requested number is hidden.
     """
 
     rate: float
@@ -50,21 +50,21 @@ class Soteria(Defense):
             raise InputError(f"expected a Soteria rate in [0, 1), got {self.rate}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
-        """Hide columns by the images' own sensitivities."""
+        """Hide columns by the sensitivities of the private images."""
         return _Hiding(inner=protocol, rate=self.rate)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """The columns that are zero say which they are."""
-        head = observation.model.head(observation.ledger.image_shape).weight
-        weight = observation.update[head]
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
+        """The zero columns of the update reveal what was hidden."""
+        head = upload.model.head(upload.image_shape).weight
+        weight = upload.update[head]
         shown = (weight != 0).any(0, keepdim=True).to(weight.dtype)  # (1, F)
         return Masked(inner=protocol, masks={head: shown}, name=repr(self))
 
     @classmethod
-    def guess(cls, observation: Observation) -> Soteria | None:
-        """The share of empty columns, if there are many and zeros are not scattered elsewhere."""
-        hidden = zeros.hidden_columns(observation)
-        if zeros.scattered(observation) > 0.05 or not 0.05 < hidden < 1:
+    def guess(cls, upload: Upload) -> Soteria | None:
+        """The share of zero columns, if there are many and no scattered zeros elsewhere."""
+        hidden = zeros.hidden_columns(upload)
+        if zeros.scattered(upload) > 0.05 or not 0.05 < hidden < 1:
             return None
         return cls(rate=hidden)
 
@@ -82,13 +82,13 @@ def sensitivities(
         (slopes,) = vmap(pull)(cotangents)  # (chunk, B, C, H, W)
         found.append(slopes.flatten(2).norm(dim=2))
     norms = torch.cat(found).T  # (B, F)
-    told: Tensor = (norms / (fed + 0.1)).sum(0).detach()
-    return told
+    summed: Tensor = (norms / (fed + 0.1)).sum(0).detach()
+    return summed
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Hiding(Wrapped):
-    """The client's side: columns hidden by the sensitivities at its parameters."""
+    """The client's side: hides columns by the sensitivities at its parameters."""
 
     rate: float
 
@@ -100,7 +100,7 @@ class _Hiding(Wrapped):
         images: Float[Tensor, "B C H W"],
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
-        """The other's update without the columns that tell most."""
+        """The inner update without the columns that reveal most."""
         update = self.inner(model, parameters, buffers, images, labels)
         head = model.head(images.shape[1:]).weight
         order = sensitivities(model.at(parameters), images).abs().argsort(stable=True)

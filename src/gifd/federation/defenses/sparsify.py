@@ -1,4 +1,4 @@
-"""Sparsification: only the largest entries of an update are sent."""
+"""Sparsification: sends only the largest entries of an update."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.federation.defenses import zeros
 from gifd.federation.defenses.defense import Changed, Defense, Masked
 from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 
@@ -24,8 +24,8 @@ class Sparsify(Defense):
     """All but the `1 - rate` largest entries in magnitude are zero; no error is fed back.
 
     Args:
-        rate: the share that is dropped, in [0, 1).
-        per_layer: the share of each tensor, not of all of them together.
+        rate: the share to drop, in [0, 1).
+        per_layer: drop this share of each tensor, not of all of them together.
 
     Source: Aji and Heafield, Sparse Communication for Distributed Gradient Descent, EMNLP 2017;
     rate 0.9 in the GIFD paper.
@@ -39,30 +39,30 @@ class Sparsify(Defense):
             raise InputError(f"expected a sparsification rate in [0, 1), got {self.rate}")
 
     def wrap(self, protocol: Protocol, seed: int) -> Protocol:
-        """Drop what is small."""
+        """Drop the smallest entries."""
         return Changed(inner=protocol, change=self._drop, name=repr(self), seed=seed)
 
-    def surrogate(self, protocol: Protocol, observation: Observation) -> Protocol:
-        """What the update shows: its zeros say what was dropped.
+    def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
+        """The zeros of the update reveal what was dropped.
 
-        Where something came behind it that filled the zeros, the replay drops its own smallest.
+        If a later defence filled the zeros, the replay drops its own smallest entries.
         """
-        update = observation.update
+        update = upload.update
         if zeros.share(update) < 0.5 * self.rate:
             return self.wrap(protocol, 0)
         masks = {name: (tensor != 0).to(tensor.dtype) for name, tensor in update.items()}
         return Masked(inner=protocol, masks=masks, name=repr(self))
 
     @classmethod
-    def guess(cls, observation: Observation) -> Sparsify | None:
-        """The share of zeros, if they are scattered; per layer where most tensors have one share.
+    def guess(cls, upload: Upload) -> Sparsify | None:
+        """The share of scattered zeros; per layer if it is the same in most tensors.
 
-        Biases are too small to count, and so is the head's weight, of which Soteria hides columns.
+        Biases are too small to count. The head's weight is left out, as Soteria hides its columns.
         """
-        if zeros.scattered(observation) < 0.05:
+        if zeros.scattered(upload) < 0.05:
             return None
-        seen = observation.update
-        head = observation.model.head(observation.ledger.image_shape).weight
+        seen = upload.update
+        head = upload.model.head(upload.image_shape).weight
         shares = [
             (zeros.share(Update({name: tensor})), tensor.numel())
             for name, tensor in seen.items()
@@ -82,7 +82,7 @@ class Sparsify(Defense):
 
 
 def _threshold(tensors: list[Tensor], rate: float) -> Tensor:
-    """The smallest magnitude that is kept: all but `floor(rate n)` entries are."""
+    """The smallest magnitude to keep: all but `floor(rate n)` entries are kept."""
     sizes = torch.cat([tensor.detach().abs().flatten() for tensor in tensors])
     return sizes.kthvalue(math.floor(rate * sizes.numel()) + 1).values
 

@@ -1,11 +1,11 @@
-"""The 50 image transformations that ATS chooses from, on tensors and differentiable.
+"""The 50 image transformations of ATS, differentiable and on tensors.
 
 Source: Gao et al., Privacy-Preserving Collaborative Learning with Automatic Transformation
 Search, CVPR 2021, whose list and magnitudes are those of AutoAugment (Cubuk et al., CVPR 2019).
 
-Differs from the official code, which uses Pillow on 8 bits: bilinear where it has bicubic or
-nearest, black where a rotation leaves a gap. Where a transformation is a step function
-(posterize, equalize) its gradient is that of the identity.
+Differs from the official code, which uses Pillow on 8 bits: interpolation is bilinear, not bicubic
+or nearest, and gaps after a rotation are black. Step functions (posterize, equalize) have the
+gradient of the identity.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _RANGES = {
     "solarize": (256.0, 0.0),
 }
 SIGNED = frozenset(_RANGES) - {"rotate", "posterize", "solarize"}
-"""What is as often applied in the one direction as in the other."""
+"""Transformations with a direction; both directions are equally likely."""
 
 
 def transform(
@@ -75,7 +75,7 @@ def _rotate(image: Tensor, degrees: float) -> Tensor:
 
 
 def _grey(image: Tensor) -> Tensor:
-    """(1, H, W), as Pillow weighs the colours."""
+    """(1, H, W), with Pillow's weights of the colours."""
     if len(image) != 3:
         return image.mean(0, keepdim=True)
     return (image * image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
@@ -105,7 +105,7 @@ def _autocontrast(image: Tensor, _: float) -> Tensor:
 
 
 def _equalize(image: Tensor, _: float) -> Tensor:
-    """Each channel's values by how many are smaller, in whole steps as Pillow counts them."""
+    """Each channel equalised by ranks, with Pillow's integer steps."""
     flat = (image.detach() * 255).round().flatten(1)  # (C, H W)
     smaller = torch.searchsorted(flat.sort(1).values, flat)
     step = torch.div(smaller.amax(1, keepdim=True), 255, rounding_mode="floor")

@@ -1,49 +1,48 @@
-"""Zeros of an update: those that a defence made, told from those that every update has."""
+"""Zeros of an update: those of a defence, separated from natural ones."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from gifd.attacker.observation import Observation
+from gifd.federation.upload import Upload
 from gifd.updates import Update
 
 
 def share(update: Update) -> float:
-    """Of zeros among all numbers."""
+    """The share of zeros among all numbers."""
     return sum(int((tensor == 0).sum()) for tensor in update.tensors) / update.numel
 
 
-def scattered(observation: Observation) -> float:
-    """The share of zeros where their row and their column hold something, beyond what is natural.
+def scattered(upload: Upload) -> float:
+    """The share of zeros in rows and columns that are not empty, beyond the natural share.
 
-    A dead unit makes whole rows of its weight's gradient zero, a feature that is 0 whole columns,
-    and so does a kernel's tap that only ever sees padding. What drops single numbers scatters
-    zeros. A batch scatters a few by itself: as many as random images do, twice, are expected.
-    The head's weight is left out, of which Soteria hides columns.
+    A dead unit makes a whole row of the weight's gradient zero. A feature that is 0, or a tap of a
+    kernel that sees only padding, makes a whole column zero. A defence that drops single numbers
+    scatters zeros. A batch scatters a few by itself; up to twice the share of random images counts
+    as natural. The head's weight is left out, as Soteria hides its columns.
     """
-    head = observation.model.head(observation.ledger.image_shape).weight
-    natural = _scattered(_of_random_images(observation), head)
-    return max(0.0, _scattered(observation.update, head) - 2 * natural)
+    head = upload.model.head(upload.image_shape).weight
+    natural = _scattered(_of_random_images(upload), head)
+    return max(0.0, _scattered(upload.update, head) - 2 * natural)
 
 
-def hidden_columns(observation: Observation) -> float:
-    """The share of columns of the head's weight that hold nothing; 0 where random images leave
-    half as many empty: what enters the head may be 0.
+def hidden_columns(upload: Upload) -> float:
+    """The share of zero columns of the head's weight.
+
+    0 if random images leave more than half as many: the input of the head may be 0 by itself.
     """
-    head = observation.model.head(observation.ledger.image_shape).weight
-    hidden = _empty(observation.update[head])
-    return hidden if hidden > 2 * _empty(_of_random_images(observation)[head]) else 0.0
+    head = upload.model.head(upload.image_shape).weight
+    hidden = _empty(upload.update[head])
+    return hidden if hidden > 2 * _empty(_of_random_images(upload)[head]) else 0.0
 
 
-def _of_random_images(observation: Observation) -> Update:
-    ledger, model = observation.ledger, observation.model
+def _of_random_images(upload: Upload) -> Update:
+    model, shape = upload.model, upload.image_shape
     rng = torch.Generator().manual_seed(0)
-    images = torch.rand(ledger.batch_size, *ledger.image_shape, generator=rng).to(model.device)
-    labels = torch.arange(ledger.batch_size, device=model.device) % model.classes(
-        ledger.image_shape
-    )
-    return observation.replay(images, labels).detach()
+    images = torch.rand(upload.batch_size, *shape, generator=rng).to(model.device)
+    labels = torch.arange(upload.batch_size, device=model.device) % model.classes(shape)
+    return upload.replay(images, labels).detach()
 
 
 def _scattered(update: Update, head: str) -> float:

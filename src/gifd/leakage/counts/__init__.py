@@ -1,12 +1,12 @@
-"""Label counts: how often each class is in a batch, read off the gradient of the head.
+"""Label counts: how often each class is in a batch, from the gradient of the head.
 
-With p the softmax of an image's logits, S the sum of what enters the head for it, and c_i of B
-images labelled i, cross-entropy's mean gradient is, class by class,
+With p the softmax of an image's logits, S the sum of the head's input, and c_i of B images with
+label i, the mean gradient of cross-entropy is, for each class,
 
     bias:         b_i = mean p_i - c_i / B
     weight's row: g_i = mean (p_i - [y = i]) S
 
-Every estimator solves one of the two for c; they differ in what they take for p and S.
+Every estimator solves one of the two for c. They differ in how they estimate p and S.
 """
 
 from gifd.leakage.counts.estimate import LabelEstimate

@@ -1,4 +1,4 @@
-"""What is said of a batch's labels: shares, whole counts, and how sure they are."""
+"""An estimate of a batch's labels: shares, whole counts, and confidence."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelEstimate:
-    """What an estimator says of a batch.
+    """The result of an estimator.
 
     Args:
         shares: (N,) the estimated counts before rounding, in float64.
         counts: (N,) whole numbers that sum to the batch size.
-        confidence: (N,) in [0, 1]: 1 where the share is a whole number and the count is that
-            number, 0 where another count is as near.
-        certain: (N,) how often a class is there whatever the shares say.
+        confidence: (N,) in [0, 1]: 1 if the share equals the count, 0 if another count is as
+            near.
+        certain: (N,) minimum counts, independent of the shares.
     """
 
     shares: Float[Tensor, "N"]
@@ -31,16 +31,16 @@ class LabelEstimate:
 
     @property
     def labels(self) -> Int[Tensor, "B"]:
-        """(B,) the labels in ascending order, repeated as often as counted."""
+        """(B,) the labels in ascending order, each repeated by its count."""
         return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
 
     def hypotheses(self, most: int) -> Int[Tensor, "M B"]:
-        """`labels` and up to `most - 1` others that the shares support nearly as well.
+        """`labels` and up to `most - 1` alternatives that are almost as likely.
 
-        Giving one of class i's labels to class j adds `2 (1 + d_i - d_j)`, `d = shares - counts`,
-        to the squared deviation of the counts from the shares: 0 for a draw, 2 where both are
-        whole numbers. What adds less than 1 is a hypothesis, alone or after another; the
-        likeliest come first. A label that changes keeps its place.
+        Moving one label from class i to class j adds `2 (1 + d_i - d_j)`, `d = shares - counts`,
+        to the squared deviation of the counts from the shares: 0 for a tie, 2 if both shares are
+        whole numbers. Moves that add less than 1, alone or in sequence, are hypotheses. The
+        likeliest come first. A label that changes keeps its position.
         """
         first = tuple(self.labels.tolist())
         heap, seen = [(0.0, first)], {tuple(sorted(first))}
@@ -63,12 +63,12 @@ class LabelEstimate:
 
     @classmethod
     def of(cls, shares: Tensor, batch: int, present: Tensor | None = None) -> LabelEstimate:
-        """Round shares to counts: one label after the other goes to the class that lacks most.
+        """Round shares to counts: each label goes to the class with the largest deficit.
 
         Args:
             shares: (N,) the estimated counts.
-            batch: what the counts sum to.
-            present: (N,) whether a class is in the batch for certain; it then counts at least once.
+            batch: the sum of the counts.
+            present: (N,) whether a class is certainly in the batch; it then counts at least once.
         """
         shares = shares.detach().cpu().double().nan_to_num(0.0)
         certain = torch.zeros(len(shares), dtype=torch.long)

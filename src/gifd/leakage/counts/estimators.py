@@ -1,4 +1,4 @@
-"""The estimators: each solves the head's gradient for the counts in its own way."""
+"""The estimators: each computes the counts from the head's gradient in its own way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gifd.model import Model
 
 
 class LabelEstimator(ABC):
-    """A method by which counts are read off an update."""
+    """A method to compute the label counts of an update."""
 
     @abstractmethod
     def __call__(self, observation: Observation) -> LabelEstimate:
@@ -27,17 +27,17 @@ class LabelEstimator(ABC):
 
         Raises:
             InputError: the method does not apply to this batch or model.
-            ModelError: no linear head, or one that shows nothing.
+            ModelError: no linear head, or a vanishing gradient.
         """
 
 
 @final
 @dataclass(frozen=True)
 class Distinct(LabelEstimator):
-    """The B classes whose weight rows have the least entry; no class may repeat.
+    """The B classes whose weight rows have the smallest entries; no class may repeat.
 
-    Behind a ReLU what enters the head is not negative, so that only a class that is in the batch
-    has a negative entry.
+    Behind a ReLU the input of the head is not negative, so only a class in the batch has a
+    negative entry.
 
     Source: Yin et al., See through Gradients, CVPR 2021, Eq. 6.
     """
@@ -58,20 +58,20 @@ class Distinct(LabelEstimator):
 @final
 @dataclass(frozen=True)
 class Impact(LabelEstimator):
-    """Each label lowers its row's sum by an impact m, taken from the negative sums.
+    """Each label lowers the sum of its row by an impact m, estimated from the negative sums.
 
-    `m = (1 + 1/N) / B sum_(g_i < 0) g_i`. Every class with a negative sum is counted once, and
-    then again and again the one whose rest is least. No data is needed; that m is the same for
-    every image is the assumption, good for an untrained network.
+    `m = (1 + 1/N) / B sum_(g_i < 0) g_i`. Every class with a negative sum counts once. Then the
+    class with the smallest remainder is counted repeatedly. No data is needed. The method assumes
+    that m is the same for every image, which holds well for an untrained network.
 
     Source: Wainakh et al., User-Level Label Leakage from Gradients in Federated Learning (LLG),
     PoPETs 2022, Algorithm 1.
 
-    Differs from the official code: no more labels are given out than there are images.
+    Differs from the official code: it never returns more labels than images.
     """
 
     def __call__(self, observation: Observation) -> LabelEstimate:
-        """Whole numbers, so that the confidence says nothing."""
+        """Whole numbers; the confidence has no meaning."""
         seen = HeadGradient.of(observation)
         rest, classes = seen.sums.clone(), len(seen.weight)
         impact = float(rest.clamp_max(0).sum()) * (1 + 1 / classes) / seen.batch
@@ -91,11 +91,11 @@ class Impact(LabelEstimator):
 class DummyMean(LabelEstimator):
     """`c_i = B (p_i - b_i)`, p the mean softmax of random images; without a bias by row sums.
 
-    Without a bias `c_i = B (p_i - g_i / S)`, S the mean sum of what enters the head for them.
+    Without a bias `c_i = B (p_i - g_i / S)`, S the mean sum of the head's input for these images.
 
     Args:
-        images: how many standard normal ones are sent through the model.
-        seed: of theirs.
+        images: the number of standard normal images.
+        seed: of these images.
 
     Source: Geng et al., Towards General Deep Leakage in Federated Learning, 2021 (the row sums).
     """
@@ -120,7 +120,7 @@ class DummyMean(LabelEstimator):
 @final
 @dataclass(frozen=True)
 class ClassEmbeddings(LabelEstimator):
-    """Each class's mean representation from its own row, `a_i = W_i / b_i`, and their softmax.
+    """Each class's mean representation from its own row, `a_i = W_i / b_i`, and its softmax.
 
     The counts solve `sum_j c_j p_i(a_j) - c_i = B b_i` for every i and `sum_j c_j = B` by least
     squares.
@@ -128,11 +128,11 @@ class ClassEmbeddings(LabelEstimator):
     Source: Ma et al., Instance-wise Batch Label Restoration via Gradients in Federated Learning
     (iLRG), ICLR 2023.
 
-    Differs from the official code: its last rounding step, which repairs a wrong sum, is ours.
+    Differs from the official code: the last rounding step, which corrects the sum, is ours.
     """
 
     def __call__(self, observation: Observation) -> LabelEstimate:
-        """Needs a bias, and one whose gradient is nowhere near zero."""
+        """Needs a bias with a gradient that is not close to zero."""
         seen = HeadGradient.of(observation)
         if seen.bias is None:
             raise InputError(
@@ -151,19 +151,19 @@ class ClassEmbeddings(LabelEstimator):
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AuxiliaryLeastSquares(LabelEstimator):
-    """What each class of the attacker's own images would add to the gradient, solved for.
+    """Least squares on the gradient that each class of the attacker's own images contributes.
 
-    With `q_j` the mean over own images of class j of `p - [j]` (times S, where the head has no
-    bias), at the parameters that the client's local steps visited, the counts are
-    `argmin |sum_j c_j q_j - B b|^2` over `c >= 0`, `sum_j c_j = B`.
+    With `q_j` the mean of `p - [j]` over own images of class j (times S without a bias), at the
+    parameters of the client's local steps, the counts are `argmin |sum_j c_j q_j - B b|^2` over
+    `c >= 0`, `sum_j c_j = B`.
 
     Args:
         images: the attacker's own, in [0, 1].
-        labels: theirs; every class must be among them.
+        labels: their labels; every class must occur.
 
     Source: in the spirit of Chen and Vikalo, Recovering Labels from Local Updates in Federated
-    Learning (RLU), ICML 2024. Between the model sent and the model returned, both of which a
-    server has, the local steps are taken to lie on a line (`Protocol.visited`).
+    Learning (RLU), ICML 2024. The local steps are assumed to lie on the line between the model
+    sent and the model returned, both known to the server (`Protocol.visited`).
     """
 
     images: Float[Tensor, "M C H W"]
@@ -201,7 +201,7 @@ class AuxiliaryLeastSquares(LabelEstimator):
 
 
 def _fed(model: Model, images: Tensor, chunk: int = 64) -> Tensor:
-    """(M, F): what enters the head for these images, in float64 on the CPU."""
+    """(M, F): the inputs of the head for these images, in float64 on the CPU."""
     chunks = [images[first : first + chunk] for first in range(0, len(images), chunk)]
     with torch.no_grad():
         return torch.cat([model.representations(own) for own in chunks]).cpu().double()

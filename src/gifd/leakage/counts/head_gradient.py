@@ -1,4 +1,4 @@
-"""What the head's gradient shows of a batch, class by class."""
+"""The head's gradient of a batch, class by class."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gifd.errors import ModelError
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadGradient:
-    """The head's part of an update, in a gradient's units, in float64 on the CPU.
+    """The head's part of an update, in the units of a gradient, in float64 on the CPU.
 
     Args:
         weight: (N, F).
-        bias: (N,), where the head trains one.
-        head_weight: (N, F), of the model itself.
+        bias: (N,), if the head trains one.
+        head_weight: (N, F), of the model.
         head_bias: (N,), likewise.
         batch: B.
     """
@@ -33,7 +33,7 @@ class HeadGradient:
 
     @classmethod
     def of(cls, observation: Observation) -> HeadGradient:
-        """Read it off an observation.
+        """Of an observation.
 
         Raises:
             ModelError: no trained linear head, or one whose gradient vanishes.
@@ -63,8 +63,9 @@ class HeadGradient:
 
     @property
     def present(self) -> Bool[Tensor, "N"] | None:
-        """The classes whose bias has a negative gradient: probabilities are not negative, so that
-        they are in the batch, whatever the network. None without a bias.
+        """The classes whose bias has a negative gradient; None without a bias.
+
+        Probabilities are not negative, so these classes are in the batch, whatever the network.
         """
         return None if self.bias is None else self.bias < 0
 
@@ -74,5 +75,5 @@ class HeadGradient:
         return self.weight.sum(1)
 
     def softmax(self, representations: Float[Tensor, "M F"]) -> Float[Tensor, "M N"]:
-        """P for what enters the head."""
+        """P for these inputs of the head."""
         return (representations @ self.head_weight.T + self.head_bias).softmax(1)
