@@ -22,6 +22,7 @@ from gifd.priors import Generator, Remapper, stylegan2
 from gifd.priors.remapper import RemapperNet
 from gifd.search import (
     Adam,
+    Consensus,
     Constant,
     Cosine,
     L1Ball,
@@ -243,7 +244,7 @@ TRIALS: dict[str, Callable[[], Trial]] = {
     "the iterate kept": lambda: _of_phase(keeps="last"),
     "the measure to choose by": lambda: _of_attack(selection=Measure(smoothing=0.3)),
     "kept restarts": lambda: _of_phase(keep=1),
-    "consensus": lambda: _of_phase(merge=True),
+    "consensus": lambda: _of_phase(begin=Consensus()),
     "a weight of the prior": lambda: _of_attack(prior=prior(nudge=1e-4)),
     "the prior's size": lambda: _of_attack(prior=prior().averaged(8)),
     "no label mapping": lambda: _of_attack(label_mapping=None),

@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from gifd.attacks.extensions import PRESETS
 from torch import Tensor, nn
 
 from gifd import catalog
 from gifd.attacker.observation import Observation
 from gifd.attacker.observe import Attacker, observe
-from gifd.attacks import Attack, Extensions, gifd
+from gifd.attacks import Attack, fedleak, ggl, gias, gifd, gradinversion, ig
+from gifd.attacks.presets import PRESETS
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg
@@ -27,24 +27,26 @@ from gifd.priors.dcgan import dcgan_stages
 from gifd.search import (
     CMAES,
     Chain,
+    Consensus,
     Cosine,
     DeepPrior,
+    Draw,
     Feature,
     L1Ball,
     Latent,
+    Memory,
     Optimizer,
     Phase,
     Pixels,
     Progress,
-    RandomSearch,
     Regression,
-    Setting,
+    SearchContext,
     Space,
     Sphere,
+    Squared,
     TotalVariation,
     smoothed_replay,
 )
-from gifd.search.optimizers import Evaluate, Task, Variables
 from golden.tiny import named, small_stylegan2
 
 COMPARED = ("ig", "gradinversion", "ggl", "gias")  # the others' 'gifd-paper' is their 'paper'
@@ -234,8 +236,8 @@ def test_a_restart_that_becomes_nan_is_dropped_and_reported(
     space = type(attack.phases[0].space)
     start = space.start
 
-    def half_broken(self: Space, setting: Setting) -> State:
-        state = start(self, setting)
+    def half_broken(self: Space, context: SearchContext, draw: Draw) -> State:
+        state = start(self, context, draw)
         for tensor in state.values():
             tensor[0] = torch.nan
         return state
@@ -368,19 +370,25 @@ def test_ig_steps_by_signs_alone_and_ever_less(
     class Measured(Optimizer):
         inner: Optimizer
 
-        def start(self, variables: Variables, steps: int, task: Task) -> Callable[[Evaluate], None]:
-            move = self.inner.start(variables, steps, task)
+        def init(self, x: Tensor, steps: int) -> Memory:
+            return self.inner.init(x, steps)
 
-            def step(evaluate: Evaluate) -> None:
-                before = variables["x"].clone()
-                move(evaluate)
-                moved.append((variables["x"] - before).abs().flatten())
-
-            return step
+        def step(
+            self,
+            memory: Memory,
+            x: Tensor,
+            gradient: Tensor,
+            objective: Tensor,
+            noise: Tensor | None,
+        ) -> tuple[Memory, Tensor]:
+            memory, after = self.inner.step(memory, x, gradient, objective, noise)
+            moved.append((after - x).abs().flatten())
+            return memory, after
 
     observation, _ = observed(victim, pictures)
     attack = catalog.attack("ig", prior=None, preset=preset, restarts=1).with_steps(16)
     (phase,) = attack.phases
+    assert isinstance(phase.optimizer, Optimizer)
     phase = dataclasses.replace(phase, optimizer=Measured(phase.optimizer))
     dataclasses.replace(attack, phases=(phase,))(observation)
     tenths = [1.0] * 6 + [0.1] * 4 + [0.01] * 4 + [0.001] * 2
@@ -415,39 +423,43 @@ def test_every_extension_can_be_switched_off(name: str, prior: Generator) -> Non
     plain = catalog.attack(name, prior=prior, preset="strongest", without=sorted(on))
     assert plain.phases == catalog.attack(name, prior=prior, preset="paper").phases
     with pytest.raises(InputError, match="an extension"):
-        Extensions().without(["luck"])
+        catalog.attack(name, prior=prior, preset="strongest", without=["luck"])
 
 
 def test_each_extension_does_what_it_says(prior: Generator) -> None:
-    """On GIFD with two feature domains, whose papers' phases take 1,000 steps each."""
+    """On attacks as `paper`, whose phases of the latent and the features take 1,000 steps each."""
 
     def phases(**chosen: float) -> tuple[Phase, ...]:
-        return gifd(prior, features=2, restarts=2, extensions=Extensions(**chosen)).phases
+        return gifd(prior, preset="paper", features=2, restarts=2, **chosen).phases  # type: ignore[arg-type]
 
     bare = phases()
     assert [phase.name for phase in bare] == ["latent", "feature 1", "feature 2"]
-    hears = gifd(prior, features=2, extensions=Extensions(length=0.5))
-    assert {phase.distance for phase in hears.phases} == {Cosine(norm=0.5)}
-    assert {phase.curvature for phase in phases(curvature=0.7)} == {0.7}
     assert [phase.smoothing for phase in phases(smoothing=0.2)] == [0.0, 0.0, 0.2]
-    shares = [phase.constraints["x"] for phase in phases(share=0.4)[1:]]
-    assert shares == [L1Ball(share=0.4)] * 2
     weights = [phase.regularizers[0] for phase in phases(variation=0.05)]
     assert weights == [TotalVariation(weight=w) for w in (1e-4, 0.05, 0.05)]
-    for name, optimizer in (("scouting", RandomSearch), ("regression", Regression)):
-        first, *rest = phases(**{name: 0.25})
-        assert (first.name, first.space, first.steps) == (name, Latent(), 250)
-        assert isinstance(first.optimizer, optimizer)
-        assert tuple(rest) == bare
-    *rest, pixels = phases(pixels=0.3, curvature=0.7, length=0.5)
-    assert (pixels.space, pixels.steps, pixels.curvature) == (Pixels(), 300, 0.7)
-    assert pixels.distance == Cosine(norm=0.5)
-    for name in ("scouting", "regression", "pixels", "consensus"):
-        assert min(phase.steps for phase in phases(**{name: 1e-9})) == 1, "never none"
-    *rest, before, last = phases(consensus=0.1)
-    assert tuple(rest) == bare[:-1]
-    assert before == dataclasses.replace(bare[-1], merge=True)
-    assert last == dataclasses.replace(bare[-1], name="consensus", steps=100)
+    assert {phase.keeps for phase in phases(best=True)} == {"best"}
+    assert phases(consensus=1e-9)[-1].steps == 1, "never none"
+    *rest, last = phases(consensus=0.1)
+    assert tuple(rest) == bare
+    assert last == dataclasses.replace(bare[-1], name="consensus", steps=100, begin=Consensus())
+    assert gifd(prior, features=2, restarts=1).phases[-1].name == "feature 2", "alone it has none"
+    (pixels,) = ig(preset="paper", smoothing=0.2, variation=0.05).phases
+    assert (pixels.smoothing, pixels.regularizers) == (0.2, (TotalVariation(weight=0.05),))
+    assert gradinversion(preset="paper", curvature=0.7).phases[0].curvature == 0.7
+    assert fedleak(preset="paper", curvature=0.7).phases[0].curvature == 0.7
+    for build, distance in ((gias, Cosine()), (ggl, Squared(mean=True))):
+        first, *rest = build(prior, preset="paper", regression=0.25).phases
+        assert (first.name, first.space, first.steps, first.cost) == (
+            "regression",
+            Latent(),
+            1,
+            250,
+        )
+        assert isinstance(first.begin, Regression)
+        assert first.distance == distance
+        assert [phase.name for phase in rest] == [
+            phase.name for phase in build(prior, preset="paper").phases
+        ]
 
 
 @pytest.mark.parametrize(("features", "exact"), [(1, 1), (2, 2), (3, 2)])
@@ -560,19 +572,12 @@ def test_a_conditional_prior_draws_the_private_class(
     observation = observe(client.step(pictures(3, 2, 16), labels)[0])
     prior = paper_prior("biggan-deep")
     latent = Latent()
-    setting = Setting(
-        model=victim,
-        generator=prior,
-        image_shape=(3, 16, 16),
-        batch=2,
-        restarts=3,
-        rng=torch.Generator().manual_seed(0),
-        labels=labels.expand(3, 2),
-    )
-    assert torch.equal(latent.start(setting)["label"], labels.expand(3, 2))
-    narrow = dataclasses.replace(setting, labels=torch.tensor([2, 7]).expand(3, 2))
+    context = SearchContext(model=victim, generator=prior, image_shape=(3, 16, 16), batch=2)
+    draw = Draw(restarts=3, rng=torch.Generator().manual_seed(0), labels=labels.expand(3, 2))
+    assert torch.equal(latent.start(context, draw)["label"], labels.expand(3, 2))
+    narrow = dataclasses.replace(draw, labels=torch.tensor([2, 7]).expand(3, 2))
     with pytest.raises(InputError, match="labels of 0 to 6"):
-        latent.start(narrow)
+        latent.start(context, narrow)
     found = catalog.attack("gifd", prior=prior, preset="paper", restarts=1).with_steps(10)
     assert found(observation).images.shape == (2, 3, 16, 16)
 

@@ -34,6 +34,7 @@ def stand(step: int, phase: str = "feature 3", restarts: int = 4) -> Progress:
         phases=5,
         step=step,
         steps=1000,
+        images=1,
         restarts=restarts,
         evaluations=restarts * (3000 + step),
         evaluations_planned=restarts * 5000,

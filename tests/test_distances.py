@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NoReturn
 
 import pytest
 import torch
@@ -27,7 +26,6 @@ from gifd.search import (
     TotalVariation,
     WarmupCosine,
 )
-from gifd.search.optimizers import Evaluate, Evaluated, Task, Variables
 from gifd.updates import Update
 
 pytestmark = pytest.mark.numerical
@@ -200,64 +198,55 @@ def by_torch(start: Tensor, gradient: Callable[[Tensor], Tensor], rates: Sequenc
     return x
 
 
-def told(gradients: Variables) -> Evaluated:
-    restarts = len(next(iter(gradients.values())))
-    return Evaluated(gradients=gradients, objectives=torch.zeros(restarts, dtype=torch.float64))
-
-
-def refuse(*asked: object) -> NoReturn:
-    raise AssertionError("Adam asks for gradients alone")
-
-
-ASKS_NOTHING = Task(
-    draw=dict,
-    images=refuse,
-    represent=refuse,
-    observed=refuse,
-    rng=torch.Generator(),
-)
+NOTHING = torch.zeros(1, 2)
+"""The objectives, which Adam does not look at."""
 
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("schedule", [Constant(), WarmupCosine(), StepDecay()], ids=repr)
 def test_adam_is_that_of_pytorch(schedule: Schedule, signed: bool) -> None:
-    start = torch.randn(2, 1, 5, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(1, 2, 5, generator=torch.Generator().manual_seed(0))
 
     def gradient(x: Tensor) -> Tensor:
         slope = x**3 - 0.3
         return slope.sign() if signed else slope
 
     steps = 8
-    x, y = start.clone(), -start.clone()
-    move = Adam(lr=0.2, schedule=schedule, signed=signed).start(
-        {"x": x, "y": y}, steps, ASKS_NOTHING
-    )
+    rule, x = Adam(lr=0.2, schedule=schedule, signed=signed), start
+    memory = rule.init(x, steps)
     for _ in range(steps):
-        move(lambda at: told({name: at[name] ** 3 - 0.3 for name in at}))
+        memory, x = rule.step(memory, x, x**3 - 0.3, NOTHING, None)
     rates = [0.2 * schedule((step + 1) / steps) for step in range(steps)]
     assert torch.allclose(x, by_torch(start, gradient, rates), atol=1e-7)
-    assert torch.allclose(y, by_torch(-start, gradient, rates), atol=1e-7)
     assert not torch.allclose(x, start, atol=0.05)
-    assert x.grad is None
-
-
-def uphill(factor: float) -> Evaluate:
-    return lambda at: told({"x": factor * torch.tensor([[[1.0, -2.0, 0.0]]])})
 
 
 def test_signed_adam_hears_no_size() -> None:
-    small, large = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
-    for variable, factor in ((small, 1e-3), (large, 1e3)):
-        move = Adam(lr=0.1, schedule=Constant(), signed=True).start(
-            {"x": variable}, 3, ASKS_NOTHING
-        )
+    found = []
+    for factor in (1e-3, 1e3):
+        rule, x = Adam(lr=0.1, schedule=Constant(), signed=True), torch.ones(1, 1, 3)
+        memory = rule.init(x, 3)
         for _ in range(3):
-            move(uphill(factor))
-    assert torch.equal(small, large)
-    assert small.flatten().tolist() == pytest.approx([0.7, 1.3, 1.0])
+            uphill = factor * torch.tensor([[[1.0, -2.0, 0.0]]])
+            memory, x = rule.step(memory, x, uphill, NOTHING[:, :1], None)
+        found.append(x)
+    assert torch.equal(*found)
+    assert found[0].flatten().tolist() == pytest.approx([0.7, 1.3, 1.0])
 
 
-@pytest.mark.parametrize("lr", [0.0, -0.1])
+def test_noise_is_added_at_the_rate_of_its_step() -> None:
+    rule = Adam(lr=0.2, schedule=StepDecay(milestones=(0.5,)), noise=0.3)
+    still, noise = torch.zeros(1, 2, 4), torch.randn(1, 2, 4, generator=torch.Generator())
+    memory, x = rule.init(still, 2), still
+    for rate in (0.2, 0.02):
+        before = x
+        memory, x = rule.step(memory, x, still, NOTHING, noise)
+        assert torch.allclose(x - before, 0.3 * rate * noise)
+    assert rule.noisy
+    assert not Adam().noisy
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1, math.nan])
 def test_a_learning_rate_must_be_positive(lr: float) -> None:
     with pytest.raises(InputError, match="expected lr > 0"):
         Adam(lr=lr)

@@ -1,5 +1,6 @@
 """Judging priors: a ceiling that sees the image, and distances between sets of images."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from typer.testing import CliRunner
 
-from gifd.attacks import Extensions, gifd, gifd_latent
+from gifd.attacks import Attack, gifd, gifd_latent
 from gifd.attacks.ceiling import Itself, ceiling, exposed
 from gifd.campaign.judge import judge
 from gifd.cli import app
@@ -23,6 +24,7 @@ from gifd.metrics.kernel import mmd
 from gifd.metrics.stlpips import alexnet_features
 from gifd.priors import Checkpoint, Generator, write_checkpoint
 from gifd.priors.generator import IMAGE
+from gifd.search import Feature, L1Ball
 from golden.tiny import small_stylegan2
 
 LABEL = torch.tensor([0])
@@ -55,6 +57,17 @@ def test_an_exposed_image_is_its_own_update() -> None:
     assert gradient is observation.update
 
 
+def limited(attack: Attack) -> Attack:
+    """Its ceiling, with features in balls of half their entry's length."""
+    phases = [
+        dataclasses.replace(phase, constraints=dict.fromkeys(phase.constraints, L1Ball(share=0.5)))
+        if isinstance(phase.space, Feature)
+        else phase
+        for phase in attack.phases
+    ]
+    return ceiling(dataclasses.replace(attack, phases=tuple(phases)))
+
+
 def test_the_ceiling_finds_an_image_of_the_prior_and_more_domains_find_more(
     generator: Generator,
 ) -> None:
@@ -62,11 +75,12 @@ def test_the_ceiling_finds_an_image_of_the_prior_and_more_domains_find_more(
     outside = (
         torch.rand(1, 3, 4, 4, generator=rng()).repeat_interleave(8, 2).repeat_interleave(8, 3)
     )
-    limits = Extensions(share=0.5)
     found = {}
     for name, truth in (("inside", inside), ("outside", outside)):
         for build in (gifd_latent, gifd):
-            attack = ceiling(build(generator, restarts=1, extensions=limits).with_steps(120))
+            attack = limited(
+                build(generator, preset="paper", best=True, restarts=1).with_steps(120)
+            )
             answer = attack(exposed(truth, LABEL), seed=1)
             squared = float((answer.images - truth).square().sum())
             assert squared <= answer.distance * 1.0001  # clipping to [0, 1] only brings it nearer

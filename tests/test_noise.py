@@ -221,7 +221,7 @@ def test_who_knows_of_noise_does_not_fit_it(prior: Generator) -> None:
 
 
 def test_a_guess_from_noise_alone_is_what_all_images_have_in_common(prior: Generator) -> None:
-    phase = Phase(name="regression", space=Latent(), steps=14, optimizer=Regression(), keeps="last")
+    phase = Phase(name="regression", space=Latent(), steps=1, begin=Regression(evaluations=12))
     attack = Attack(name="t", reference="none", phases=(phase,), restarts=1, prior=prior)
     static = errors(attack, "static", prior, 3.0)
     adaptive = errors(attack, "adaptive", prior, 3.0)

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from gifd import catalog
-from gifd.attacks import Extensions, Preset, gifd
+from gifd.attacks import Preset, ggl, gifd
 from gifd.priors import Generator
 from gifd.priors.dcgan import dcgan_stages
 from gifd.search import (
@@ -25,6 +25,7 @@ from gifd.search import (
     PartialMatching,
     Phase,
     Pixels,
+    Population,
     Regularizer,
     Squared,
     StepDecay,
@@ -35,7 +36,9 @@ from gifd.search import (
 TENTHS = StepDecay(milestones=(0.375, 0.625, 0.875), factor=0.1)
 COSINE = WarmupCosine(warmup=1e-9, decay=1.0)
 SLOW = WarmupCosine(warmup=50 / 20_000, decay=1.0)
-PAPERS: dict[tuple[str, str], tuple[int, list[tuple[int, Optimizer, list[Regularizer]]]]] = {
+PAPERS: dict[
+    tuple[str, str], tuple[int, list[tuple[int, Optimizer | Population, list[Regularizer]]]]
+] = {
     ("dlg", "paper"): (1, [(300 * 20, LBFGS(lr=1.0), [])]),
     ("idlg", "paper"): (1, [(300 * 20, LBFGS(lr=1.0), [])]),
     ("ig", "paper"): (
@@ -102,7 +105,7 @@ PAPERS: dict[tuple[str, str], tuple[int, list[tuple[int, Optimizer, list[Regular
         1,
         [
             (
-                10_000,
+                20_000,  # two a step
                 GradientRegularized(lr=0.01, schedule=COSINE, share=0.3, decay=0.01),
                 [TotalVariation(weight=1e-5)],
             )
@@ -174,12 +177,10 @@ def test_the_group_of_gradinversion_meets_as_gifd_says(prior: Generator) -> None
 
 def test_ggl_begins_nearer_where_a_regression_went_before(prior: Generator) -> None:
     regression, _ = catalog.attack("ggl", prior=prior, preset="strongest").phases
-    assert (regression.name, regression.steps) == ("regression", 1000)
+    assert (regression.name, regression.cost) == ("regression", 1000)
 
-    def spread(preset: str, **chosen: float) -> float:
-        extensions = Extensions(**chosen) if chosen else None
-        build = catalog.ATTACKS["ggl"].build
-        optimizer = build(prior, preset=preset, extensions=extensions).phases[-1].optimizer
+    def spread(preset: Preset, regression: float | None = None) -> float:
+        optimizer = ggl(prior, preset=preset, regression=regression).phases[-1].optimizer
         assert isinstance(optimizer, CMAES)
         return optimizer.sigma
 

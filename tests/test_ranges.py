@@ -73,7 +73,7 @@ RANGES: list[tuple[Callable[..., object], str, list[float], list[float]]] = [
     (LBFGS, "history", [1, 100], [0, -1]),
     (CMAES, "population", [4, 100], [3, 0]),
     (CMAES, "sigma", [LEAST, 10.0], [0.0, -LEAST]),
-    (Regression, "draws", [1, 100], [0, -1]),
+    (Regression, "evaluations", [0, 100], [-1]),
     (Regression, "shift", [0.0, ALMOST], [-LEAST, 1.0, math.nan]),
     (Regression, "fit", [1, 100], [0, -1]),
     (Regression, "lr", [LEAST, 10.0], [0.0, -LEAST]),

@@ -1,8 +1,8 @@
 """What a candidate is judged by beside its update, and the optimisers that papers bring along."""
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import NoReturn
 
 import pytest
 import torch
@@ -18,16 +18,23 @@ from gifd.federation.client import Client
 from gifd.model import Model
 from gifd.search import (
     LBFGS,
+    Adam,
     BatchNormPrior,
     Candidate,
+    Comparison,
     Constant,
     GradientRegularized,
     GroupConsistency,
+    L1Ball,
     LatentDivergence,
+    Optimizer,
     PartialMatching,
+    Sphere,
 )
-from gifd.search.optimizers import Evaluated, Task, Variables
+from gifd.search.evaluation import Evaluated
+from gifd.search.keeping import Kept
 from gifd.search.registration import aligned
+from gifd.search.step import Moving, step
 from gifd.updates import Update
 from gifd.victims import ConvNet
 
@@ -91,9 +98,11 @@ def test_the_truth_has_the_granted_statistics(victim: Model, pictures: Pictures)
         observation = observe(client.step(images, labels)[0])
         assert observation.grants()["batch_norm"] == grant
         inputs = victim.normalize(images)
-        value = float(penalty(Candidate(inputs=inputs, observation=observation)))
+        granted = Comparison(observation).target.statistics
+        seen = Candidate(inputs=inputs, model=victim, statistics=granted)
+        value = float(penalty(seen))
         blurred = inputs.mean((2, 3), keepdim=True).expand_as(inputs)
-        worse = float(penalty(Candidate(inputs=blurred, observation=observation)))
+        worse = float(penalty(dataclasses.replace(seen, inputs=blurred)))
         if grant == "batch":
             assert value < 1e-4 < worse
             assert worse == pytest.approx(by_hand(victim, blurred, observation.ledger))
@@ -135,20 +144,20 @@ def test_what_is_too_far_is_left_in_place(axis: int, height: int, width: int) ->
     assert torch.equal(aligned(torch.roll(image, side // 8, axis), image), image)
 
 
-def test_the_consensus_is_the_mean_of_what_was_moved_into_place() -> None:
+def test_the_group_is_the_mean_of_what_was_moved_into_place() -> None:
     rng = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 16, 16, generator=rng)
     restarts = torch.stack([image, image, image, torch.roll(image, 2, -1)])
     group = GroupConsistency(weight=1.0)
-    assert torch.allclose(group.consensus(restarts), image, atol=1e-6)
-    plain = GroupConsistency(weight=1.0, register=False).consensus(restarts)
+    assert torch.allclose(group.mean(restarts), image, atol=1e-6)
+    plain = GroupConsistency(weight=1.0, register=False).mean(restarts)
     assert torch.allclose(plain, restarts.mean(0))
-    assert torch.equal(group.consensus(restarts[3:]), restarts[3])
-    away = group(Candidate(inputs=image + 0.5, consensus=image))
+    assert torch.equal(group.mean(restarts[3:]), restarts[3])
+    away = group(Candidate(inputs=image + 0.5, group=image))
     assert float(away) == pytest.approx(0.5 * math.sqrt(3 * 256) / 256, rel=1e-4)
     assert float(group(Candidate(inputs=image))) == 0
     inputs = image.clone().requires_grad_()
-    value = group(Candidate(inputs=inputs, consensus=image))
+    value = group(Candidate(inputs=inputs, group=image))
     assert torch.autograd.grad(value, inputs)[0].abs().max() == 0
 
 
@@ -200,58 +209,86 @@ def test_partial_matching_hears_the_largest_only(seed: int, share: float) -> Non
 # -- optimisers ----------------------------------------------------------------------------
 
 
-def refuse(*asked: object) -> NoReturn:
-    raise AssertionError("asks for objectives and gradients alone")
-
-
-def task() -> Task:
-    rng = torch.Generator().manual_seed(0)
-    return Task(draw=refuse, images=refuse, represent=refuse, observed=refuse, rng=rng)
-
-
-def bowl(at: Variables) -> Evaluated:
-    """Rosenbrock's valley, each restart for itself."""
-    x = at["x"].detach().requires_grad_()
+def bowl(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rosenbrock's valley, each search (N, R, 2) for itself: its slope and its value."""
+    x = x.detach().requires_grad_()
     with torch.enable_grad():
-        values = ((1 - x[..., 0]).square() + 5 * (x[..., 1] - x[..., 0] ** 2).square()).sum(1)
-    return Evaluated(
-        gradients={"x": torch.autograd.grad(values.sum(), x)[0]}, objectives=values.detach()
-    )
+        values = (1 - x[..., 0]).square() + 5 * (x[..., 1] - x[..., 0] ** 2).square()
+    return torch.autograd.grad(values.sum(), x)[0], values.detach()
 
 
-def test_lbfgs_is_that_of_pytorch() -> None:
-    starts = torch.tensor([[[-1.0, 1.5]], [[0.3, -0.4]]], dtype=torch.float64)
-    x = starts.clone()
-    move = LBFGS(lr=0.5).start({"x": x}, 40, task())
-    for _ in range(40):
-        move(bowl)
-    for r, start in enumerate(starts):
-        leaf = start.clone().requires_grad_()
-        scale = 1 / float(bowl({"x": start[None]}).objectives[0])
-        solver = torch.optim.LBFGS([leaf], lr=0.5, max_iter=20)
+def moved(rule: Optimizer, x: Tensor, steps: int) -> Tensor:
+    memory = rule.init(x, steps)
+    for _ in range(steps):
+        memory, x = rule.step(memory, x, *bowl(x), None)
+    return x
 
-        def closure(leaf: Tensor = leaf, scale: float = scale) -> Tensor:
-            values = bowl({"x": leaf[None]})
-            leaf.grad = values.gradients["x"][0] * scale
-            return values.objectives[0] * scale
+
+@pytest.mark.parametrize("history", [3, 100])
+def test_lbfgs_is_that_of_pytorch(history: int) -> None:
+    starts = torch.tensor([[[-1.0, 1.5], [0.3, -0.4]], [[2.0, 2.0], [1.0, 1.0]]]).double()
+    found = moved(LBFGS(lr=0.5, history=history), starts, 40)
+    for start, end in zip(starts.flatten(0, 1), found.flatten(0, 1), strict=True):
+        leaf, first = start.clone().requires_grad_(), float(bowl(start)[1])
+        scale = 1 / first if first > 0 else 1.0
+        solver = torch.optim.LBFGS([leaf], lr=0.5, max_iter=20, history_size=history)
+
+        def closure(leaf: Tensor = leaf, scale: float = scale) -> float:
+            slope, value = bowl(leaf)
+            leaf.grad = slope * scale
+            return float(value * scale)
 
         for _ in range(2):
             solver.step(closure)  # type: ignore[no-untyped-call]
-        assert torch.allclose(x[r], leaf.detach(), atol=1e-6)
+        assert torch.allclose(end, leaf.detach(), atol=1e-6)
+
+
+def test_a_search_of_lbfgs_that_arrived_does_not_move() -> None:
+    bottom = torch.ones(1, 1, 2).double()
+    assert torch.equal(moved(LBFGS(), bottom, 5), bottom)
 
 
 def test_a_flat_valley_is_preferred_by_two_gradients() -> None:
     """One step by hand: AdamW on the mixed signs, its moments having seen the probe too."""
     start = torch.tensor([[[-1.0, 1.5]]], dtype=torch.float64)
-    x = start.clone()
-    move = GradientRegularized(lr=0.1, schedule=Constant(), share=0.3).start({"x": x}, 1, task())
-    move(bowl)
+    x = moved(GradientRegularized(lr=0.1, schedule=Constant(), share=0.3), start, 2)
     leaf = start.clone().requires_grad_()
     adam = torch.optim.AdamW([leaf], lr=0.1)
-    leaf.grad = here = bowl({"x": start}).gradients["x"].sign()
+    leaf.grad = here = bowl(start)[0].sign()
     adam.step()
-    ahead = bowl({"x": leaf.detach()}).gradients["x"].sign()
+    ahead = bowl(leaf.detach())[0].sign()
     leaf.data.copy_(start)
     leaf.grad = 0.7 * here + 0.3 * ahead
     adam.step()
     assert torch.allclose(x, leaf.detach(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "rule", [Adam(), Adam(noise=0.1), LBFGS(), GradientRegularized()], ids=repr
+)
+def test_a_step_reads_nothing_back_to_the_host(rule: Optimizer) -> None:
+    """On the meta device, whose tensors have no values to read: the whole step, its limits too."""
+    x = torch.zeros(2, 3, 12, device="meta")  # (N, R, M)
+
+    def evaluate(x: Tensor, alive: Tensor) -> Evaluated:
+        return Evaluated(x + 1, x[..., 0], x[..., 1])
+
+    def limit(x: Tensor) -> Tensor:
+        value = x.reshape(6, 1, 3, 4)  # (N * R, B, ...)
+        for projection in (Sphere(each=True), L1Ball(radius=1.0), L1Ball(share=0.1)):
+            value = projection(value, value)
+        return value.reshape(x.shape)
+
+    moving = Moving(x, rule.init(x, 4), torch.ones(2, 3, dtype=torch.bool, device="meta"))
+    kept = Kept.nothing(x)
+    for _ in range(4):
+        moving, seen = step(moving, evaluate, rule, limit, x if rule.noisy else None)
+        kept = kept.after(seen, "best")
+        assert moving.x.shape == kept.x.shape == x.shape
+        assert moving.alive.shape == kept.distance.shape == (2, 3)
+
+
+def test_reading_back_would_be_seen() -> None:
+    rates, count = torch.zeros(3, device="meta"), torch.zeros((), dtype=torch.long, device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        rates[count]

@@ -105,14 +105,14 @@ def test_the_source_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("file", "decides"),
     [
-        ("inversion/engine.py", True),
+        ("search/loop.py", True),
         ("campaign/trial.py", True),
         ("model.py", True),
         ("new.py", True),
         ("cli/frontier.py", False),
         ("report/html.py", False),
         ("terminal.py", False),
-        ("inversion/notes.txt", False),
+        ("search/notes.txt", False),
     ],
 )
 def test_what_decides_is_source_and_what_shows_is_not(

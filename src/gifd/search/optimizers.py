@@ -103,7 +103,7 @@ class Adam(Optimizer):
         noise: Float[Tensor, "N R M"] | None,
     ) -> tuple[Memory, Float[Tensor, "N R M"]]:
         """One step at the rate of its turn."""
-        rate = memory["rates"][memory["count"]]
+        rate = _rate(memory)
         memory, moved = _adam(memory, x, gradient.sign() if self.signed else gradient, rate)
         if noise is not None:
             moved = moved + self.noise * rate * noise
@@ -157,7 +157,7 @@ class GradientRegularized(Optimizer):
     ) -> tuple[Memory, Float[Tensor, "N R M"]]:
         """To the probe, or from where it was sent out to the next iterate."""
         probing = memory["count"] % 2 == 0
-        rate, sign = memory["rates"][memory["count"]], gradient.sign()
+        rate, sign = _rate(memory), gradient.sign()
         here = torch.where(probing, x, memory["here"])
         along = torch.where(probing, sign, torch.lerp(memory["sign"], sign, self.share))
         moments, moved = _adam(memory, here * (1 - rate * self.decay), along, rate)
@@ -251,6 +251,11 @@ def _moments(x: Tensor, rates: list[float]) -> dict[str, Tensor]:
         "mean": torch.zeros_like(x),
         "square": torch.zeros_like(x),
     }
+
+
+def _rate(memory: Memory) -> Tensor:
+    """That of this step; plain indexing would read the count back to the host."""
+    return torch.take(memory["rates"], memory["count"])
 
 
 def _adam(
