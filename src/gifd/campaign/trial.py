@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gifd.attacker.observation import Observation, Secret
 from gifd.attacks import Attack, Reconstruction
-from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record
+from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record, as_scores
 from gifd.federation.client import Client
 from gifd.metrics import Metric, match, score
 from gifd.search import Callback
@@ -93,7 +93,7 @@ class Trial:
                 label_used=used[place],
                 prior_label=None if asked is None else int(asked[place]),
                 original_size=size,
-                **{metric: _finite(values[metric][i]) for metric in values},
+                **as_scores({metric: _finite(values[metric][i]) for metric in values}),
             )
             for i, (name, image, label, place, size) in enumerate(
                 zip(self.names, self.images, self.labels.tolist(), order, sizes, strict=True)
@@ -153,7 +153,7 @@ class Trial:
 
 def _means(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Each metric's mean over the batch."""
-    return {name: _finite(sum(each) / len(each)) for name, each in values.items()}
+    return as_scores({name: _finite(sum(each) / len(each)) for name, each in values.items()})
 
 
 def _sha256(image: Tensor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -84,8 +85,10 @@ def frontier(
     learnt = read_image_set(data, size=data_size, labels=labels)
     classes = len(learnt.classes)
     on = device_of(device)
-    model = chosen_victim(victim, classes=classes, size=size, seed=VICTIM_SEED, device=on)
-    pupil = catalog.victim(victim, classes=classes, size=data_size, seed=VICTIM_SEED, device=on)
+    made = partial(
+        chosen_victim, victim, classes=classes, seed=VICTIM_SEED, device=on, offline=offline
+    )
+    model, pupil = made(size=size), made(size=data_size)
     (built,) = chosen_attacks(
         [attack],
         load=lambda: catalog.prior(prior, size=size, offline=offline),
@@ -95,12 +98,12 @@ def frontier(
         evaluations=evaluations,
         restarts=restarts,
     )
-    metrics = chosen_metrics(lpips=False, offline=offline)
+    metrics = chosen_metrics(offline=offline)
     sizes: list[tuple[int, int]] = []
     private = list(read_images(images, match=match, limit=limit, size=size, told=sizes.append))
-    made = framing(sizes, size)
-    if made:
-        terminal.note(made)
+    framed = framing(sizes, size)
+    if framed:
+        terminal.note(framed)
     known = [class_in(name, labels) for name, _ in private]
     results, keys = Results(out / "frontier.jsonl"), Keys()
     if any(name == "dpsgd" for name, _ in plan) and not accountant_installed():
@@ -190,14 +193,14 @@ def frontier(
 
 
 def cells(row: str) -> list[tuple[str, str]]:
-    """`name:a=1/2,b=3` as ('name', 'a=1,b=3') and ('name', 'a=2,b=3').
+    """`name:a=1/2,b=3` as ('name', 'a=1,b=3') and ('name', 'a=2,b=3'); the name may be one's own.
 
     Raises:
         InputError: a defence or a strength that there is not.
     """
-    name, _, settings = row.partition(":")
+    name, settings = catalog.split(row, catalog.DEFENSES)
     choices = []
-    for setting in filter(None, settings.split(",")):
+    for setting in settings:
         key, _, values = setting.partition("=")
         choices.append([f"{key}={value}" for value in values.split("/")])
     found = [(name, ",".join(chosen)) for chosen in product(*choices)]
