@@ -12,7 +12,6 @@ from gifd.cli import app
 from gifd.leakage.counts import AuxiliaryLeastSquares, Impact
 from gifd.metrics import PSNR, SSIM, STLPIPS
 
-
 GIVEN = ("preset", "restarts", "classes", "size")
 
 

@@ -115,7 +115,7 @@ def test_a_victim_in_training_mode_is_noted_once_and_recorded(
         ("{file}:failing", "it raised RuntimeError: first line second line"),
         ("{file}:leaving", "it raised SystemExit: 3"),
         ("{file}:nothing", "got NoneType"),
-        ("{file}:number", "to be a Model or Module, or to make one, got int"),
+        ("{file}:number", "to be of type Model or Module, or to make it, got int"),
         ("gifd_has_no:make", "No module named 'gifd_has_no'"),
         (":make", "name the object"),
         ("gifd:", "name the object"),

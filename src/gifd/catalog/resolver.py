@@ -93,11 +93,11 @@ class Found(Generic[T]):
             if not self.own:
                 raise
             raise InputError(
-                f"expected '{self.name}()' to return a {wanted}, it raised {told(error)}"
+                f"expected '{self.name}()' to return {wanted}, it raised {told(error)}"
             ) from None
         if not isinstance(made, self.kinds):
             raise InputError(
-                f"expected '{self.name}()' to return a {wanted}, got {type(made).__name__}"
+                f"expected '{self.name}()' to return {wanted}, got {type(made).__name__}"
             )
         return made
 
@@ -144,7 +144,7 @@ def resolve(
     else:
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(
-            f"expected '{name}' to be a {wanted}, or to make one, got {type(thing).__name__}"
+            f"expected '{name}' to be of type {wanted}, or to make it, got {type(thing).__name__}"
         )
     return Found(text=text, name=name, thing=thing, kinds=kinds, chosen=chosen, own=own)
 

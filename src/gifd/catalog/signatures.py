@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, final, get_args, get_origin
 from gifd.errors import InputError
 
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_ONCE = ("prior", "offline")
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -59,11 +60,11 @@ def parameters(thing: Callable[..., object] | object) -> dict[str, Option]:
 
 
 def options(thing: Callable[..., object], besides: Collection[str] = ()) -> dict[str, Option]:
-    """Those that a text can give, less those named; `offline` is said once, for all."""
+    """Those that a text can give, less those named, and those said once for all objects."""
     return {
         name: option
         for name, option in parameters(thing).items()
-        if set(option.kinds) - {NoneType} and name not in ("offline", *besides)
+        if set(option.kinds) - {NoneType} and name not in (*_ONCE, *besides)
     }
 
 
