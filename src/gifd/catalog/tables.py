@@ -42,7 +42,19 @@ from gifd.federation.defenses import (
 from gifd.leakage.counts import ClassEmbeddings, Distinct, DummyMean, Impact, LabelEstimator
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.priors import FACES64, PHOTOS64, Generator, digiface_dcgan, faces64, photos64
-from gifd.victims import ConvNet, LeNet, ResNet18
+from gifd.victims import (
+    ConvNet,
+    LeNet,
+    ResNet18,
+    convnext,
+    deit,
+    densenet121,
+    efficientnet_lite0,
+    resnet50,
+    vgg11,
+    vgg16,
+    vit,
+)
 from gifd.weights import DIGIFACE_DCGAN, ShippedFile, WheelFile
 
 ATTACKS: Mapping[str, Callable[..., Attack]] = {
@@ -88,6 +100,14 @@ VICTIMS: Mapping[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet18,
     "convnet": ConvNet,
     "lenet": LeNet,
+    "vgg11": vgg11,
+    "vgg16": vgg16,
+    "resnet50": resnet50,
+    "densenet121": densenet121,
+    "convnext": convnext,
+    "vit": vit,
+    "deit": deit,
+    "efficientnet-lite0": efficientnet_lite0,
 }
 
 LABELS: Mapping[str, type[LabelEstimator]] = {
