@@ -25,6 +25,7 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 TINY = "--steps 6 --restarts 1 --size 32 --json --out out"
 
 OTHERS = """
+import dataclasses
 from typing import Literal
 import torch
 from torch import nn
@@ -37,6 +38,7 @@ def of_a_prior(prior, *, preset, restarts, steps=9, keen: bool = False):
     return attacks.gifd(prior, preset=preset, restarts=restarts)
 
 made_before = attacks.ig(restarts=3).with_steps(7)
+oddly_named = dataclasses.replace(attacks.ig(), name="../a [b]/c")
 half = Sparsify(rate=0.5)
 net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
 
@@ -196,6 +198,14 @@ def test_options_go_to_what_the_catalogue_names() -> None:
 )
 def test_what_goes_wrong_is_one_line(arguments: str, says: str) -> None:
     assert says in one_error(attacked("--attack", "ig", *shlex.split(arguments)))
+
+
+def test_an_attack_may_be_called_anything(folder: Path) -> None:
+    result = attacked("--attack", "others.py:oddly_named")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["attack"] == "../a [b]/c"
+    (trial,) = (folder / "out" / "trials").iterdir()
+    assert trial.name == "0001-face--a-b-c-strongest"
 
 
 @pytest.mark.usefixtures("folder")
