@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from gifd import catalog
 from gifd.attacks import gifd, ig
 from gifd.cli import app
+from gifd.cli.frontier import cells
 from gifd.errors import InputError
 from gifd.federation.defenses import Sparsify
 from gifd.images import write_image
@@ -150,6 +151,12 @@ def test_what_is_made_already_is_taken_as_it_is() -> None:
     assert victim.classes((3, 32, 32)) == 6
     own = catalog.victim("others.py:of_its_own_classes", classes=10, size=32, seed=0)
     assert own.classes((3, 32, 32)) == 7
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_frontier_takes_strengths_of_an_own_defence() -> None:
+    name = "my_defense.py:Rounded"
+    assert cells(f"{name}:step=0.1/0.2") == [(name, "step=0.1"), (name, "step=0.2")]
 
 
 def test_options_go_to_what_the_catalogue_names() -> None:

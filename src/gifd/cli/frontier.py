@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -84,11 +83,14 @@ def frontier(
     attackers = [known_attacker(name) for name in dict.fromkeys(attacker or ("naive", "told"))]
     learnt = read_image_set(data, size=data_size, labels=labels)
     classes = len(learnt.classes)
-    on = device_of(device)
-    made = partial(
-        chosen_victim, victim, classes=classes, seed=VICTIM_SEED, device=on, offline=offline
-    )
-    model, pupil = made(size=size), made(size=data_size)
+    drawn_as: Any = {
+        "classes": classes,
+        "seed": VICTIM_SEED,
+        "device": device_of(device),
+        "offline": offline,
+    }
+    model = chosen_victim(victim, size=size, **drawn_as)
+    pupil = catalog.victim(victim, size=data_size, **drawn_as)
     (built,) = chosen_attacks(
         [attack],
         load=lambda: catalog.prior(prior, size=size, offline=offline),
@@ -101,9 +103,9 @@ def frontier(
     metrics = chosen_metrics(offline=offline)
     sizes: list[tuple[int, int]] = []
     private = list(read_images(images, match=match, limit=limit, size=size, told=sizes.append))
-    framed = framing(sizes, size)
-    if framed:
-        terminal.note(framed)
+    made = framing(sizes, size)
+    if made:
+        terminal.note(made)
     known = [class_in(name, labels) for name, _ in private]
     results, keys = Results(out / "frontier.jsonl"), Keys()
     if any(name == "dpsgd" for name, _ in plan) and not accountant_installed():

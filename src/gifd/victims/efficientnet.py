@@ -26,7 +26,9 @@ STEM, HEAD, CLASSES = 32, 1280, 1000
 class Same(nn.Conv2d):
     """A convolution that answers with `ceil(side / stride)`, as TensorFlow pads it."""
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1):
+    def __init__(
+        self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__(before, after, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
