@@ -195,6 +195,11 @@ def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: P
         (["--defense", "noise:std=1,std=2"], "each once"),
         (["--defense", "sparsify:0.9"], "rate=..."),
         (["--defense", "noise:std=inf"], "finite"),
+        (["--attack", "gifd:features=few"], "features to be a whole number or none, got 'few'"),
+        (["--attack", "ig:size=3"], "of 'ig' ("),
+        (["--metric", "beauty"], "a known metric (psnr, ssim, mse, stlpips, lpips)"),
+        (["--attack", "gifd", "--prior", "faces64:latent=q"], "latent to be z or w or w+"),
+        (["--victim", "convnet:width=wide"], "width to be a whole number"),
         (["--defense", "noise:std=loud"], "std to be a number"),
         (["--defense", "sparsify:rate=1.5"], "a sparsification rate in [0, 1)"),
         (["--defense", "sparsify:rate=0.5,per_layer=so"], "true or false"),
@@ -332,7 +337,7 @@ def test_offline_fetches_nothing(
 
 
 def test_list_shows_everything_with_its_paper() -> None:
-    result = run("list")
+    result = CliRunner().invoke(app, ["list"], env={"COLUMNS": "250"})
     assert result.exit_code == 0
     for word in ("gifd-latent", "ICCV 2023", "ig", "NeurIPS 2020", "digiface-dcgan", "resnet18"):
         assert word in result.stdout
@@ -386,7 +391,7 @@ def test_attack_and_prior_commands_take_checkpoint_files(picture: Path, tmp_path
     ("arguments", "reason"),
     [
         (["attack", "x.png", "--prior", "stylegan2-ffhq"], "download it from"),
-        (["attack", "x.png", "--prior", "nowhere.pkl"], "or a checkpoint file"),
+        (["attack", "x.png", "--prior", "nowhere.pkl"], "a checkpoint file or your own"),
         (["attack", "x.png", "--prior", "{file}", "--prior-option", "area=x"], "area=a number"),
         (["attack", "x.png", "--prior", "{file}", "--prior-option", "size=8"], "an option of"),
         (["attack", "x.png", "--prior", "{file}", "--prior-option", "latent=q"], "z or w or w+"),

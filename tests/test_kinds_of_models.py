@@ -103,6 +103,20 @@ class Returning(nn.Module):
         return self.wrap(self.head(h), self.auxiliary(h))  # the head is not the last layer
 
 
+class InPlace(nn.Module):
+    """Activations that overwrite what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kinds = (nn.SiLU(inplace=True), nn.ReLU6(inplace=True), nn.GELU(), nn.ReLU(inplace=True))
+        layers = [layer for kind in kinds for layer in (nn.Linear(WIDTH, WIDTH), kind)]
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, WIDTH), *layers)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))  # type: ignore[no-any-return]
+
+
 @dataclass
 class AnObject:
     """As Hugging Face returns it, less the mapping."""
@@ -126,6 +140,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "multi-head, weights": lambda: Transformer(Block(MultiHead(weights=True))),
     "encoder": lambda: Transformer(encoder()),
     "encoder, norm first": lambda: Transformer(encoder(norm_first=True)),
+    "in place": InPlace,
     "tuple": lambda: Returning(lambda logits, other: (logits, other)),
     "list": lambda: Returning(lambda logits, other: [logits, other]),
     "dict": lambda: Returning(lambda logits, other: {"aux": other, "logits": logits}),

@@ -1,5 +1,6 @@
 """`gifd list` and `gifd --version`: every name with what it is, and which version this is."""
 
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 import pytest
@@ -11,9 +12,11 @@ from gifd.cli import app
 from gifd.leakage.counts import AuxiliaryLeastSquares, Impact
 from gifd.metrics import PSNR, SSIM, STLPIPS
 
+GIVEN = ("preset", "restarts", "classes", "size")
+
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "250"})
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "400"})
 
 
 def test_the_version_is_said() -> None:
@@ -27,13 +30,18 @@ def test_everything_that_has_a_name_is_described() -> None:
     result = run("list")
     assert result.exit_code == 0, result.output
     rows = {line.split("  ")[0].strip(): line for line in result.stdout.splitlines() if line}
-    tables = (catalog.ATTACKS, catalog.DEFENSES, catalog.PRIORS, catalog.BY_HAND, catalog.VICTIMS)
+    for name, entry in catalog.BY_HAND.items():
+        assert entry.summary in rows[name]
+    tables: list[Mapping[str, Callable[..., object]]] = [
+        *(catalog.ATTACKS, catalog.DEFENSES, catalog.PRIORS, catalog.VICTIMS, catalog.LABELS),
+        {"own-images": AuxiliaryLeastSquares},
+    ]
     for table in tables:
-        for name, entry in table.items():
-            assert entry.summary in rows[name]
-    for name, thing in {**catalog.LABELS, "own-images": AuxiliaryLeastSquares}.items():
-        assert catalog.summary(thing) in rows[name]
-        assert catalog.reference(thing) in rows[name]
+        for name, thing in table.items():
+            assert catalog.summary(thing) in rows[name]
+            assert catalog.reference(thing) in rows[name]
+            for option in catalog.options(thing, besides=GIVEN):
+                assert option in rows[name]
     for name, metric in catalog.METRICS.items():
         assert catalog.summary(metric) in rows[name]
         assert ("higher" if metric.higher_is_better else "lower") in rows[name]

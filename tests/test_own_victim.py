@@ -107,18 +107,18 @@ def test_a_victim_in_training_mode_is_noted_once_and_recorded(
     ("name", "says"),
     [
         ("{file}:made", "expected 'made' in"),
-        ("{file}", "name the factory"),
-        ("{file}:", "name the factory"),
+        ("{file}", "name the object"),
+        ("{file}:", "name the object"),
         ("{folder}/gone.py:make", "there is no file"),
         ("{folder}/broken.py:make", "SyntaxError"),
         ("{folder}/lonely.py:make", "No module named 'gifd_has_no'"),
         ("{file}:failing", "it raised RuntimeError: first line second line"),
         ("{file}:leaving", "it raised SystemExit: 3"),
         ("{file}:nothing", "got NoneType"),
-        ("{file}:number", "it raised TypeError"),
+        ("{file}:number", "to be of type Model or Module, or to make it, got int"),
         ("gifd_has_no:make", "No module named 'gifd_has_no'"),
-        (":make", "name the factory"),
-        ("gifd:", "name the factory"),
+        (":make", "name the object"),
+        ("gifd:", "name the object"),
     ],
 )
 def test_a_victim_that_cannot_be_had_is_one_line(

@@ -151,7 +151,7 @@ def test_a_papers_attack_is_set_as_the_paper_has_it(
 def test_an_attack_says_what_it_is(name: str, preset: Preset, prior: Generator) -> None:
     attack = catalog.attack(name, prior=prior, preset=preset, restarts=2)
     assert (attack.name, attack.preset, attack.restarts) == (name, preset, 2)
-    assert (attack.prior is prior) == catalog.ATTACKS[name].needs_prior
+    assert (attack.prior is prior) == catalog.needs_prior(name)
     assert attack.answer == ("last" if name == "gifd-last" else "least-distance")
     switched_on = set(attack.extensions)
     assert bool(switched_on) == (preset == "strongest")

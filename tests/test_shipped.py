@@ -10,7 +10,7 @@ from gifd.errors import InputError, WeightsError
 from gifd.priors import digiface_dcgan, faces64
 from gifd.weights import SHIPPED, ShippedFile, fetch, local_path
 
-FILES = [e.file for e in catalog.PRIORS.values() if isinstance(e.file, ShippedFile)]
+FILES = [file for file in catalog.WEIGHTS.values() if isinstance(file, ShippedFile)]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -35,7 +35,7 @@ def test_every_shipped_file_has_an_entry() -> None:
 def test_options_of_a_shipped_prior() -> None:
     assert catalog.prior("faces64", options=["latent=z", "resolution=32"]).image_shape[1] == 32
     assert catalog.prior("faces64", size=32).image_shape == (3, 32, 32)
-    with pytest.raises(InputError, match="expected an option of stylegan2"):
+    with pytest.raises(InputError, match="expected options of 'faces64'"):
         catalog.prior("faces64", options=["truncation=1"])
 
 

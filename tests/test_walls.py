@@ -86,6 +86,6 @@ def test_a_name_would_be_seen(source: str) -> None:
 
 
 def test_there_are_attackers_to_look_at() -> None:
-    assert {"attack.py", "engine.py", "labels.py", "observe.py", "reading.py"} <= {
+    assert {"attack.py", "loop.py", "labels.py", "observe.py", "reading.py"} <= {
         path.name for path in ATTACKERS
     }

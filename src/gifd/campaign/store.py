@@ -53,8 +53,8 @@ class Store:
     def add(self, outcome: Outcome) -> Stored:
         """Write one trial; its record last, so that a folder with a record is whole."""
         record = outcome.record
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(record.image).stem) or "image"
-        name = f"{stem}-{record.attack}-{record.preset}"
+        stem = _plain(Path(record.image).stem) or "image"
+        name = f"{stem}-{_plain(record.attack)}-{record.preset}"
         try:
             folder = self._fresh(name)
             for file, images in ((PRIVATE, outcome.private), (ANSWER, outcome.answer)):
@@ -64,7 +64,7 @@ class Store:
             for number, (phase, images) in enumerate(
                 zip(record.phases, outcome.phases, strict=True), start=1
             ):
-                name = phase.name.replace(" ", "-")
+                name = _plain(phase.name)
                 write_image(grid(images), folder / f"phase-{number:02d}-{name}.png")
             text = record.model_dump_json(indent=2)
             (folder / RECORD).write_text(text + "\n", encoding="utf-8")
@@ -95,3 +95,8 @@ class Store:
         folder = trials / f"{max(taken, default=0) + 1:04d}-{name}"
         folder.mkdir()
         return folder
+
+
+def _plain(text: str) -> str:
+    """As part of a file's name: an attack of one's own may be called anything."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)

@@ -19,7 +19,7 @@ from torch import Tensor
 from gifd.attacker.observation import Observation
 from gifd.attacker.observe import known_attacker, observe
 from gifd.attacks import Attack, Reconstruction
-from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record
+from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record, as_scores
 from gifd.federation.client import Client
 from gifd.federation.secret import Secret
 from gifd.metrics import Metric, match, score
@@ -106,7 +106,7 @@ class Trial:
                 label_used=used[place],
                 prior_label=None if asked is None else int(asked[place]),
                 original_size=size,
-                **{metric: _finite(values[metric][i]) for metric in values},
+                **as_scores({metric: _finite(values[metric][i]) for metric in values}),
             )
             for i, (name, image, label, place, size) in enumerate(
                 zip(self.names, self.images, self.labels.tolist(), order, sizes, strict=True)
@@ -166,7 +166,7 @@ class Trial:
 
 def _means(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Each metric's mean over the batch."""
-    return {name: _finite(sum(each) / len(each)) for name, each in values.items()}
+    return as_scores({name: _finite(sum(each) / len(each)) for name, each in values.items()})
 
 
 def _sha256(image: Tensor) -> str:

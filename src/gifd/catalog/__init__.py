@@ -1,8 +1,28 @@
 """The catalogue: names, and what is built from them."""
 
-from gifd.catalog.builders import attack, defense, label_estimator, label_mapping, prior, victim
+from gifd.catalog.builders import (
+    attack,
+    defense,
+    label_estimator,
+    label_mapping,
+    metric,
+    needs_prior,
+    prior,
+    victim,
+)
 from gifd.catalog.described import reference, summary
-from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, METRICS, PRIORS, VICTIMS
+from gifd.catalog.resolver import split, told
+from gifd.catalog.signatures import options
+from gifd.catalog.tables import (
+    ATTACKS,
+    BY_HAND,
+    DEFENSES,
+    LABELS,
+    METRICS,
+    PRIORS,
+    VICTIMS,
+    WEIGHTS,
+)
 
 __all__ = [
     "ATTACKS",
@@ -12,12 +32,18 @@ __all__ = [
     "METRICS",
     "PRIORS",
     "VICTIMS",
+    "WEIGHTS",
     "attack",
     "defense",
     "label_estimator",
     "label_mapping",
+    "metric",
+    "needs_prior",
+    "options",
     "prior",
     "reference",
+    "split",
     "summary",
+    "told",
     "victim",
 ]

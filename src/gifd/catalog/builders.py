@@ -1,36 +1,38 @@
-"""The builders: from a name and what a user chose to the thing itself."""
+"""The builders: from a text and what a user chose to the thing itself.
+
+Every text is a name of the catalogue or one's own object, with or without options, in one of the
+forms of `gifd.catalog.resolver`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
 
 from gifd.attacks import Attack, LabelMapping
 from gifd.attacks.presets import known_preset
-from gifd.catalog.own_victim import is_own, made_by
-from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, PRIORS, VICTIMS
+from gifd.catalog.resolver import Found, resolve, split
+from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, METRICS, PRIORS, VICTIMS
 from gifd.errors import InputError
 from gifd.federation.defenses import Defense
 from gifd.files import is_file, is_folder
 from gifd.images import LARGEST_SIDE, MOST_CLASSES
 from gifd.leakage.counts import LabelEstimator
+from gifd.metrics import Metric
 from gifd.model import Model
 from gifd.priors import Generator, read_checkpoint, read_remapper, write_remapper
 from gifd.training import train_remapper
 from gifd.victims import IMAGENET_MEAN, IMAGENET_STD
-from gifd.weights import WheelFile, cache_dir
-
-T = TypeVar("T")
+from gifd.weights import cache_dir
 
 
 def attack(
-    name: str,
+    text: str,
     *,
     prior: Generator | None,
     preset: str,
@@ -40,33 +42,35 @@ def attack(
     restarts: int | None = None,
     label_mapping: LabelMapping | None = None,
 ) -> Attack:
-    """Build an attack by name.
+    """Build an attack.
+
+    One's own is a function like ours: it is handed `prior`, `preset` and `restarts` if it has
+    parameters of these names, and returns an `Attack`.
 
     Args:
-        name: a key of `ATTACKS`.
+        text: a key of `ATTACKS` or one's own; its options are the function's own arguments.
         prior: for attacks that have one.
         preset: 'paper', 'gifd-paper' or 'strongest'.
-        without: extensions of 'strongest' to switch off.
+        without: extensions of ours to switch off, where it has them.
         steps: the total over its phases; the preset's own by default.
         evaluations: in place of steps, the victim gradients to spend, restarts included.
         restarts: the preset's own by default.
         label_mapping: for attacks whose prior is conditional.
 
     Raises:
-        InputError: an unknown name, a prior missing, or a number out of range.
+        InputError: an unknown name, a wrong option, a prior missing, or a number out of range.
     """
-    entry = _entry(ATTACKS, name, "attack")
+    found = _attack(text)
     if restarts is not None and restarts < 1:
         raise InputError(f"expected at least 1 restart, got {restarts}")
-    if entry.needs_prior and prior is None:
-        raise InputError(f"expected a prior for '{name}', got none: choose {_names(PRIORS)}")
-    given = (prior,) if entry.needs_prior else ()
-    chosen = known_preset(preset)
-    built = entry.build(*given, preset=chosen, restarts=restarts)
-    if without:
-        off = {name: False if name == "best" else 0.0 for name in without}
-        built = entry.build(*given, preset=chosen, restarts=restarts, **off)
-    if entry.needs_prior:
+    if found.takes("prior") and prior is None:
+        raise InputError(f"expected a prior for '{text}', got none: choose {', '.join(PRIORS)}")
+    offered = {"prior": prior, "preset": known_preset(preset), "restarts": restarts}
+    off = {n: False if n == "best" else 0.0 for n in without if found.takes(n)}
+    built = found.made(**offered, **off)
+    if restarts is not None and not found.takes("restarts"):
+        built = replace(built, restarts=restarts)
+    if found.takes("prior"):
         built = replace(built, label_mapping=label_mapping)
     if steps is not None and evaluations is not None:
         raise InputError("expected steps or evaluations, got both: choose one")
@@ -75,42 +79,51 @@ def attack(
     return built if steps is None else built.with_steps(steps)
 
 
+def needs_prior(text: str) -> bool:
+    """Whether an attack is to be handed a prior.
+
+    Raises:
+        InputError: see `attack`.
+    """
+    return _attack(text).takes("prior")
+
+
+def _attack(text: str) -> Found[Attack]:
+    return resolve(text, ATTACKS, "attack", (Attack,))
+
+
 def prior(
-    name: str, *, size: int | None = None, options: Sequence[str] = (), offline: bool = False
+    text: str, *, size: int | None = None, options: Sequence[str] = (), offline: bool = False
 ) -> Generator:
-    """A prior by name, fetched where it is not cached, or from a checkpoint file or folder.
+    """A prior by name, fetched where it is not cached; one's own; or from a checkpoint.
 
     Args:
-        name: a key of `PRIORS`, or a path (see `gifd.priors.checkpoints` for the formats).
+        text: a key of `PRIORS`, one's own, or the path of a checkpoint file or folder (see
+            `gifd.priors.checkpoints` for the formats).
         size: of the private images: a prior's larger images are averaged down to it, unless the
             options say how.
-        options: of a checkpoint's architecture, each `key=value`.
+        options: more of them, each `key=value`; of a checkpoint, those of its architecture.
         offline: refuse to fetch.
 
     Raises:
         InputError: an unknown name or option.
         WeightsError: weights that cannot be fetched or read, or are not the named ones.
     """
-    if name in BY_HAND:
-        public = BY_HAND[name]
+    name, _ = split(text, PRIORS)
+    if text in BY_HAND:
+        public = BY_HAND[text]
         raise InputError(
-            f"'{name}' is not fetched for you ({public.licence}): download it from "
+            f"'{text}' is not fetched for you ({public.licence}): download it from "
             f"{public.source} and give the file's path in place of the name"
         )
-    if name not in PRIORS and not (is_file(name) or is_folder(name)):
-        raise InputError(
-            f"expected a known prior ({_names(PRIORS)}) or a checkpoint file, got '{name}'"
-        )
-    entry = PRIORS.get(name)
-    if options and entry is not None and isinstance(entry.file, WheelFile):
-        raise InputError(f"expected no options for the prior '{name}', got {options[0]}")
-    loaded = read_checkpoint(Path(name)) if entry is None else entry.load(offline)
-    chosen: dict[str, object] = {}
-    if isinstance(loaded, Generator):
-        built = loaded
+    if name not in PRIORS and not text.endswith(".py") and (is_file(text) or is_folder(text)):
+        checkpoint = read_checkpoint(Path(text))
+        chosen = checkpoint.parse(options)
+        built = checkpoint.generator(name=Path(text).stem, **chosen)
     else:
-        chosen = loaded.parse(options)
-        built = loaded.generator(name=Path(name).stem, **chosen)
+        found = resolve(text, PRIORS, "prior", (Generator,), options, also=", a checkpoint file")
+        chosen = dict(found.chosen)
+        built = found.made(offline=offline)
     decided = {"area", "resolution"} & set(chosen)
     if decided or size is None or built.image_shape[1] <= size:
         return built
@@ -174,84 +187,75 @@ def _remapper_path(prior: Generator) -> Path:
 
 
 def defense(text: str) -> Defense:
-    """A defence as on a command line: `name:option=value,option=value`.
+    """A defence: `name:option=value,option=value`, or one's own.
 
     Raises:
         InputError: an unknown name or option, one that is missing, or a value out of range.
     """
-    name, _, settings = text.partition(":")
-    entry = _entry(DEFENSES, name, "defence")
-    known = {f.name: f for f in fields(entry.build)}  # type: ignore[arg-type]
-    options: dict[str, object] = {}
-    for setting in filter(None, settings.split(",")):
-        key, _, value = setting.partition("=")
-        if key not in known or not value or key in options:
-            offered = ", ".join(f"{option}=..." for option in known)
-            raise InputError(f"expected options of '{name}' ({offered}), each once, got '{text}'")
-        options[key] = _option(key, str(known[key].type), value)
-    missing = [n for n, f in known.items() if f.default is MISSING and n not in options]
-    if missing:
-        raise InputError(f"expected '{name}:{missing[0]}=...', got '{text}': give {missing[0]}")
-    return entry.build(**options)
+    return resolve(text, DEFENSES, "defence", (Defense,)).made()
 
 
-def _option(key: str, kind: str, value: str) -> object:
-    """A value of a field by the field's annotation."""
-    try:
-        if kind == "bool":
-            return {"true": True, "false": False}[value.lower()]
-        return {"int": int, "float": float}.get(kind, str)(value)
-    except (KeyError, ValueError):
-        what = {"bool": "true or false", "int": "a whole number"}.get(kind, "a number")
-        raise InputError(f"expected {key} to be {what}, got '{value}'") from None
-
-
-def label_estimator(name: str) -> LabelEstimator:
-    """An estimator of label counts by name, a key of `LABELS`.
+def label_estimator(text: str) -> LabelEstimator:
+    """An estimator of label counts: a key of `LABELS`, or one's own.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name or option.
     """
-    return _entry(LABELS, name, "estimator")()
+    return resolve(text, LABELS, "estimator", (LabelEstimator,)).made()
+
+
+def metric(text: str, *, offline: bool = False) -> Metric:
+    """A metric: a key of `METRICS`, or one's own.
+
+    Args:
+        text: which.
+        offline: for those that fetch weights: refuse to.
+
+    Raises:
+        InputError: an unknown name or option.
+    """
+    return resolve(text, METRICS, "metric", (Metric,)).made(offline=offline)
 
 
 def victim(
-    name: str, *, classes: int, size: int, seed: int, device: torch.device | str = "cpu"
+    text: str,
+    *,
+    classes: int,
+    size: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    offline: bool = False,
 ) -> Model:
-    """A victim by name, its weights drawn with `seed`, in eval mode, ImageNet's normalisation.
+    """A victim, its weights drawn with `seed`.
 
-    A name `package.module:factory` or `path/to/file.py:factory` imports the user's own code and
-    calls `factory()`, which returns a `Model` (normalisation and loss included) or a
-    `torch.nn.Module` that takes images normalised with ImageNet's mean and standard deviation.
+    Those of `VICTIMS` are in eval mode, with ImageNet's normalisation. One's own is a `Model`
+    (normalisation and loss included), a `torch.nn.Module` that takes images normalised with
+    ImageNet's mean and standard deviation, or what makes one: it is handed `classes` and `size`
+    if it has parameters of these names without a default.
+
+    Args:
+        text: a key of `VICTIMS`, or one's own.
+        classes: of a victim that does not decide that itself.
+        size: side of the private images.
+        seed: of the weights.
+        device: where they are put.
+        offline: for those that fetch weights: refuse to.
 
     Raises:
-        InputError: an unknown name, or a factory that cannot be imported or called.
+        InputError: an unknown name, or one's own that cannot be imported or called.
     """
     if not 2 <= classes <= MOST_CLASSES:
         raise InputError(f"expected at least 2 classes, at most {MOST_CLASSES:,}, got {classes}")
     if not 1 <= size <= LARGEST_SIDE:
         raise InputError(f"expected images of at most {LARGEST_SIDE} pixels a side, got {size}")
+    offered = {"classes": classes, "size": size, "offline": offline}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if is_own(name):
-            made = made_by(name)
-        else:
-            made = _entry(VICTIMS, name, "victim").build(classes, size).eval()
+        found: Found[Model | nn.Module] = resolve(text, VICTIMS, "victim", (Model, nn.Module))
+        if found.own:
+            offered = {name: value for name, value in offered.items() if found.needs(name)}
+        made = found.made(**offered)
     if isinstance(made, Model):
         return replace(made, module=made.module.to(device))
-    if not isinstance(made, nn.Module):
-        raise InputError(
-            f"expected '{name}' to return a gifd.Model or a torch.nn.Module, "
-            f"got {type(made).__name__}"
-        )
-    return Model(module=made.to(device), mean=IMAGENET_MEAN, std=IMAGENET_STD)
-
-
-def _entry(table: Mapping[str, T], name: str, what: str) -> T:
-    if name not in table:
-        raise InputError(f"expected a known {what} ({_names(table)}), got '{name}'")
-    return table[name]
-
-
-def _names(table: Mapping[str, object]) -> str:
-    return ", ".join(table)
+    module = made if found.own else made.eval()
+    return Model(module=module.to(device), mean=IMAGENET_MEAN, std=IMAGENET_STD)

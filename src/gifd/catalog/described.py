@@ -15,11 +15,16 @@ def reference(thing: object) -> str:
     """Who and when of what follows 'Source:', as 'Yin et al., CVPR 2021'; empty without one."""
     for paragraph in _paragraphs(thing):
         if paragraph.startswith("Source:"):
-            clauses = paragraph.removeprefix("Source:").strip().split(", ")
-            dated = (re.match(r".*?\b(19|20)\d\d\b", clause) for clause in clauses[1:])
-            when = next((found.group() for found in dated if found), "")
-            return ", ".join(filter(None, (clauses[0], when)))
+            return _who_and_when(paragraph.removeprefix("Source:"))
     return ""
+
+
+def _who_and_when(source: str) -> str:
+    """Of a source without a year, nothing."""
+    who, *clauses = source.strip().split(", ")
+    dated = (re.match(r".*?\b(19|20)\d\d\b", clause) for clause in clauses)
+    when = next((found.group() for found in dated if found), "")
+    return f"{who}, {when}" if when else ""
 
 
 def _paragraphs(thing: object) -> list[str]:

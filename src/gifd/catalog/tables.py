@@ -1,4 +1,8 @@
-"""The tables: what each name on a command line stands for. The only strings."""
+"""The tables: what each name on a command line stands for. The only strings.
+
+What a thing is, where it comes from and which options it has, it says itself: in its docstring
+(`gifd.catalog.described`) and its signature (`gifd.catalog.signatures`).
+"""
 
 from __future__ import annotations
 
@@ -37,44 +41,89 @@ from gifd.federation.defenses import (
 )
 from gifd.leakage.counts import ClassEmbeddings, Distinct, DummyMean, Impact, LabelEstimator
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
-from gifd.priors import (
-    FACES64,
-    PHOTOS64,
-    Checkpoint,
-    Generator,
-    digiface_dcgan,
-    shipped_checkpoint,
+from gifd.priors import FACES64, PHOTOS64, Generator, digiface_dcgan, faces64, photos64
+from gifd.victims import (
+    ConvNet,
+    LeNet,
+    ResNet18,
+    convnext,
+    deit,
+    densenet121,
+    efficientnet_lite0,
+    resnet50,
+    vgg11,
+    vgg16,
+    vit,
 )
-from gifd.victims import ConvNet, LeNet, ResNet18
 from gifd.weights import DIGIFACE_DCGAN, ShippedFile, WheelFile
 
+ATTACKS: Mapping[str, Callable[..., Attack]] = {
+    "gifd": gifd,
+    "gifd-latent": gifd_latent,
+    "gifd-last": gifd_last,
+    "gifd-noball": gifd_noball,
+    "gias": gias,
+    "ggl": ggl,
+    "fedleak": fedleak,
+    "gradinversion": gradinversion,
+    "idlg": idlg,
+    "dlg": dlg,
+    "ig": ig,
+}
 
-@dataclass(frozen=True, kw_only=True)
-class AttackEntry:
-    """An attack by name: how it is built and where it comes from."""
+DEFENSES: Mapping[str, type[Defense]] = {
+    "noise": Noise,
+    "laplace": Laplace,
+    "clip": Clip,
+    "sparsify": Sparsify,
+    "soteria": Soteria,
+    "quantize": Quantize,
+    "dpsgd": DPSGD,
+    "censor": Censor,
+    "ats": ATS,
+    "precode": Precode,
+    "aggregate": Aggregate,
+}
 
-    build: Callable[..., Attack]
-    needs_prior: bool
-    summary: str
-    reference: str
+PRIORS: Mapping[str, Callable[..., Generator]] = {
+    "faces64": faces64,
+    "photos64": photos64,
+    "digiface-dcgan": digiface_dcgan,
+}
 
+WEIGHTS: Mapping[str, ShippedFile | WheelFile] = {
+    file.name: file for file in (FACES64, PHOTOS64, DIGIFACE_DCGAN)
+}
+"""The priors' files."""
 
-@dataclass(frozen=True, kw_only=True)
-class DefenseEntry:
-    """A defence by name: its class, whose fields are its options, and where it comes from."""
+VICTIMS: Mapping[str, Callable[..., nn.Module]] = {
+    "resnet18": ResNet18,
+    "convnet": ConvNet,
+    "lenet": LeNet,
+    "vgg11": vgg11,
+    "vgg16": vgg16,
+    "resnet50": resnet50,
+    "densenet121": densenet121,
+    "convnext": convnext,
+    "vit": vit,
+    "deit": deit,
+    "efficientnet-lite0": efficientnet_lite0,
+}
 
-    build: Callable[..., Defense]
-    summary: str
-    reference: str
+LABELS: Mapping[str, type[LabelEstimator]] = {
+    "dummy-mean": DummyMean,
+    "class-embeddings": ClassEmbeddings,
+    "impact": Impact,
+    "distinct": Distinct,
+}
 
-
-@dataclass(frozen=True, kw_only=True)
-class PriorEntry:
-    """A prior by name: how it is loaded (`load(offline)`) and which file it is."""
-
-    load: Callable[[bool], Generator | Checkpoint]
-    file: WheelFile | ShippedFile
-    summary: str
+METRICS: Mapping[str, type[Metric]] = {
+    "psnr": PSNR,
+    "ssim": SSIM,
+    "mse": MSE,
+    "stlpips": STLPIPS,
+    "lpips": LPIPS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,103 +135,6 @@ class ByHandEntry:
     size: str
     summary: str
 
-
-@dataclass(frozen=True, kw_only=True)
-class VictimEntry:
-    """A victim by name: `build(classes, size)` makes its network with random weights."""
-
-    build: Callable[[int, int], nn.Module]
-    summary: str
-
-
-_GIFD = "Fang et al., ICCV 2023"
-
-ATTACKS: Mapping[str, AttackEntry] = {
-    "gifd": AttackEntry(
-        build=gifd,
-        needs_prior=True,
-        summary="latent, then feature domains, each in an L1 ball; least distance wins",
-        reference=_GIFD,
-    ),
-    "gifd-latent": AttackEntry(
-        build=gifd_latent,
-        needs_prior=True,
-        summary="ablation: the latent alone, with the whole budget",
-        reference=_GIFD,
-    ),
-    "gifd-last": AttackEntry(
-        build=gifd_last,
-        needs_prior=True,
-        summary="ablation: the last feature domain answers, whatever its distance",
-        reference=_GIFD,
-    ),
-    "gifd-noball": AttackEntry(
-        build=gifd_noball,
-        needs_prior=True,
-        summary="ablation: features without balls, as intermediate layer optimisation",
-        reference="Daras et al., ICML 2021",
-    ),
-    "gias": AttackEntry(
-        build=gias,
-        needs_prior=True,
-        summary="latent, then the generator's weights, for each image its own",
-        reference="Jeon et al., NeurIPS 2021",
-    ),
-    "ggl": AttackEntry(
-        build=ggl,
-        needs_prior=True,
-        summary="Generative Gradient Leakage: latent by CMA-ES, no gradients",
-        reference="Li et al., CVPR 2022",
-    ),
-    "fedleak": AttackEntry(
-        build=fedleak,
-        needs_prior=False,
-        summary="an untrained network's weights, partial matching, gradient regularisation",
-        reference="Fan et al., USENIX Security 2025",
-    ),
-    "gradinversion": AttackEntry(
-        build=gradinversion,
-        needs_prior=False,
-        summary="pixels, squared distance, batch norm, restarts that agree",
-        reference="Yin et al., CVPR 2021",
-    ),
-    "idlg": AttackEntry(
-        build=idlg,
-        needs_prior=False,
-        summary="DLG with the label read off the update",
-        reference="Zhao et al., 2020",
-    ),
-    "dlg": AttackEntry(
-        build=dlg,
-        needs_prior=False,
-        summary="Deep Leakage from Gradients: pixels and soft labels, L-BFGS",
-        reference="Zhu et al., NeurIPS 2019",
-    ),
-    "ig": AttackEntry(
-        build=ig,
-        needs_prior=False,
-        summary="Inverting Gradients: pixels, cosine and total variation",
-        reference="Geiping et al., NeurIPS 2020",
-    ),
-}
-
-PRIORS: Mapping[str, PriorEntry] = {
-    "faces64": PriorEntry(
-        load=lambda offline: shipped_checkpoint(FACES64),
-        file=FACES64,
-        summary="64 px StyleGAN2 of faces (UTKFace), trained by us",
-    ),
-    "photos64": PriorEntry(
-        load=lambda offline: shipped_checkpoint(PHOTOS64),
-        file=PHOTOS64,
-        summary="64 px StyleGAN2 of photographs in 10 classes (Imagenette), trained by us",
-    ),
-    "digiface-dcgan": PriorEntry(
-        load=lambda offline: digiface_dcgan(offline=offline),
-        file=DIGIFACE_DCGAN,
-        summary="64 px DCGAN of synthetic faces (DigiFace-1M)",
-    ),
-}
 
 _HUGGING_FACE = "https://s3.amazonaws.com/models.huggingface.co/biggan/biggan-deep-{0}-"
 
@@ -205,91 +157,3 @@ BY_HAND: Mapping[str, ByHandEntry] = {
     },
 }
 """Public files too large, or bound to terms too strict, to fetch for anyone."""
-
-VICTIMS: Mapping[str, VictimEntry] = {
-    "resnet18": VictimEntry(
-        build=lambda classes, size: ResNet18(classes),
-        summary="ResNet-18, 3x3 stem, no max-pooling: the papers' victim",
-    ),
-    "convnet": VictimEntry(
-        build=lambda classes, size: ConvNet(classes),
-        summary="four strided convolutions with batch norm: small and quick",
-    ),
-    "lenet": VictimEntry(
-        build=LeNet,
-        summary="the sigmoid LeNet of Deep Leakage from Gradients",
-    ),
-}
-
-DEFENSES: Mapping[str, DefenseEntry] = {
-    "noise": DefenseEntry(
-        build=Noise,
-        summary="std: Gaussian noise on what is sent",
-        reference="Zhu et al., NeurIPS 2019",
-    ),
-    "laplace": DefenseEntry(
-        build=Laplace,
-        summary="std: Laplacian noise on what is sent",
-        reference="Zhu et al., NeurIPS 2019",
-    ),
-    "clip": DefenseEntry(
-        build=Clip,
-        summary="norm, per_layer: what is sent is no longer than that",
-        reference="Abadi et al., CCS 2016",
-    ),
-    "sparsify": DefenseEntry(
-        build=Sparsify,
-        summary="rate, per_layer: the smallest numbers are zero",
-        reference="Aji and Heafield, EMNLP 2017",
-    ),
-    "soteria": DefenseEntry(
-        build=Soteria,
-        summary="rate: the telling columns of the head's gradient are zero",
-        reference="Sun et al., CVPR 2021",
-    ),
-    "quantize": DefenseEntry(
-        build=Quantize,
-        summary="scheme (sign, ternary, qsgd, int8, fp16, bf16), levels: few distinct values",
-        reference="Alistarh et al., NeurIPS 2017",
-    ),
-    "dpsgd": DefenseEntry(
-        build=DPSGD,
-        summary="noise, norm: each example's gradient clipped, then noise",
-        reference="Abadi et al., CCS 2016",
-    ),
-    "censor": DefenseEntry(
-        build=Censor,
-        summary="tries, step: a vector orthogonal to the gradient that lowers the loss",
-        reference="Zhang et al., NDSS 2025",
-    ),
-    "ats": DefenseEntry(
-        build=ATS,
-        summary="policies, seed: the images transformed by searched policies",
-        reference="Gao et al., CVPR 2021",
-    ),
-    "precode": DefenseEntry(
-        build=Precode,
-        summary="width, beta, seed: a variational bottleneck in front of the head",
-        reference="Scheliga et al., WACV 2022",
-    ),
-    "aggregate": DefenseEntry(
-        build=Aggregate,
-        summary="clients: the server sees the mean of so many clients",
-        reference="Bonawitz et al., CCS 2017",
-    ),
-}
-
-LABELS: Mapping[str, Callable[[], LabelEstimator]] = {
-    "dummy-mean": DummyMean,
-    "class-embeddings": ClassEmbeddings,
-    "impact": Impact,
-    "distinct": Distinct,
-}
-
-METRICS: Mapping[str, type[Metric]] = {
-    "psnr": PSNR,
-    "ssim": SSIM,
-    "mse": MSE,
-    "stlpips": STLPIPS,
-    "lpips": LPIPS,
-}

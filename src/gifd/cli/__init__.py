@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from gifd.cli.demo import demo
 from gifd.cli.frontier import frontier
 from gifd.cli.labels import labels
 from gifd.cli.prior import prior_app
-from gifd.leakage.counts import AuxiliaryLeastSquares
+from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.weights import ShippedFile
 
 app = typer.Typer(
@@ -57,31 +58,25 @@ def root(
 @terminal.one_line_errors
 def list_() -> None:
     """What can be named: attacks, defences, priors, victims, label estimators, metrics."""
-    terminal.table(
-        "Attacks",
-        ("name", "what it does", "paper"),
-        [(name, entry.summary, entry.reference) for name, entry in catalog.ATTACKS.items()],
-    )
-    terminal.table(
-        "Defences",
-        ("name", "options and what it does", "paper"),
-        [(name, entry.summary, entry.reference) for name, entry in catalog.DEFENSES.items()],
-    )
+    terminal.table("Attacks", _HEADS, _rows(catalog.ATTACKS))
+    terminal.table("Defences", _HEADS, _rows(catalog.DEFENSES))
     priors = [
-        (name, prior.summary, "shipped" if isinstance(prior.file, ShippedFile) else "fetched")
+        (
+            name,
+            catalog.summary(prior),
+            _options(prior),
+            "shipped" if isinstance(catalog.WEIGHTS[name], ShippedFile) else "fetched",
+        )
         for name, prior in catalog.PRIORS.items()
     ]
-    by_hand = [(name, other.summary, "by hand") for name, other in catalog.BY_HAND.items()]
-    terminal.table("Priors", ("name", "what it is", "comes"), [*priors, *by_hand])
-    terminal.table(
-        "Victims", ("name", "what it is"), [(n, e.summary) for n, e in catalog.VICTIMS.items()]
-    )
-    estimators = {**catalog.LABELS, "own-images": AuxiliaryLeastSquares}
-    terminal.table(
-        "Label estimators",
-        ("name", "how it reads the counts", "paper"),
-        [(n, catalog.summary(each), catalog.reference(each)) for n, each in estimators.items()],
-    )
+    by_hand = [(name, other.summary, "", "by hand") for name, other in catalog.BY_HAND.items()]
+    terminal.table("Priors", ("name", "what it is", "options", "comes"), [*priors, *by_hand])
+    terminal.table("Victims", _HEADS, _rows(catalog.VICTIMS))
+    estimators: dict[str, type[LabelEstimator]] = {
+        **catalog.LABELS,
+        "own-images": AuxiliaryLeastSquares,
+    }
+    terminal.table("Label estimators", _HEADS, _rows(estimators))
     terminal.table(
         "Metrics",
         ("name", "what it is", "better", "paper"),
@@ -95,3 +90,19 @@ def list_() -> None:
             for name, metric in catalog.METRICS.items()
         ],
     )
+
+
+_HEADS = ("name", "what it is", "options", "paper")
+_GIVEN = ("preset", "restarts", "classes", "size")
+"""Parameters that have an option of the command line to themselves."""
+
+
+def _rows(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, ...]]:
+    return [
+        (name, catalog.summary(thing), _options(thing), catalog.reference(thing))
+        for name, thing in table.items()
+    ]
+
+
+def _options(thing: Callable[..., object]) -> str:
+    return ", ".join(catalog.options(thing, besides=_GIVEN))

@@ -49,15 +49,23 @@ from gifd.terminal import one_line_errors
 def attack(
     images: Annotated[list[Path], typer.Argument(help="Private images.")],
     attacks: Annotated[
-        list[str] | None, typer.Option("--attack", help="May be repeated. Default: gifd.")
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            help="As 'gifd' or 'gifd:features=3', or your own: 'file.py:object'; may be repeated. "
+            "Default: gifd.",
+        ),
     ] = None,
     prior: Annotated[
         str | None,
-        typer.Option(help="From 'gifd prior list', or a checkpoint file. Default: faces64."),
+        typer.Option(
+            help="From 'gifd prior list', a checkpoint file, or your own: 'file.py:object'. "
+            "Default: faces64."
+        ),
     ] = None,
     prior_option: Annotated[
         list[str] | None,
-        typer.Option(help="key=value of a checkpoint's architecture; may be repeated."),
+        typer.Option(help="key=value of the prior or its architecture; may be repeated."),
     ] = None,
     victim: Victim = "resnet18",
     preset: Annotated[
@@ -90,7 +98,10 @@ def attack(
     ] = None,
     defense: Annotated[
         list[str] | None,
-        typer.Option(help="As 'sparsify:rate=0.9' ('gifd list'); may be repeated, in order."),
+        typer.Option(
+            help="As 'sparsify:rate=0.9' ('gifd list'), or your own: 'file.py:object'; may be "
+            "repeated, in order."
+        ),
     ] = None,
     attacker: Annotated[
         str,
@@ -114,7 +125,14 @@ def attack(
     ] = 0,
     seed: Seed = 0,
     device: Device = "auto",
-    lpips: Annotated[bool, typer.Option("--lpips", help="Also LPIPS (extra 'lpips').")] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also this metric: 'lpips' (extra 'lpips'), or your own: 'file.py:object'; may be "
+            "repeated."
+        ),
+    ] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", hidden=True)] = False,
     offline: Offline = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: runs/<date and time>.")
@@ -132,7 +150,12 @@ def attack(
     knows = chosen_attacker(attacker)
     classes_of = chosen_labels(images, label or [0], labels)
     model = chosen_victim(
-        victim, classes=classes, size=size, seed=victim_seed, device=device_of(device)
+        victim,
+        classes=classes,
+        size=size,
+        seed=victim_seed,
+        device=device_of(device),
+        offline=offline,
     )
     classes = model.classes((len(model.mean), size, size))  # an own victim's are its own
     client = Client(
@@ -163,7 +186,8 @@ def attack(
     unused = [option for option, value in of_prior.items() if value]
     if unused and not any(each.prior for each in built):
         terminal.note(f"no attack here has a prior: {', '.join(unused)} not used")
-    metrics = chosen_metrics(lpips=lpips, offline=offline)
+    asked = [*(metric or ()), *(["lpips"] if lpips else [])]  # --lpips: its name until 0.2
+    metrics = chosen_metrics(asked, offline=offline)
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     sizes = _sizes(images, size)
     origin = {"name": victim, "classes": classes, "seed": victim_seed}

@@ -15,16 +15,18 @@ from gifd import catalog, terminal
 from gifd.attacker.observe import Attacker, known_attacker
 from gifd.attacks import Attack, LabelMapping
 from gifd.campaign.renamed import ATTACKERS
-from gifd.errors import InputError, one_line
+from gifd.errors import GifdError, InputError, one_line
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.images import MOST_CLASSES, class_in
-from gifd.metrics import STLPIPS, Metric
+from gifd.metrics import Metric
 from gifd.model import Model
 from gifd.priors import Generator
 from gifd.training import REMAPPER_STEPS
 
 MODAL = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 """Layers that compute otherwise in training mode."""
+STANDARD = ("psnr", "ssim", "mse", "stlpips")
+"""The metrics that every record has."""
 
 
 def chosen_attacks(
@@ -38,13 +40,12 @@ def chosen_attacks(
     restarts: int | None,
     mapped: Callable[[Generator], LabelMapping | None] = lambda prior: None,
 ) -> list[Attack]:
-    """The attacks by name; the prior is loaded only if one of them has one.
+    """The attacks, by name or one's own; the prior is loaded only if one of them has one.
 
     Raises:
         InputError: also for an extension to switch off that none of them has on.
     """
-    needed = any(name in catalog.ATTACKS and catalog.ATTACKS[name].needs_prior for name in names)
-    generator = load() if needed else None
+    generator = load() if any(catalog.needs_prior(name) for name in names) else None
     label_mapping = None if generator is None else mapped(generator)
     built = [
         catalog.attack(
@@ -72,13 +73,21 @@ def chosen_attacks(
 
 
 def chosen_victim(
-    name: str, *, classes: int, size: int, seed: int, device: torch.device | str = "cpu"
+    text: str,
+    *,
+    classes: int,
+    size: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    offline: bool = False,
 ) -> Model:
-    """The victim by name; that it is in training mode is noted where a layer hears it."""
-    model = catalog.victim(name, classes=classes, size=size, seed=seed, device=device)
+    """The victim; that it is in training mode is noted where a layer hears it."""
+    model = catalog.victim(
+        text, classes=classes, size=size, seed=seed, device=device, offline=offline
+    )
     if any(part.training and isinstance(part, MODAL) for part in model.module.modules()):
         terminal.note(
-            f"'{name}' is in training mode: batch norms use the batch's own statistics, dropout is "
+            f"'{text}' is in training mode: batch norms use the batch's own statistics, dropout is "
             "random; return it after .eval() for its evaluation mode"
         )
     return model
@@ -134,14 +143,30 @@ def chosen_grant(statistics: str | None) -> Literal["running", "batch"] | None:
     raise InputError(f"expected statistics of 'running' or 'batch', got '{statistics}'")
 
 
-def chosen_metrics(*, lpips: bool, offline: bool) -> list[Metric]:
-    """The metrics, tried once: missing weights or extras are told before hours of search."""
-    metrics = [
-        STLPIPS(offline=offline) if build is STLPIPS else build()
-        for name, build in catalog.METRICS.items()
-        if name != "lpips" or lpips
-    ]
+def chosen_metrics(texts: Sequence[str] = (), *, offline: bool = False) -> list[Metric]:
+    """The metrics of every record and those asked for; of one name, the last.
+
+    Each is tried once: missing weights or extras are told before hours of search.
+
+    Raises:
+        InputError: also where one's own cannot compare two images.
+    """
     blank = torch.zeros(1, 3, 64, 64)
-    for metric in metrics:
-        metric(blank, blank)
-    return metrics
+    metrics: dict[str, Metric] = {}
+    for text in (*STANDARD, *texts):
+        metric = catalog.metric(text, offline=offline)
+        try:
+            shape = tuple(metric(blank, blank).shape)
+            metrics[metric.name] = metric
+        except GifdError:
+            raise
+        except Exception as error:  # of one's own
+            raise InputError(
+                f"expected the metric '{text}' to compare two images, it raised "
+                f"{catalog.told(error)}"
+            ) from None
+        if shape != (1,):
+            raise InputError(
+                f"expected the metric '{text}' to give a value a pair, (1,), got shape {shape}"
+            )
+    return list(metrics.values())

@@ -41,7 +41,7 @@ def demo(
         evaluations=evaluations,
         restarts=1,
     )
-    metrics = chosen_metrics(lpips=False, offline=False)
+    metrics = chosen_metrics()
     shutil.rmtree(out / "trials", ignore_errors=True)
     trials = [
         Trial(

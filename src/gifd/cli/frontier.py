@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -85,9 +85,14 @@ def frontier(
     attackers = list(dict.fromkeys(named))
     learnt = read_image_set(data, size=data_size, labels=labels)
     classes = len(learnt.classes)
-    on = device_of(device)
-    model = chosen_victim(victim, classes=classes, size=size, seed=VICTIM_SEED, device=on)
-    pupil = catalog.victim(victim, classes=classes, size=data_size, seed=VICTIM_SEED, device=on)
+    drawn_as: Any = {
+        "classes": classes,
+        "seed": VICTIM_SEED,
+        "device": device_of(device),
+        "offline": offline,
+    }
+    model = chosen_victim(victim, size=size, **drawn_as)
+    pupil = catalog.victim(victim, size=data_size, **drawn_as)
     (built,) = chosen_attacks(
         [attack],
         load=lambda: catalog.prior(prior, size=size, offline=offline),
@@ -97,7 +102,7 @@ def frontier(
         evaluations=evaluations,
         restarts=restarts,
     )
-    metrics = chosen_metrics(lpips=False, offline=offline)
+    metrics = chosen_metrics(offline=offline)
     sizes: list[tuple[int, int]] = []
     private = list(read_images(images, match=match, limit=limit, size=size, told=sizes.append))
     made = framing(sizes, size)
@@ -190,14 +195,14 @@ def frontier(
 
 
 def cells(row: str) -> list[tuple[str, str]]:
-    """`name:a=1/2,b=3` as ('name', 'a=1,b=3') and ('name', 'a=2,b=3').
+    """`name:a=1/2,b=3` as ('name', 'a=1,b=3') and ('name', 'a=2,b=3'); the name may be one's own.
 
     Raises:
         InputError: a defence or a strength that there is not.
     """
-    name, _, settings = row.partition(":")
+    name, settings = catalog.split(row, catalog.DEFENSES)
     choices = []
-    for setting in filter(None, settings.split(",")):
+    for setting in settings:
         key, _, values = setting.partition("=")
         choices.append([f"{key}={value}" for value in values.split("/")])
     found = [(name, ",".join(chosen)) for chosen in product(*choices)]

@@ -26,7 +26,7 @@ Steps = Annotated[
 Victim = Annotated[
     str,
     typer.Option(
-        help="From 'gifd list', or your own: 'package.module:factory' or './file.py:factory'."
+        help="From 'gifd list', or your own: 'package.module:object' or 'file.py:object'."
     ),
 ]
 Evaluations = Annotated[

@@ -34,20 +34,23 @@ prior_app.command("remapper")(remapper)
 def prior_list() -> None:
     """The priors by name, their licence, and whether they are cached."""
     rows = []
-    for name, entry in catalog.PRIORS.items():
-        shipped = isinstance(entry.file, ShippedFile)
-        here = "shipped" if shipped else "yes" if is_file(local_path(entry.file)) else "no"
-        size = f"{entry.file.size_bytes / 1e6:.0f} MB"
-        rows.append((name, entry.summary, size, entry.file.licence, here))
+    for name, prior in catalog.PRIORS.items():
+        file = catalog.WEIGHTS[name]
+        shipped = isinstance(file, ShippedFile)
+        here = "shipped" if shipped else "yes" if is_file(local_path(file)) else "no"
+        size = f"{file.size_bytes / 1e6:.0f} MB"
+        rows.append((name, catalog.summary(prior), size, file.licence, here))
     for name, other in catalog.BY_HAND.items():
         rows.append((name, other.summary, other.size, other.licence, "by hand"))
     terminal.table("Priors", ("name", "what it is", "size", "licence", "here"), rows)
 
 
-PriorName = Annotated[str, typer.Argument(help="From 'gifd prior list', or a checkpoint file.")]
+PriorName = Annotated[
+    str, typer.Argument(help="From 'gifd prior list', a checkpoint file, or your own.")
+]
 Options = Annotated[
     list[str] | None,
-    typer.Option("--option", help="key=value of a checkpoint's architecture; may be repeated."),
+    typer.Option("--option", help="key=value of the prior or its architecture; may be repeated."),
 ]
 
 
@@ -56,9 +59,9 @@ Options = Annotated[
 def prior_fetch(name: PriorName) -> None:
     """Fetch a prior's weights into the cache and check them."""
     catalog.prior(name)
-    if name not in catalog.PRIORS:
+    if name not in catalog.WEIGHTS:
         raise InputError(f"expected a name from 'gifd prior list' to fetch, got the file '{name}'")
-    terminal.tell(str(local_path(catalog.PRIORS[name].file)))
+    terminal.tell(str(local_path(catalog.WEIGHTS[name])))
 
 
 @prior_app.command("info")
@@ -67,8 +70,8 @@ def prior_info(name: PriorName, options: Options = None) -> None:
     """What a prior is made of: its stages and the state behind each."""
     generator = catalog.prior(name, options=options or ())
     title = repr(generator)
-    if name in catalog.PRIORS:
-        file = catalog.PRIORS[name].file
+    if name in catalog.WEIGHTS:
+        file = catalog.WEIGHTS[name]
         origin = "shipped"
         if not isinstance(file, ShippedFile):
             origin = f"{file.package} {file.version}"

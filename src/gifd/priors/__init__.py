@@ -5,7 +5,7 @@ from gifd.priors.checkpoints import Checkpoint, read_checkpoint, write_checkpoin
 from gifd.priors.dcgan import dcgan, digiface_dcgan
 from gifd.priors.generator import Gaussian, Generator, Layers, Stage, State
 from gifd.priors.remapper import Remapper, read_remapper, write_remapper
-from gifd.priors.shipped import FACES64, PHOTOS64, faces64, photos64, shipped_checkpoint
+from gifd.priors.shipped import FACES64, PHOTOS64, faces64, photos64
 from gifd.priors.stylegan2 import stylegan2
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "photos64",
     "read_checkpoint",
     "read_remapper",
-    "shipped_checkpoint",
     "stylegan2",
     "write_checkpoint",
     "write_remapper",

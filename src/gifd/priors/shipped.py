@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
-from gifd.priors.checkpoints import Checkpoint, read_checkpoint
+from gifd.priors.checkpoints import read_checkpoint
 from gifd.priors.generator import Generator
+from gifd.priors.stylegan2 import LatentSpace
 from gifd.weights import ShippedFile, fetch
 
 FACES64 = ShippedFile(
@@ -28,36 +26,53 @@ PHOTOS64 = ShippedFile(
 )
 
 
-def shipped_checkpoint(file: ShippedFile) -> Checkpoint:
-    """The weights of one of ours. Their noise maps hardly matter: neither drawn nor searched.
+def faces64(
+    *, latent: LatentSpace = "w+", resolution: int | None = None, area: int | None = None
+) -> Generator:
+    """The 64 px StyleGAN2 of faces (UTKFace), trained by us.
 
-    Raises:
-        WeightsError: the installed file is damaged.
-    """
-    checkpoint = read_checkpoint(fetch(file))
-    chosen = {**checkpoint.options, "noise": "const", "optimise": ("w",)}
-    return replace(checkpoint, options=chosen)
-
-
-def faces64(**options: Any) -> Generator:
-    """The 64 px StyleGAN2 of faces, see its card `priors/weights/faces64.md`.
+    Its card is `priors/weights/faces64.md`.
 
     Args:
-        options: of `gifd.priors.stylegan2`, as `latent="z"`.
+        latent: the space that the latent is drawn from and searched in.
+        resolution: stop at this resolution: the early exit.
+        area: average the images down to this size.
 
     Raises:
+        InputError: a resolution that it does not pass, or a size its images do not divide into.
         WeightsError: the installed file is damaged.
     """
-    return shipped_checkpoint(FACES64).generator(name=FACES64.name, **options)
+    return _shipped(FACES64, latent, resolution, area)
 
 
-def photos64(**options: Any) -> Generator:
-    """The 64 px StyleGAN2 of photographs in 10 classes, see `priors/weights/photos64.md`.
+def photos64(
+    *, latent: LatentSpace = "w+", resolution: int | None = None, area: int | None = None
+) -> Generator:
+    """The 64 px StyleGAN2 of photographs in 10 classes (Imagenette), trained by us.
+
+    Its card is `priors/weights/photos64.md`.
 
     Args:
-        options: of `gifd.priors.stylegan2`, as `latent="z"`.
+        latent: the space that the latent is drawn from and searched in.
+        resolution: stop at this resolution: the early exit.
+        area: average the images down to this size.
 
     Raises:
+        InputError: a resolution that it does not pass, or a size its images do not divide into.
         WeightsError: the installed file is damaged.
     """
-    return shipped_checkpoint(PHOTOS64).generator(name=PHOTOS64.name, **options)
+    return _shipped(PHOTOS64, latent, resolution, area)
+
+
+def _shipped(
+    file: ShippedFile, latent: LatentSpace, resolution: int | None, area: int | None
+) -> Generator:
+    """One of ours. Its noise maps hardly matter: they are neither drawn nor searched."""
+    return read_checkpoint(fetch(file)).generator(
+        name=file.name,
+        latent=latent,
+        noise="const",
+        optimise=("w",),
+        resolution=resolution,
+        area=area,
+    )

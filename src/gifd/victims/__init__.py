@@ -1,5 +1,23 @@
 """The attacked networks."""
 
+from gifd.victims.efficientnet import EfficientNetLite0, efficientnet_lite0
+from gifd.victims.libraries import convnext, deit, densenet121, resnet50, vit
 from gifd.victims.networks import IMAGENET_MEAN, IMAGENET_STD, ConvNet, LeNet, ResNet18
+from gifd.victims.vgg import vgg11, vgg16
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ConvNet", "LeNet", "ResNet18"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ConvNet",
+    "EfficientNetLite0",
+    "LeNet",
+    "ResNet18",
+    "convnext",
+    "deit",
+    "densenet121",
+    "efficientnet_lite0",
+    "resnet50",
+    "vgg11",
+    "vgg16",
+    "vit",
+]

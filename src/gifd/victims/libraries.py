@@ -1,0 +1,174 @@
+"""Networks of well-kept libraries, each an extra: built from a configuration, nothing fetched."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+from torch import nn
+
+from gifd.errors import InputError
+
+LARGEST_PATCH = 16
+FEWEST_PATCHES = 8
+"""A side; fewer would leave a small image in a handful of tokens."""
+
+
+def densenet121(classes: int) -> nn.Module:
+    """DenseNet-121 as MONAI has it (extra 'monai'), for 32 px and more.
+
+    Raises:
+        InputError: MONAI is not installed.
+
+    Source: Huang et al., Densely Connected Convolutional Networks, CVPR 2017.
+    """
+    nets = _library("monai.networks.nets", "monai")
+    built: nn.Module = nets.DenseNet121(spatial_dims=2, in_channels=3, out_channels=classes)
+    return built
+
+
+def resnet50(classes: int) -> nn.Module:
+    """ResNet-50 as Hugging Face has it (extra 'transformers'): 7x7 stem and max-pooling.
+
+    Raises:
+        InputError: transformers is not installed.
+
+    Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
+    """
+    return _hugging_face("ResNet", classes)
+
+
+def convnext(classes: int) -> nn.Module:
+    """ConvNeXt-T as Hugging Face has it (extra 'transformers'), for 32 px and more.
+
+    Its layer scales begin at 1e-6: untrained, it is hardly more than its strided convolutions.
+
+    Raises:
+        InputError: transformers is not installed.
+
+    Source: Liu et al., A ConvNet for the 2020s, CVPR 2022.
+    """
+    return _hugging_face("ConvNext", classes)
+
+
+def vit(
+    classes: int,
+    size: int,
+    *,
+    patch: int | None = None,
+    width: int = 768,
+    depth: int = 12,
+    heads: int = 12,
+) -> nn.Module:
+    """ViT-B as Hugging Face has it (extra 'transformers'), patches by the images' size.
+
+    Args:
+        classes: of the head.
+        size: side of the images.
+        patch: side of a patch, which divides the size. By default the largest divisor up to 16
+            that leaves at least 8 x 8 patches: 16 of 224, 8 of 64, 4 of 32, 2 of 16.
+        width: of a token.
+        depth: how many blocks.
+        heads: of the attention.
+
+    Raises:
+        InputError: transformers is not installed, or numbers that do not divide.
+
+    Source: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021.
+    """
+    return _transformer("ViT", classes, size, patch, width, depth, heads)
+
+
+def deit(
+    classes: int,
+    size: int,
+    *,
+    patch: int | None = None,
+    width: int = 192,
+    depth: int = 12,
+    heads: int = 3,
+) -> nn.Module:
+    """DeiT-Ti as Hugging Face has it (extra 'transformers'), patches by the images' size.
+
+    Tokens and places are drawn as the authors draw them. The library leaves them at zero, where an
+    untrained layer norm has a slope of a million.
+
+    Args:
+        classes: of the head.
+        size: side of the images.
+        patch: as for `vit`.
+        width: of a token.
+        depth: how many blocks.
+        heads: of the attention.
+
+    Raises:
+        InputError: transformers is not installed, or numbers that do not divide.
+
+    Source: Touvron et al., Training Data-Efficient Image Transformers, ICML 2021.
+    """
+    built = _transformer("DeiT", classes, size, patch, width, depth, heads)
+    embeddings: Any = built.get_submodule("deit.embeddings")
+    for tokens in (
+        embeddings.cls_token,
+        embeddings.distillation_token,
+        embeddings.position_embeddings,
+    ):
+        nn.init.trunc_normal_(tokens, std=0.02)
+    return built
+
+
+def _transformer(
+    kind: str, classes: int, size: int, patch: int | None, width: int, depth: int, heads: int
+) -> nn.Module:
+    side = patch_of(size) if patch is None else patch
+    if min(side, width, depth, heads) < 1 or size % side or width % heads:
+        raise InputError(
+            f"expected a patch that divides {size} and heads that divide the width, got "
+            f"patch={side}, width={width}, depth={depth}, heads={heads}"
+        )
+    return _hugging_face(
+        kind,
+        classes,
+        image_size=size,
+        patch_size=side,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+    )
+
+
+def patch_of(size: int) -> int:
+    """The largest divisor of a size, up to 16, that leaves at least 8 x 8 patches.
+
+    Raises:
+        InputError: there is only 1.
+    """
+    most = max(1, min(LARGEST_PATCH, size // FEWEST_PATCHES))
+    side = next(patch for patch in range(most, 0, -1) if size % patch == 0)
+    if side == 1:
+        raise InputError(
+            f"expected a size that patches of 2 to {LARGEST_PATCH} pixels divide into at least "
+            f"{FEWEST_PATCHES} a side, got {size}: choose another size, or give the victim's patch"
+        )
+    return side
+
+
+def _hugging_face(kind: str, classes: int, **settings: int) -> nn.Module:
+    library = _library("transformers", "transformers")
+    config = getattr(library, f"{kind}Config")(num_labels=classes, **settings)
+    built: nn.Module = getattr(library, f"{kind}ForImageClassification")(config)
+    return built
+
+
+def _library(module: str, extra: str) -> Any:
+    try:
+        with warnings.catch_warnings():  # of other libraries' changes
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except ImportError:
+        raise InputError(
+            f"expected the library {extra} for this victim, it is not installed: "
+            f'pip install "gifd[{extra}]"'
+        ) from None
