@@ -203,7 +203,7 @@ def test_counts_its_evaluations(
     found = attack(observation, callback=seen.append)
     assert found.evaluations == attack.planned_evaluations <= 30
     assert seen[-1].evaluations_planned == found.evaluations
-    longer = attack.with_steps(sum(phase.steps for phase in attack.phases) + 1)
+    longer = attack.with_steps(sum(phase.cost for phase in attack.phases) + 1)
     assert longer.planned_evaluations > 30, "one more step would not fit"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gifd import catalog
+from gifd.attacker.observe import observe
 from gifd.attacks import gradinversion, ig
 from gifd.errors import InputError, ModelError, WeightsError
 from gifd.federation.client import Client, check_replay
@@ -58,8 +59,9 @@ def test_an_observation_is_made_and_the_label_read(
     assert model.classes((3, 32, 32)) == model.head((3, 32, 32)).classes == classes
     assert model.representations(image).shape == (1, model.parameters[weight(model)].shape[1])
     with untouched(model.module):
-        observation, secret = Client(model=model).step(image, LABEL)
-        check_replay(observation, secret)
+        upload, secret = Client(model=model).step(image, LABEL)
+        observation = observe(upload)
+        check_replay(upload, secret)
         assert torch.equal(infer_label(observation), LABEL)
 
 
@@ -69,7 +71,7 @@ def weight(model: Model) -> str:
 
 @every_victim
 def test_a_search_comes_nearer(name: str, pictures: Callable[..., Tensor]) -> None:
-    observation, _ = Client(model=made(name)).step(pictures(3, side=32), LABEL)
+    observation = observe(Client(model=made(name)).step(pictures(3, side=32), LABEL)[0])
     found = ig(preset="gifd-paper", restarts=1).with_steps(6)(observation)
     curve = [row[0] for row in found.phases[0].curve]
     assert min(curve[1:]) < curve[0]
@@ -81,7 +83,7 @@ def test_the_slope_is_that_of_finite_differences(
 ) -> None:
     drawn, image = made(name), pictures(3, side=32).double()
     model = Model(module=drawn.module.double(), mean=drawn.mean, std=drawn.std)
-    observation, _ = Client(model=model).step(image, LABEL)
+    observation = observe(Client(model=model).step(image, LABEL)[0])
     rng = torch.Generator().manual_seed(0)
     start = 0.2 + 0.6 * torch.rand(image.shape, generator=rng, dtype=torch.float64)
     way = torch.randn(image.shape, generator=rng, dtype=torch.float64)
@@ -99,7 +101,7 @@ def test_the_slope_is_that_of_finite_differences(
 @every_victim
 def test_batch_norm_is_told_where_there_is_any(name: str, pictures: Callable[..., Tensor]) -> None:
     client = Client(model=made(name), grant_batch_norm="running")
-    observation, _ = client.step(pictures(3, side=32), LABEL)
+    observation = observe(client.step(pictures(3, side=32), LABEL)[0])
     assert bool(observation.ledger.batch_norm) == (name in NORMED)
     found = gradinversion(preset="paper", restarts=1).with_steps(2)(observation)
     assert torch.isfinite(torch.tensor(found.distance))

@@ -43,11 +43,17 @@ def observe(
             them. For the others the ledger only records that there are defences.
 
     Raises:
-        InputError: no such attacker, no upload, or defences in an order that is not allowed.
+        InputError: no such attacker, no upload, defences in an order that is not allowed, or an
+            adaptive attacker who was not told the defences that there are.
     """
     expect(upload, Upload, "an Upload, as Client(...).step makes one")
     kind = known_attacker(attacker)
     check_order(defenses)
+    if upload.defended and kind == "adaptive" and not defenses:
+        raise InputError(
+            "expected the client's defences for an adaptive attacker, got none: give "
+            "defenses=client.defenses, or attacker='static' or 'estimated'"
+        )
     if kind == "estimated":
         believed = guessed(upload)
     else:
@@ -55,7 +61,7 @@ def observe(
     protocol = upload.protocol
     for defense in believed:
         protocol = defense.surrogate(protocol, upload)
-    facing = bool(defenses) or kind == "estimated"
+    facing = bool(defenses) or upload.defended or kind == "estimated"
     ledger = Ledger(
         image_shape=upload.image_shape,
         batch_size=upload.batch_size,

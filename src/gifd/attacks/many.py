@@ -113,14 +113,19 @@ def attack_many(
         except GifdError as error:
             answers[place] = error
     planned, spent = attack.planned_evaluations * len(waiting), 0
+    most = len(waiting) if at_once is None else at_once
     while waiting:
-        same = [each for each in waiting if each[1].alike(waiting[0][1])]
-        size = (
-            fitting(attack, [ready for _, ready in same], batched) if at_once is None else at_once
-        )
-        taken = same[:size]
-        told = _of_the_whole(callback, spent, planned) if len(taken) < len(seeds) else callback
-        found = _together(attack, [ready for _, ready in taken], told, batched)
+        alike = [each for each in waiting if each[1].alike(waiting[0][1])][:most]
+        if at_once is None:
+            most = fitting(attack, [ready for _, ready in alike], batched)
+        taken = alike[:most]
+        told = _of_the_whole(callback, spent, planned)
+        try:
+            found = _together(attack, [ready for _, ready in taken], told, batched)
+        except KeyboardInterrupt:  # before anything of these was found
+            if not answers:
+                raise
+            break
         answers |= zip((place for place, _ in taken), found, strict=True)
         waiting = [each for each in waiting if each not in taken]
         spent += attack.planned_evaluations * len(taken)
@@ -136,7 +141,7 @@ def fitting(attack: Attack, ready: Sequence[Ready], batched: bool | None) -> int
     phase has the memory for: half as many again and again, until it fits; this is logged.
     """
     device = ready[0].observation.model.device
-    if device.type == "cpu" or batched is False or len(ready) == 1:
+    if not (batched or (batched is None and device.type != "cpu")) or len(ready) == 1:
         return 1
     trial, size = attack.with_steps(len(attack.phases)), len(ready)
     while size > 1:

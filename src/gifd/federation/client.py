@@ -102,7 +102,8 @@ class Client:
         for defense in self.defenses:
             model = defense.prepare(model, bare.image_shape)
         protocol = wrapped(self.defenses, self.protocol, self.seed)
-        return replace(bare, update=_computed(protocol, model, secret), model=model)
+        update = _computed(protocol, model, secret)
+        return replace(bare, update=update, model=model, defended=True)
 
     def _statistics(self, images: Tensor) -> tuple[Statistics, ...] | None:
         if self.grant_batch_norm is None:

@@ -35,6 +35,7 @@ class Upload:
             forward pass; None: not disclosed.
         batch_norm_source: the data of these statistics: 'running', the data that the model was
             trained on, or 'batch', the private images.
+        defended: whether the client is known to use defences. Which ones an upload does not say.
 
     Raises:
         UpdateError: the update does not fit the model.
@@ -49,6 +50,7 @@ class Upload:
     labels: Integer[Tensor, "..."] | None = None
     batch_norm: tuple[Statistics, ...] | None = None
     batch_norm_source: Literal["running", "batch"] | None = None
+    defended: bool = False
 
     def __post_init__(self) -> None:
         check_disclosed(

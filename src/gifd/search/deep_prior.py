@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import final
 
 import torch
@@ -84,10 +85,13 @@ class DeepPrior(Space):
 
     def _outline(self, context: SearchContext) -> nn.Module:
         """The network's shape alone, without weights."""
-        with torch.device("meta"):
-            return self._network(context)
+        return _outline(self.noise, self.width, *self._size(context))
 
     def _network(self, context: SearchContext) -> nn.Module:
+        return _Network(self.noise, self.width, *self._size(context))
+
+    def _size(self, context: SearchContext) -> tuple[int, int]:
+        """Channels, and doublings from 4 px."""
         channels, height, width = context.image_shape
         doublings = height.bit_length() - 3
         if height != width or height < 8 or height != 4 << doublings:
@@ -95,7 +99,14 @@ class DeepPrior(Space):
                 f"expected square images of 8, 16, 32, ... px for a deep prior, got {height} x "
                 f"{width}: choose another attack or image size"
             )
-        return _Network(self.noise, self.width, channels, doublings)
+        return channels, doublings
+
+
+@cache
+def _outline(noise: int, width: int, channels: int, doublings: int) -> nn.Module:
+    """Made once: a vectorised call may not draw weights, not even such as have no values."""
+    with torch.device("meta"):
+        return _Network(noise, width, channels, doublings)
 
 
 class _Network(nn.Module):

@@ -19,13 +19,14 @@ from gifd.updates import Update
 @final
 @dataclass(frozen=True, kw_only=True)
 class Clip(Defense):
-    """`u min(1, norm / |u|)`, for all parameters together or for each tensor.
+    """The update, shortened to a norm: `u min(1, norm / |u|)`, as a whole or tensor by tensor.
 
     Args:
         norm: the bound, above 0, in the units of the update.
         per_layer: clip every tensor separately.
 
-    Source: `torch.nn.utils.clip_grad_norm_`, which adds 1e-6 to |u|; norm 4 in the GIFD paper.
+    Source: Abadi et al., Deep Learning with Differential Privacy, CCS 2016, without its noise;
+    `torch.nn.utils.clip_grad_norm_` adds 1e-6 to |u|; norm 4 in the GIFD paper.
     """
 
     norm: float

@@ -25,7 +25,9 @@ from gifd.updates import Update
 @final
 @dataclass(frozen=True, kw_only=True)
 class DPSGD(Defense):
-    """`1/B (sum_b g_b min(1, norm / |g_b|) + noise norm N(0, 1))` instead of every gradient.
+    """Every example's gradient clipped, then Gaussian noise, in every local step.
+
+    `1/B (sum_b g_b min(1, norm / |g_b|) + noise norm N(0, 1))` takes the gradient's place.
 
     Args:
         noise: the noise multiplier, at least 0; without noise there is no guarantee.

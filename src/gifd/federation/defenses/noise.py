@@ -93,6 +93,8 @@ class Noise(_Noise):
 
     Args:
         std: standard deviation, above 0; 0.1 in the GIFD paper.
+
+    Source: Zhu et al., Deep Leakage from Gradients, NeurIPS 2019.
     """
 
     distribution = "norm"
@@ -110,6 +112,8 @@ class Laplace(_Noise):
 
     Args:
         std: standard deviation, above 0: `sqrt(2)` times the scale.
+
+    Source: Zhu et al., Deep Leakage from Gradients, NeurIPS 2019.
     """
 
     distribution = "laplace"

@@ -26,9 +26,10 @@ NOISE = "precode_noise"
 @final
 @dataclass(frozen=True, kw_only=True)
 class Precode(Defense):
-    """A bottleneck `z = m + noise s` on the input of the head; m and softplus^-1(s) are linear.
+    """A variational bottleneck on the input of the head.
 
-    A second linear layer maps z back to the head's size. The loss gets the extra term
+    `z = m + noise s`, where m and softplus^-1(s) are linear in the input. A second linear layer
+    maps z back to the head's size. The loss gets the extra term
     `beta KL(N(m, s^2) || N(0, 1))`, in bits, as a mean over the batch. Client and server share the
     model. The client draws the noise in every local step and does not send it.
 
@@ -37,7 +38,7 @@ class Precode(Defense):
         beta: weight of the divergence, at least 0.
         seed: of the weights of the two layers, with PyTorch's default initialisation.
 
-    Source: Scheliga, Maeder and Seeland, PRECODE: A Generic Model Extension to Prevent Deep
+    Source: Scheliga et al., PRECODE: A Generic Model Extension to Prevent Deep
     Gradient Leakage, WACV 2022; 256 and 1e-3 as in its code.
     """
 

@@ -24,7 +24,7 @@ RANDOM = ("ternary", "qsgd")
 @final
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Defense):
-    """Every tensor, rounded to the values of a scheme.
+    """Every tensor, rounded to the values of a scheme: sign, ternary, qsgd, int8, fp16 or bf16.
 
     - `sign`: `mean |u|` with the sign of each entry (Bernstein et al., signSGD, ICML 2018; the
       scale of Karimireddy et al., ICML 2019; no error is fed back)
@@ -38,6 +38,8 @@ class Quantize(Defense):
     Args:
         scheme: one of these.
         levels: of `qsgd`, at least 1.
+
+    Source: Alistarh et al., QSGD, NeurIPS 2017, for `qsgd`; those of the others are above.
     """
 
     scheme: str

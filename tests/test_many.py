@@ -1,0 +1,257 @@
+"""Several observations attacked in one call find what each finds alone."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from gifd import catalog
+from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
+from gifd.attacks import Attack, Reconstruction
+from gifd.errors import InputError, ModelError
+from gifd.federation.client import Client
+from gifd.federation.defenses import Defense, Noise, Sparsify
+from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.model import Model
+from gifd.priors import Generator, State
+from gifd.search import Draw, Latent, Phase, Progress, SearchContext, TotalVariation
+from gifd.victims import ConvNet
+from golden import runs
+
+pytestmark = pytest.mark.numerical
+
+Pictures = Callable[..., Tensor]
+SEEDS = (7, 3, 11)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """ReLUs and batch norm in float64, 16 px, 4 classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = ConvNet(4, width=4).eval().double()
+    return Model(module=module, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
+
+
+def observations(
+    model: Model,
+    pictures: Pictures,
+    *,
+    batch: int = 1,
+    protocol: Protocol | None = None,
+    defenses: tuple[Defense, ...] = (),
+) -> list[Observation]:
+    """Of three clients, each with images and labels of its own."""
+    found = []
+    for index in range(len(SEEDS)):
+        client = Client(
+            model=model,
+            protocol=protocol or FedSGD(),
+            grant_labels=batch > 1,
+            grant_batch_norm="batch",
+            defenses=defenses,
+            seed=index,
+        )
+        labels = (torch.arange(batch) + index) % 4
+        upload, _ = client.step(pictures(20 + index, batch, 16).double(), labels)
+        found.append(observe(upload, defenses=defenses))
+    return found
+
+
+def answers(found: Sequence[Reconstruction | Exception]) -> list[Reconstruction]:
+    assert all(isinstance(each, Reconstruction) for each in found), found
+    return [each for each in found if isinstance(each, Reconstruction)]
+
+
+def assert_same(one: Reconstruction, other: Reconstruction) -> None:
+    assert (one.phase, one.labels.tolist()) == (other.phase, other.labels.tolist())
+    assert (one.evaluations, one.dropped) == (other.evaluations, other.dropped)
+    assert one.distance == pytest.approx(other.distance, rel=1e-6)
+    assert torch.allclose(one.images, other.images, atol=1e-5)
+    for ours, theirs in zip(one.phases, other.phases, strict=True):
+        assert (ours.name, ours.best_restart) == (theirs.name, theirs.best_restart)
+        assert (ours.restarts, ours.evaluations) == (theirs.restarts, theirs.evaluations)
+        curves = (torch.tensor(phase.curve, dtype=torch.float64) for phase in (ours, theirs))
+        assert torch.allclose(*curves, rtol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("preset", ["paper", "strongest"])
+@pytest.mark.parametrize("name", list(catalog.ATTACKS))
+def test_together_is_one_by_one(
+    name: str, preset: str, batched: bool, model: Model, pictures: Pictures
+) -> None:
+    """Every attack, its populations, regressions, means of restarts and consensus included."""
+    attack, seen = runs.attack(name, preset), observations(model, pictures)
+    together = answers(attack.many(seen, seeds=SEEDS, batched=batched, at_once=3))
+    for observation, seed, found in zip(seen, SEEDS, together, strict=True):
+        alone = attack(observation, seed=seed, batched=False)
+        assert_same(found, alone)
+        assert (found.at_once, alone.at_once, found.seed) == (3, 1, seed)
+    assert not torch.allclose(together[0].images, together[1].images, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "defenses"),
+    [
+        (FedAvg(steps=2, lr=0.05), ()),
+        (FedSGD(), (Sparsify(rate=0.5),)),  # each attacker believes in zeros of its own
+        (FedSGD(), (Noise(std=0.01),)),
+        (FedAvg(steps=2, lr=0.05, momentum=0.5), (Noise(std=0.001), Sparsify(rate=0.5))),
+    ],
+    ids=str,
+)
+def test_each_is_replayed_by_its_own_protocol(
+    protocol: Protocol, defenses: tuple[Defense, ...], model: Model, pictures: Pictures
+) -> None:
+    attack = runs.attack("gifd", "strongest")
+    seen = observations(model, pictures, batch=2, protocol=protocol, defenses=defenses)
+    together = answers(attack.many(seen, seeds=SEEDS, batched=True, at_once=3))
+    for observation, seed, found in zip(seen, SEEDS, together, strict=True):
+        assert_same(found, attack(observation, seed=seed, batched=False))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, None])
+def test_how_many_at_once_changes_nothing(
+    at_once: int | None, model: Model, pictures: Pictures
+) -> None:
+    attack, seen = runs.attack("ig", "paper"), observations(model, pictures)
+    told: list[Progress] = []
+    found = answers(attack.many(seen, seeds=SEEDS, callback=told.append, at_once=at_once))
+    for observation, seed, each in zip(seen, SEEDS, found, strict=True):
+        assert_same(each, attack(observation, seed=seed))
+    assert [each.at_once for each in found] == {1: [1, 1, 1], 2: [2, 2, 1], 3: [3, 3, 3]}.get(
+        at_once or 1
+    )
+    planned = 3 * attack.planned_evaluations
+    assert {now.evaluations_planned for now in told} == {planned}
+    assert told[-1].evaluations == planned == sum(each.evaluations for each in found)
+    counts = [now.evaluations for now in told]
+    assert counts == sorted(counts)
+
+
+def test_what_cannot_be_searched_at_once_is_searched_apart(
+    model: Model, pictures: Pictures
+) -> None:
+    """Another model, or another number of images."""
+    other = Model(module=model.module, mean=model.mean, std=(0.3, 0.3, 0.3))
+    seen = [
+        observations(model, pictures)[0],
+        observations(other, pictures)[1],
+        observations(model, pictures, batch=2)[2],
+    ]
+    attack = runs.attack("gifd", "paper")
+    found = answers(attack.many(seen, seeds=SEEDS, at_once=3))
+    assert [each.at_once for each in found] == [1, 1, 1]
+    for observation, seed, each in zip(seen, SEEDS, found, strict=True):
+        assert_same(each, attack(observation, seed=seed))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hungry(Latent):
+    """Runs out of memory where more than so many searches enter at once."""
+
+    most: int = 99
+
+    def start(self, context: SearchContext, draw: Draw) -> State:
+        return super().start(context, draw)
+
+    def pictures(self, context: SearchContext, state: State) -> Tensor:
+        if len(state["x"]) > self.most:
+            raise torch.OutOfMemoryError(f"no memory for {len(state['x'])} searches")
+        return super().pictures(context, state)
+
+
+def latent_attack(space: Latent, prior: Generator) -> Attack:
+    phase = Phase(name="latent", space=space, steps=4, regularizers=(TotalVariation(weight=1e-3),))
+    return Attack(name="t", reference="-", phases=(phase,), restarts=2, prior=prior)
+
+
+@pytest.mark.parametrize(("most", "fits"), [(1, 1), (2, 2), (3, 3)])
+def test_half_as_many_until_they_fit(
+    most: int, fits: int, model: Model, pictures: Pictures, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The images of the best searches, one an observation, are shown at a phase's end."""
+    attack = latent_attack(Hungry(most=most), runs.prior())
+    seen = observations(model, pictures)
+    with caplog.at_level(logging.WARNING, logger="gifd"):
+        found = answers(attack.many(seen, seeds=SEEDS, batched=True))
+    assert max(each.at_once for each in found) == fits
+    assert [record.getMessage() for record in caplog.records] == (
+        [] if fits == 3 else [f"{fits} of 3 observations fit the memory at once"]
+    )
+    for observation, seed, each in zip(seen, SEEDS, found, strict=True):
+        assert_same(each, attack(observation, seed=seed))
+
+
+def test_what_does_not_fit_alone_is_told(model: Model, pictures: Pictures) -> None:
+    attack = latent_attack(Hungry(most=0), runs.prior())
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for 1"):
+        attack.many(observations(model, pictures), seeds=SEEDS, batched=True)
+
+
+def test_one_that_fails_does_not_stop_the_others(model: Model, pictures: Pictures) -> None:
+    seen = observations(model, pictures)
+    weight = model.head((3, 16, 16)).weight
+    zeros = seen[1].update.map(torch.zeros_like)
+    broken = dataclasses.replace(seen[1], update=zeros)
+    attack = runs.attack("gifd", "paper")
+    one, two, three = attack.many([seen[0], broken, seen[2]], seeds=SEEDS, at_once=3)
+    assert isinstance(two, ModelError)
+    assert weight in seen[1].update
+    for each, observation, seed in ((one, seen[0], 7), (three, seen[2], 11)):
+        assert isinstance(each, Reconstruction)
+        assert_same(each, attack(observation, seed=seed))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_restart_that_falls_is_dropped_from_its_own_image(
+    batched: bool, model: Model, pictures: Pictures
+) -> None:
+    class Breaks(Latent):
+        """The second restart of the image drawn by the first seed, and both of the second's."""
+
+        def start(self, context: SearchContext, draw: Draw) -> State:
+            state = super().start(context, draw)
+            if draw.rng.initial_seed() == SEEDS[0]:
+                state["x"][1] = torch.nan
+            if draw.rng.initial_seed() == SEEDS[1]:
+                state["x"][:] = torch.nan
+            return state
+
+    attack, seen = latent_attack(Breaks(), runs.prior()), observations(model, pictures)
+    one, two, three = attack.many(seen, seeds=SEEDS, batched=batched, at_once=3)
+    assert isinstance(two, ModelError)
+    assert "got none from any of 2 restarts" in str(two)
+    assert isinstance(one, Reconstruction)
+    assert isinstance(three, Reconstruction)
+    assert (one.dropped, three.dropped) == ((1,), ())
+    assert (one.evaluations, three.evaluations) == (2 + 3, 2 * 4)
+    assert_same(three, attack(seen[2], seed=SEEDS[2]))
+
+
+def test_ctrl_c_returns_the_best_so_far_of_all(model: Model, pictures: Pictures) -> None:
+    def interrupt(now: Progress) -> None:
+        if now.step == 3:
+            raise KeyboardInterrupt
+
+    attack, seen = latent_attack(Latent(), runs.prior()), observations(model, pictures)
+    found = answers(attack.many(seen, seeds=SEEDS, callback=interrupt, at_once=3))
+    assert [each.interrupted for each in found] == [True] * 3
+    assert [len(each.phases[0].curve) for each in found] == [3] * 3
+    alone = answers(attack.many(seen, seeds=SEEDS, callback=interrupt, at_once=1))
+    assert len(alone) == 1, "what was not begun has no answer"
+
+
+@pytest.mark.parametrize("mistake", [{"seeds": (1, 2)}, {"seeds": SEEDS, "at_once": 0}])
+def test_a_mistake_is_told_in_one_line(
+    mistake: dict[str, object], model: Model, pictures: Pictures
+) -> None:
+    attack = latent_attack(Latent(), runs.prior())
+    with pytest.raises(InputError, match="expected") as error:
+        attack.many(observations(model, pictures), **mistake)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
