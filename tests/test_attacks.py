@@ -598,7 +598,8 @@ def test_dropping_the_skip_is_for_reproduction_only(
 def test_another_type_than_expected_is_one_line() -> None:
     lines = """
     import torch
-    from gifd import Client, Model
+    from dataclasses import replace
+    from gifd import Client, Model, observe
     from gifd.attacks import ggl, gias, gifd, ig
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2))
     client = Client(model=Model(module=net))
@@ -612,6 +613,12 @@ def test_another_type_than_expected_is_one_line() -> None:
         lambda: client.step("face.png", torch.tensor([1])),
         lambda: ig()(images),
         lambda: ig()(client.step(images, torch.tensor([1]))[0]),
+        lambda: ig()(observe(client.step(images, torch.tensor([1]))[0]), seed=1.5),
+        lambda: ig().many(observe(client.step(images, torch.tensor([1]))[0]), seeds=[1]),
+        lambda: ig().many([], seeds=[], at_once="2"),
+        lambda: replace(ig(), answer="least"),
+        lambda: replace(ig().phases[0], keeps="bets"),
+        lambda: replace(ig().phases[0], steps=2.5),
     ):
         try:
             mistake()
@@ -622,7 +629,7 @@ def test_another_type_than_expected_is_one_line() -> None:
         [sys.executable, "-c", textwrap.dedent(lines)], capture_output=True, text=True, check=True
     )
     said = plain.stdout.splitlines()
-    assert len(said) == 8
-    assert all(line.startswith("InputError expected ") and ", got " in line for line in said)
+    assert len(said) == 14
+    assert all(line.startswith("InputError expected ") and ", got" in line for line in said)
     assert "torch.tensor([3]), got 1" in said[4]
     assert "observe(upload) makes one, got Upload(" in said[7]

@@ -30,8 +30,10 @@ from gifd.search import (
     Consensus,
     Constant,
     Cosine,
+    Distance,
     Feature,
     ImageNorm,
+    Initializer,
     L1Ball,
     Latent,
     LayerCosine,
@@ -42,6 +44,7 @@ from gifd.search import (
     Pixels,
     Progress,
     RankedDraws,
+    Regression,
     Regularizer,
     Schedule,
     Sphere,
@@ -379,6 +382,58 @@ def test_a_consensus_begins_at_the_mean_of_all_that_go_on(
     assert torch.allclose(result.phases[1].images, prior(mean)["x"].clamp(0, 1), atol=1e-6)
     assert result.phases[1].restarts == (result.phases[0].best_restart,)
     assert result.evaluations == run.planned_evaluations == 3 + 1
+
+
+@pytest.mark.parametrize("begin", [RankedDraws(evaluations=3), Regression(evaluations=3)])
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_later_phase_may_begin_anew_with_fewer_restarts(
+    observed: Observation, begin: Initializer, keep: int, batched: bool
+) -> None:
+    later = Phase(name="later", space=Latent(), steps=2, begin=begin)
+    run = attack(dataclasses.replace(LATENT_PHASE, keep=keep), later)
+    result = run(observed, batched=batched)
+    assert columns(result, 1).shape == (2, keep)
+    assert columns(result, 1).isfinite().all()
+    assert result.evaluations == run.planned_evaluations
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing(Distance):
+    """Of which no candidate has any."""
+
+    def __call__(self, replayed: Update, observed: Update) -> Tensor:
+        return Cosine()(replayed, observed) * torch.nan
+
+
+def test_what_cannot_be_measured_is_no_answer(observed: Observation) -> None:
+    run = dataclasses.replace(attack(LATENT_PHASE), selection=Measure(distance=Nothing()))
+    with pytest.raises(ModelError, match="finite distances"):
+        run(observed)
+
+
+def test_distances_are_as_exact_as_the_victim(smooth: Model, pictures: Pictures) -> None:
+    """A prior in half precision: what is chosen by is not rounded to it."""
+    observation = observe(Client(model=smooth).step(pictures(3).double(), torch.tensor([2]))[0])
+    stages = [stage.bfloat16() for stage in generator().stages]
+
+    def latents(count: int, rng: torch.Generator) -> State:
+        return {"x": one_after_the_other(count, rng)["x"].bfloat16()}
+
+    prior = Generator(stages, latent=latents, image_range=(0.0, 1.0))
+    found = [
+        columns(attack(LATENT_PHASE, prior=prior)(observation, batched=batched))[0]
+        for batched in (False, True)
+    ]
+    assert torch.allclose(found[0], found[1], rtol=1e-7)
+    assert not torch.equal(found[0], found[0].bfloat16().double())
+
+
+def test_an_attack_moves_where_gradients_are_switched_off(observed: Observation) -> None:
+    for batched in (False, True):
+        with torch.no_grad():
+            result = attack(LATENT_PHASE)(observed, batched=batched)
+        assert len(set(columns(result)[:, 0].tolist())) == LATENT_PHASE.steps
 
 
 # -- restarts that break ---------------------------------------------------------------
@@ -743,6 +798,12 @@ def test_phases_that_cannot_follow_each_other(
     prior = Generator(stages, latent=LATENT, image_range=(0.0, 1.0))
     with pytest.raises(InputError, match=reason) as error:
         attack(*phases, prior=prior)(observation)
+    one_line(error)
+
+
+def test_a_constraint_on_what_is_not_searched_is_named(observed: Observation) -> None:
+    with pytest.raises(InputError, match="constraints on what phase 'latent' searches") as error:
+        attack(dataclasses.replace(LATENT_PHASE, constraints={"y": Sphere()}))(observed)
     one_line(error)
 
 

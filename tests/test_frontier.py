@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from gifd.attacker.observation import Observation
 from gifd.campaign.point import Point
-from gifd.campaign.record import Outcome
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import utility
 from gifd.cli import app
 from gifd.cli.frontier import cells
 from gifd.errors import InputError
 from gifd.federation.defenses import DPSGD, Noise, Precode, Sparsify
+from gifd.federation.secret import Secret
 from gifd.images import write_image
 from gifd.model import Model
 from gifd.report.frontier import write_frontier
@@ -281,15 +282,15 @@ def test_a_frontier_that_was_interrupted_goes_on_to_the_same_points(
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     done(folders, "--out", whole)
-    run_trial, left = Trial.run, [3]
+    observed, left = Trial.observed, [3]
 
-    def some(self: Trial, *args: Any, **kwargs: Any) -> Outcome:
+    def some(self: Trial) -> tuple[Observation, Secret]:
         if left[0] == 0:
             raise KeyboardInterrupt
         left[0] -= 1
-        return run_trial(self, *args, **kwargs)
+        return observed(self)
 
-    monkeypatch.setattr(Trial, "run", some)
+    monkeypatch.setattr(Trial, "observed", some)
     assert run(folders, "--out", out).exit_code == 130
     assert kinds(rows_of(out)) == (3, 2)
     file = out / "frontier.jsonl"

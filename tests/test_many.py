@@ -1,6 +1,7 @@
 """Several observations attacked in one call find what each finds alone."""
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 
@@ -12,13 +13,26 @@ from gifd import catalog
 from gifd.attacker.observation import Observation
 from gifd.attacker.observe import observe
 from gifd.attacks import Attack, Reconstruction
-from gifd.errors import InputError, ModelError
+from gifd.errors import InputError, ModelError, NotBegunError
 from gifd.federation.client import Client
 from gifd.federation.defenses import Defense, Noise, Sparsify
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
-from gifd.priors import Generator, State
-from gifd.search import Draw, Latent, Phase, Progress, SearchContext, TotalVariation
+from gifd.priors import State
+from gifd.search import (
+    Beginning,
+    Draw,
+    GroupConsistency,
+    Initializer,
+    Latent,
+    Phase,
+    Progress,
+    Regression,
+    SearchContext,
+    Standing,
+    TotalVariation,
+)
+from gifd.updates import Update
 from gifd.victims import ConvNet
 from golden import runs
 
@@ -153,7 +167,7 @@ def test_what_cannot_be_searched_at_once_is_searched_apart(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hungry(Latent):  # type: ignore[misc]  # final, but a prior of this size never runs out
-    """Runs out of memory where more than so many searches enter at once."""
+    """Runs out of memory where it shows more than so many searches at once."""
 
     most: int = 99
 
@@ -163,32 +177,107 @@ class Hungry(Latent):  # type: ignore[misc]  # final, but a prior of this size n
         return super().pictures(context, state)
 
 
-def latent_attack(space: Latent, prior: Generator) -> Attack:
+def latent_attack(space: Latent, **settings: object) -> Attack:
     phase = Phase(name="latent", space=space, steps=4, regularizers=(TotalVariation(weight=1e-3),))
-    return Attack(name="t", reference="-", phases=(phase,), restarts=2, prior=prior)
+    phase = dataclasses.replace(phase, **settings)  # type: ignore[arg-type]
+    return Attack(name="t", reference="-", phases=(phase,), restarts=2, prior=runs.prior())
 
 
-@pytest.mark.parametrize(("most", "fits"), [(1, 1), (2, 2), (3, 3)])
+@pytest.mark.parametrize(("most", "fits"), [(1, [3, 2, 1]), (2, [3, 2]), (3, [3])])
 def test_half_as_many_until_they_fit(
-    most: int, fits: int, model: Model, pictures: Pictures, caplog: pytest.LogCaptureFixture
+    most: int,
+    fits: list[int],
+    model: Model,
+    pictures: Pictures,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The images of the best searches, one an observation, are shown at a phase's end."""
-    attack = latent_attack(Hungry(most=most), runs.prior())
-    seen = observations(model, pictures)
+    attack, seen = latent_attack(Hungry(most=most)), observations(model, pictures)
     with caplog.at_level(logging.WARNING, logger="gifd"):
         found = answers(attack.many(seen, seeds=SEEDS, batched=True))
-    assert max(each.at_once for each in found) == fits
-    assert [record.getMessage() for record in caplog.records] == (
-        [] if fits == 3 else [f"{fits} of 3 observations fit the memory at once"]
-    )
+    assert max(each.at_once for each in found) == fits[-1]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"{more} observations do not fit the memory at once: {fewer} are tried"
+        for more, fewer in itertools.pairwise(fits)
+    ]
+    for observation, seed, each in zip(seen, SEEDS, found, strict=True):
+        assert_same(each, attack(observation, seed=seed))
+
+
+def test_memory_that_only_the_run_lacks_is_found_there(model: Model, pictures: Pictures) -> None:
+    """A regression shows 6 samples for each of two restarts at once, the trial's fewer."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Regresses(Regression):  # type: ignore[misc]
+        at: list[int] = dataclasses.field(default_factory=list)
+
+        def __call__(self, beginning: Beginning) -> Standing:
+            if self.evaluations > 1 and len(beginning.draws) > 1:
+                raise torch.OutOfMemoryError("in the run alone")
+            return super().__call__(beginning)
+
+    attack = latent_attack(Latent(), begin=Regresses(evaluations=3))
+    seen = observations(model, pictures)
+    found = answers(attack.many(seen, seeds=SEEDS, batched=True))
+    assert [each.at_once for each in found] == [1, 1, 1]
     for observation, seed, each in zip(seen, SEEDS, found, strict=True):
         assert_same(each, attack(observation, seed=seed))
 
 
 def test_what_does_not_fit_alone_is_told(model: Model, pictures: Pictures) -> None:
-    attack = latent_attack(Hungry(most=0), runs.prior())
-    with pytest.raises(torch.OutOfMemoryError, match="no memory for 1"):
-        attack.many(observations(model, pictures), seeds=SEEDS, batched=True)
+    attack = latent_attack(Hungry(most=0))
+    found = attack.many(observations(model, pictures), seeds=SEEDS, batched=True)
+    assert all(isinstance(each, InputError) for each in found)
+    assert "expected memory for one restart of one observation" in str(found[0])
+
+
+def test_each_kind_has_its_own_number_at_once(model: Model, pictures: Pictures) -> None:
+    several = observations(model, pictures)
+    two = observations(model, pictures, batch=2)[0]
+    found = answers(latent_attack(Latent()).many([two, *several], seeds=[9, *SEEDS], batched=True))
+    assert [each.at_once for each in found] == [1, 3, 3, 3]
+
+
+def test_one_that_fails_within_the_search_does_not_stop_the_others(
+    model: Model, pictures: Pictures
+) -> None:
+    """A head without a gradient: the labels are granted, a regression has nothing to read."""
+    seen = observations(model, pictures, batch=2)
+    head = model.head((3, 16, 16)).weight
+    zeros = {n: 0 * t if n == head else t for n, t in seen[1].update.items()}
+    broken = dataclasses.replace(seen[1], update=Update(zeros))
+    attack = latent_attack(Latent(), begin=Regression(evaluations=3))
+    one, two, three = attack.many([seen[0], broken, seen[2]], seeds=SEEDS, at_once=3)
+    assert isinstance(two, ModelError)
+    assert "zeros only" in str(two)
+    for each, observation, seed in ((one, seen[0], 7), (three, seen[2], 11)):
+        assert isinstance(each, Reconstruction)
+        assert_same(each, attack(observation, seed=seed))
+
+
+@pytest.mark.parametrize("dead_first", [False, True])
+def test_a_fallen_image_does_not_take_the_others_group(
+    dead_first: bool, model: Model, pictures: Pictures
+) -> None:
+    class Breaks(Latent):  # type: ignore[misc]
+        def start(self, context: SearchContext, draw: Draw) -> State:
+            state = super().start(context, draw)
+            if draw.rng.initial_seed() == SEEDS[1]:
+                state["x"][:] = torch.nan
+            return state
+
+    group = GroupConsistency(weight=10.0, begin=0.5, register=False)
+    attack, seen = latent_attack(Breaks(), regularizers=(group,)), observations(model, pictures)
+    order = [1, 0] if dead_first else [0, 1]
+    found = attack.many(
+        [seen[i] for i in order], seeds=[SEEDS[i] for i in order], batched=True, at_once=2
+    )
+    alive = found[order.index(0)]
+    assert isinstance(alive, Reconstruction)
+    assert_same(alive, attack(seen[0], seed=SEEDS[0]))
+    without = latent_attack(Breaks(), regularizers=())(seen[0], seed=SEEDS[0])
+    assert alive.phases[0].curve[-1] != without.phases[0].curve[-1]
 
 
 def test_one_that_fails_does_not_stop_the_others(model: Model, pictures: Pictures) -> None:
@@ -220,7 +309,7 @@ def test_a_restart_that_falls_is_dropped_from_its_own_image(
                 state["x"][:] = torch.nan
             return state
 
-    attack, seen = latent_attack(Breaks(), runs.prior()), observations(model, pictures)
+    attack, seen = latent_attack(Breaks()), observations(model, pictures)
     one, two, three = attack.many(seen, seeds=SEEDS, batched=batched, at_once=3)
     assert isinstance(two, ModelError)
     assert "got none from any of 2 restarts" in str(two)
@@ -231,24 +320,75 @@ def test_a_restart_that_falls_is_dropped_from_its_own_image(
     assert_same(three, attack(seen[2], seed=SEEDS[2]))
 
 
-def test_ctrl_c_returns_the_best_so_far_of_all(model: Model, pictures: Pictures) -> None:
-    def interrupt(now: Progress) -> None:
-        if now.step == 3:
-            raise KeyboardInterrupt
+def interrupt(now: Progress) -> None:
+    if now.step == 3:
+        raise KeyboardInterrupt
 
-    attack, seen = latent_attack(Latent(), runs.prior()), observations(model, pictures)
+
+def test_ctrl_c_returns_the_best_so_far_of_all(model: Model, pictures: Pictures) -> None:
+    attack, seen = latent_attack(Latent()), observations(model, pictures)
     found = answers(attack.many(seen, seeds=SEEDS, callback=interrupt, at_once=3))
     assert [each.interrupted for each in found] == [True] * 3
     assert [len(each.phases[0].curve) for each in found] == [3] * 3
-    alone = answers(attack.many(seen, seeds=SEEDS, callback=interrupt, at_once=1))
-    assert len(alone) == 1, "what was not begun has no answer"
+    first, *others = attack.many(seen, seeds=SEEDS, callback=interrupt, at_once=1)
+    assert isinstance(first, Reconstruction)
+    assert first.interrupted
+    assert [type(each) for each in others] == [NotBegunError] * 2
 
 
-@pytest.mark.parametrize("mistake", [{"seeds": (1, 2)}, {"seeds": SEEDS, "at_once": 0}])
+class Presses(Initializer):
+    """Ctrl-C where a phase begins for the n-th time."""
+
+    evaluations = 0
+
+    def __init__(self, at: int) -> None:
+        self.at, self.times = at, 0
+
+    def __call__(self, beginning: Beginning) -> Standing:
+        self.times += 1
+        if self.times == self.at:
+            raise KeyboardInterrupt
+        return beginning.entered(beginning.before)
+
+
+def test_ctrl_c_where_something_begins(model: Model, pictures: Pictures) -> None:
+    several, two = observations(model, pictures), observations(model, pictures, batch=2)[0]
+
+    def attack(at: int) -> Attack:
+        return latent_attack(Latent(), begin=Presses(at))
+
+    with pytest.raises(KeyboardInterrupt):  # in the trial, before anything was found
+        attack(1).many(several, seeds=SEEDS, batched=True)
+    zeros = dataclasses.replace(several[0], update=several[0].update.map(torch.zeros_like))
+    with pytest.raises(KeyboardInterrupt):  # an error is nothing that was found
+        attack(1).many([zeros, two], seeds=[1, 2])
+    # the trial of three, their run, and the run of the one of another kind
+    *found, last = attack(3).many([*several, two], seeds=[*SEEDS, 9], batched=True)
+    assert [each.interrupted for each in answers(found)] == [False] * 3
+    assert isinstance(last, NotBegunError)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"seeds": (1, 2)},
+        {"seeds": SEEDS, "at_once": 0},
+        {"seeds": (1, 2, -3)},
+        {"seeds": (1, 2, 2**64)},
+    ],
+)
 def test_a_mistake_is_told_in_one_line(
     mistake: dict[str, object], model: Model, pictures: Pictures
 ) -> None:
-    attack = latent_attack(Latent(), runs.prior())
+    attack = latent_attack(Latent())
     with pytest.raises(InputError, match="expected") as error:
         attack.many(observations(model, pictures), **mistake)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+def test_lists_of_any_kind_will_do(model: Model, pictures: Pictures) -> None:
+    attack, seen = latent_attack(Latent()), observations(model, pictures)
+    found = answers(attack.many((each for each in seen), seeds=(seed for seed in SEEDS)))
+    for observation, seed, each in zip(seen, SEEDS, found, strict=True):
+        assert_same(each, attack(observation, seed=seed))
+    assert attack.many([], seeds=[]) == []

@@ -15,6 +15,13 @@ class GifdError(Exception):
         super().__init__(one_line(message, LONGEST))
 
 
+class NotBegunError(GifdError):
+    """Ctrl-C came before it was begun."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted before it was begun")
+
+
 class InputError(GifdError):
     """An image, a label, an option or a file that cannot be used."""
 

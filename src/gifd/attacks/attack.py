@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -55,6 +55,11 @@ class Attack:
                 f"expected at least one phase and one restart in '{self.name}', got "
                 f"{len(self.phases)} and {self.restarts}"
             )
+        if self.answer not in ("least-distance", "last"):
+            raise InputError(
+                f"expected 'least-distance' or 'last' to answer in '{self.name}', got "
+                f"'{self.answer}'"
+            )
         if self.prior is None and any(phase.space.needs_prior for phase in self.phases):
             raise InputError(f"expected a prior for '{self.name}', got none: name one")
         if self.label_mapping is not None and (self.prior is None or self.prior.classes is None):
@@ -98,9 +103,9 @@ class Attack:
 
     def many(
         self,
-        observations: Sequence[Observation],
+        observations: Iterable[Observation],
         *,
-        seeds: Sequence[int],
+        seeds: Iterable[int],
         callback: Callback | None = None,
         batched: bool | None = None,
         at_once: int | None = None,
@@ -120,7 +125,7 @@ class Attack:
 
         Returns:
             an answer each in their order, or the error that this one ended in. Ctrl-C ends it
-            with the answers so far.
+            with the answers so far; what was not begun is a `NotBegunError`.
 
         Raises:
             InputError: as many seeds as there are observations were not given.

@@ -60,3 +60,18 @@ class LabelMapping:
         drawn = torch.randint(classes, labels.shape, generator=torch.Generator().manual_seed(seed))
         known = labels.cpu()
         return torch.where(known < classes, known, drawn)
+
+    def mapped(self, images: Float[Tensor, "B C H W"], asked: Int[Tensor, "R B"]) -> Tensor:
+        """The classes (R, B) that these images look like, the same for every restart.
+
+        Raises:
+            InputError: the classifier does not answer with a class index an image.
+        """
+        found = self.classify(images)
+        whole = isinstance(found, Tensor) and not found.is_floating_point()
+        if not whole or found.shape != (len(images),):
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"expected {len(images)} class indices from the classifier '{self.name}', got {got}"
+            )
+        return found.to(asked.device).expand_as(asked)

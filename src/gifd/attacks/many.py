@@ -1,307 +1,160 @@
-"""Many: observations of one model attacked together, as many at once as fit the memory."""
+"""Many: observations attacked in as few calls as fit the memory; an error costs its own alone."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+import operator
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.attacks.label_mapping import LabelMapping
+from gifd.attacks.attack import Attack
+from gifd.attacks.ready import Ready
 from gifd.attacks.reconstruction import Reconstruction
-from gifd.errors import GifdError, InputError, expect
-from gifd.leakage.labels import label_hypotheses
-from gifd.search import Callback, Draw, Phase, PhaseResult, Search, SearchContext, search
-
-if TYPE_CHECKING:
-    from gifd.attacks.attack import Attack
-
-Answer = Reconstruction | GifdError
+from gifd.attacks.together import Answer, of_the_whole, together
+from gifd.errors import GifdError, InputError, NotBegunError, one_line
+from gifd.search import Callback, Phase, Population
 
 _log = logging.getLogger("gifd")
 
 
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Ready:
-    """One observation and what an attack begins with.
-
-    Args:
-        observation: what the server has.
-        seed: of all randomness of its attack.
-        labels: (R, B) that each restart is replayed with.
-        source, hypotheses: where they come from, and how many labellings there are.
-    """
-
-    observation: Observation
-    seed: int
-    labels: Int[Tensor, "R B"]
-    source: str
-    hypotheses: int
-
-    @classmethod
-    def of(cls, attack: Attack, observation: Observation, seed: int) -> Ready:
-        """Read the labels and refuse what cannot be attacked.
-
-        Raises:
-            InputError: the prior makes images of another shape than the private ones, or the
-                labels can be neither inferred nor were granted.
-            ModelError: no linear head, or no second derivative.
-        """
-        expect(observation, Observation, "an Observation, as observe(upload) makes one")
-        model, ledger = observation.model, observation.ledger
-        if attack.prior is not None and attack.prior.image_shape != ledger.image_shape:
-            raise InputError(
-                f"expected a prior for images of {_times(ledger.image_shape)}, got "
-                f"{attack.prior}: choose another prior or image size"
-            )
-        if attack.needs_gradients:
-            model.check_twice(ledger.image_shape)
-        if any(phase.space.searches_labels for phase in attack.phases):
-            known = torch.zeros(1, ledger.batch_size, dtype=torch.long, device=model.device)
-            source = "searched"
-        else:
-            known, source = label_hypotheses(observation, most=attack.restarts)
-        return cls(
-            observation=observation,
-            seed=seed,
-            labels=known[torch.arange(attack.restarts) % len(known)],
-            source=source,
-            hypotheses=len(known),
-        )
-
-    def alike(self, other: Ready) -> bool:
-        """Whether both can be searched in one call."""
-        ours, theirs = self.observation, other.observation
-        return ours.model is theirs.model and (
-            (ours.ledger.image_shape, ours.ledger.batch_size, ours.ledger.batch_norm is None)
-            == (
-                theirs.ledger.image_shape,
-                theirs.ledger.batch_size,
-                theirs.ledger.batch_norm is None,
-            )
-        )
-
-
 def attack_many(
     attack: Attack,
-    observations: Sequence[Observation],
-    seeds: Sequence[int],
+    observations: Iterable[Observation],
+    seeds: Iterable[int],
     *,
     callback: Callback | None = None,
     batched: bool | None = None,
     at_once: int | None = None,
 ) -> list[Answer]:
     """See `Attack.many`."""
-    if len(seeds) != len(observations):
-        raise InputError(
-            f"expected one seed for each of {len(observations)} observations, got {len(seeds)}"
-        )
-    if at_once is not None and at_once < 1:
-        raise InputError(f"expected at least 1 observation at once, got {at_once}")
+    given, seeded = _listed(observations, seeds, at_once)
     answers: dict[int, Answer] = {}
     waiting: list[tuple[int, Ready]] = []
-    for place, (observation, seed) in enumerate(zip(observations, seeds, strict=True)):
+    for place, (observation, seed) in enumerate(zip(given, seeded, strict=True)):
         try:
             waiting.append((place, Ready.of(attack, observation, seed)))
         except GifdError as error:
             answers[place] = error
     planned, spent = attack.planned_evaluations * len(waiting), 0
-    most = len(waiting) if at_once is None else at_once
-    while waiting:
-        alike = [each for each in waiting if each[1].alike(waiting[0][1])][:most]
-        if at_once is None:
-            most = fitting(attack, [ready for _, ready in alike], batched)
-        taken = alike[:most]
-        told = _of_the_whole(callback, spent, planned)
-        try:
-            found = _together(attack, [ready for _, ready in taken], told, batched)
-        except KeyboardInterrupt:  # before anything of these was found
-            if not answers:
-                raise
-            break
-        answers |= zip((place for place, _ in taken), found, strict=True)
-        waiting = [each for each in waiting if each not in taken]
-        spent += attack.planned_evaluations * len(taken)
-        if any(isinstance(each, Reconstruction) and each.interrupted for each in found):
-            break
-    return [answers[place] for place in sorted(answers)]
+    sizes: dict[Hashable, int] = {}
+    try:
+        while waiting:
+            kind = waiting[0][1].kind
+            alike = [(place, ready) for place, ready in waiting if ready.kind == kind]
+            if kind not in sizes:
+                several = [ready for _, ready in alike]
+                sizes[kind] = at_once or fitting(attack, several, batched)
+            taken = alike[: sizes[kind]]
+            told = of_the_whole(callback, spent, planned)
+            try:
+                found = _apart(attack, [ready for _, ready in taken], told, batched)
+            except torch.OutOfMemoryError:
+                sizes[kind] = _fewer(len(taken))
+                continue
+            answers |= zip((place for place, _ in taken), found, strict=True)
+            waiting = [each for each in waiting if each[0] not in answers]
+            spent += attack.planned_evaluations * len(taken)
+            if any(isinstance(each, Reconstruction) and each.interrupted for each in found):
+                break
+    except KeyboardInterrupt:  # before anything of these was found
+        if not any(isinstance(answer, Reconstruction) for answer in answers.values()):
+            raise
+    return [answers.get(place, NotBegunError()) for place in range(len(given))]
 
 
 def fitting(attack: Attack, ready: Sequence[Ready], batched: bool | None) -> int:
     """How many of these observations to attack at once.
 
-    On a CPU, where it is no faster, one. On an accelerator as many as a trial run of one step a
-    phase has the memory for: half as many again and again, until it fits; this is logged.
+    One by one it is one. Vectorised it is as many as a trial run has the memory for, of one step
+    (or one generation) a phase; half as many again and again until it fits, which is logged.
+
+    Raises:
+        KeyboardInterrupt: during the trial.
     """
-    device = ready[0].observation.model.device
-    if not (batched or (batched is None and device.type != "cpu")) or len(ready) == 1:
+    vectorised = ready[0].observation.model.device.type != "cpu" if batched is None else batched
+    if not vectorised:
         return 1
-    trial, size = attack.with_steps(len(attack.phases)), len(ready)
+    trial = replace(attack, phases=tuple(_tried(phase) for phase in attack.phases))
+    size = len(ready)
     while size > 1:
         try:
-            _together(trial, ready[:size], None, batched)
-            break
+            found = _apart(trial, ready[:size], None, batched)
         except torch.OutOfMemoryError:
-            size = (size + 1) // 2
-    if size < len(ready):
-        _log.warning("%d of %d observations fit the memory at once", size, len(ready))
+            size = _fewer(size)
+            continue
+        if any(isinstance(each, Reconstruction) and each.interrupted for each in found):
+            raise KeyboardInterrupt
+        break
     return size
 
 
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
-    """What was found for one observation, and by which classes of a conditional prior.
-
-    Args:
-        search: whose best phase answers.
-        before: the phases of a coarse pass, which do not.
-        asked: (R, B) the prior's classes.
-    """
-
-    search: Search
-    before: tuple[PhaseResult, ...]
-    asked: Int[Tensor, "R B"]
+def _tried(phase: Phase) -> Phase:
+    """The phase with as few steps as show what it needs."""
+    rule = phase.optimizer
+    steps = rule.population if isinstance(rule, Population) else 1
+    return replace(phase, steps=min(steps, phase.steps), begin=phase.begin.at_cost(1))
 
 
-def _mapped(attack: Attack, mapping: LabelMapping, run: Run, classes: int) -> list[Found]:
-    """A coarse pass by the private labels, then one by the classes that its images look like."""
-    asked = [mapping.begin(each.labels, classes, each.seed) for each in run.ready]
-    coarse = run(mapping.phases(attack.phases), asked, 0)
-    if any(each.interrupted for each in coarse):
-        return [Found(search=c, before=(), asked=own) for c, own in zip(coarse, asked, strict=True)]
-    mapped, befores = [], []
-    for each, own in zip(coarse, asked, strict=True):
-        if each.results:
-            own = mapping.classify(attack.chosen(each.results).images).expand_as(own)
-        mapped.append(own)
-        befores.append(each.results)
-    spent = sum(phase.evaluations for each in befores for phase in each)
-    try:
-        fine = run(attack.phases, mapped, spent)
-    except KeyboardInterrupt:  # before anything fine was found
-        return [
-            Found(search=replace(c, interrupted=True), before=(), asked=own)
-            for c, own in zip(coarse, mapped, strict=True)
-        ]
-    return [
-        Found(search=search, before=before, asked=own)
-        for search, before, own in zip(fine, befores, mapped, strict=True)
-    ]
+def _fewer(size: int) -> int:
+    half = (size + 1) // 2
+    _log.warning("%d observations do not fit the memory at once: %d are tried", size, half)
+    return half
 
 
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Run:
-    """The searches of some phases for several observations at once.
-
-    Args:
-        attack, ready, callback, batched: see `attack_many`.
-    """
-
-    attack: Attack
-    ready: Sequence[Ready]
-    callback: Callback | None
-    batched: bool | None
-
-    def __call__(
-        self, phases: Sequence[Phase], asked: Sequence[Int[Tensor, "R B"]], spent: int
-    ) -> list[Search]:
-        """Run these phases.
-
-        Args:
-            phases: of the attack, or of its coarse pass.
-            asked: the classes that a conditional prior is asked for, one (R, B) an observation.
-            spent: evaluations before it.
-        """
-        first = self.ready[0].observation
-        prior = self.attack.prior
-        return search(
-            [each.observation for each in self.ready],
-            torch.stack([each.labels for each in self.ready]),
-            phases,
-            SearchContext(
-                model=first.model,
-                generator=None if prior is None else prior.to(first.model.device),
-                image_shape=first.ledger.image_shape,
-                batch=first.ledger.batch_size,
-            ),
-            selection=self.attack.selection,
-            draws=[
-                Draw(
-                    restarts=self.attack.restarts,
-                    rng=torch.Generator().manual_seed(each.seed),
-                    labels=own,
-                )
-                for each, own in zip(self.ready, asked, strict=True)
-            ],
-            callback=_of_the_whole(
-                self.callback, spent, self.attack.planned_evaluations * len(self.ready)
-            ),
-            batched=self.batched,
-        )
-
-
-def _together(
+def _apart(
     attack: Attack, ready: Sequence[Ready], callback: Callback | None, batched: bool | None
 ) -> list[Answer]:
-    """Search for all of them in one call."""
-    began = time.perf_counter()
-    run = Run(attack=attack, ready=ready, callback=callback, batched=batched)
-    if attack.label_mapping is None or attack.prior is None:
-        asked = [each.labels for each in ready]
-        searches = run(attack.phases, asked, 0)
-        found = [Found(search=s, before=(), asked=a) for s, a in zip(searches, asked, strict=True)]
-    else:
-        found = _mapped(attack, attack.label_mapping, run, attack.prior.classes or 1)
-    seconds = (time.perf_counter() - began) / len(ready)
-    answers: list[Answer] = []
-    for each, own in zip(ready, found, strict=True):
-        try:
-            answers.append(_answer(attack, each, own, len(ready), seconds))
-        except GifdError as error:
-            answers.append(error)
-    return answers
+    """All together; where one of them cannot be attacked, each by itself.
+
+    Raises:
+        torch.OutOfMemoryError: several do not fit the memory.
+    """
+    try:
+        return together(attack, ready, callback, batched)
+    except GifdError as error:
+        if len(ready) == 1:
+            return [error]
+        return [_apart(attack, [each], callback, batched)[0] for each in ready]
+    except torch.OutOfMemoryError as error:
+        if len(ready) > 1:
+            raise
+        if batched is not False:
+            _log.warning("one observation does not fit the memory: its restarts go one by one")
+            return _apart(attack, ready, callback, batched=False)
+        return [
+            InputError(
+                "expected memory for one restart of one observation, got too little: "
+                f"{one_line(error)}"
+            )
+        ]
 
 
-def _answer(
-    attack: Attack, ready: Ready, found: Found, at_once: int, seconds: float
-) -> Reconstruction:
-    chosen = attack.chosen(found.search.phases)
-    conditional = attack.prior is not None and attack.prior.classes
-    return Reconstruction(
-        images=chosen.images,
-        labels=chosen.labels,
-        label_source=ready.source,
-        prior_labels=found.asked[chosen.best_restart] if conditional else None,
-        hypotheses=ready.hypotheses,
-        distance=chosen.distance,
-        selection=attack.selection,
-        phase=chosen.name,
-        phases=(*found.before, *found.search.phases),
-        interrupted=found.search.interrupted,
-        dropped=found.search.dropped,
-        at_once=at_once,
-        seed=ready.seed,
-        seconds=seconds,
-    )
+def _listed(
+    observations: Iterable[Observation], seeds: Iterable[int], at_once: int | None
+) -> tuple[list[Observation], list[int]]:
+    """Both as lists.
 
-
-def _of_the_whole(callback: Callback | None, spent: int, planned: int) -> Callback | None:
-    """The callback, told of all observations."""
-    if callback is None:
-        return None
-    return lambda now: callback(
-        replace(now, evaluations=now.evaluations + spent, evaluations_planned=planned)
-    )
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(str(side) for side in shape)
+    Raises:
+        InputError: they are no lists of one length, or a number is none.
+    """
+    try:
+        given = list(observations)
+        seeded = [operator.index(seed) for seed in seeds]
+        count = 1 if at_once is None else operator.index(at_once)
+    except TypeError as error:
+        raise InputError(
+            "expected observations and whole numbers as seeds, each in a list, and a whole number "
+            f"at once, got: {one_line(error)}"
+        ) from None
+    if len(seeded) != len(given):
+        raise InputError(
+            f"expected one seed for each of {len(given)} observations, got {len(seeded)}"
+        )
+    if not all(0 <= seed < 2**64 for seed in seeded):
+        raise InputError(f"expected seeds from 0 to 2^64 - 1, got {seeded}")
+    if count < 1:
+        raise InputError(f"expected at least 1 observation at once, got {count}")
+    return given, seeded

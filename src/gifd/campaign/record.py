@@ -84,7 +84,7 @@ class Record(Scores):
     is: not granted.
     """
 
-    schema_version: int = 3
+    schema_version: int = 4
     image: str
     images: list[ImageRecord]
     attack: str
@@ -97,6 +97,7 @@ class Record(Scores):
     seed: int
     interrupted: bool
     dropped: list[int]
+    at_once: int = 1
     label_source: str
     label_hypotheses: int
     defenses: list[str]
@@ -106,6 +107,7 @@ class Record(Scores):
     phases: list[PhaseRecord]
     device: str
     threads: int
+    tf32: bool | None = None
     peak_memory_bytes: int | None
     versions: dict[str, str]
     created: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
@@ -22,9 +22,9 @@ import torch
 
 from gifd.campaign.digest import Digester, source
 from gifd.campaign.record import Record
-from gifd.campaign.trial import Trial
+from gifd.campaign.trial import Trial, run_together
 from gifd.campaign.utility import Federation
-from gifd.errors import InputError, one_line
+from gifd.errors import GifdError, InputError, NotBegunError, one_line
 from gifd.federation.defenses import DPSGD, Defense
 from gifd.search import Callback
 
@@ -155,12 +155,37 @@ def finished(trial: Trial, callback: Callback | None = None) -> Record:
     """The record of a whole run.
 
     Raises:
+        GifdError: whatever the client or the attack refuses.
         KeyboardInterrupt: Ctrl-C cut it short: what was found so far is not its result.
     """
-    record = trial.run(callback).record
-    if record.interrupted:
-        raise KeyboardInterrupt
+    ((_, record),) = finished_together([trial], callback)
     return record
+
+
+def finished_together(
+    trials: Sequence[Trial], callback: Callback | None = None
+) -> Iterator[tuple[Trial, Record]]:
+    """The trials of one lot with the records of their whole runs, before any error is raised.
+
+    Raises:
+        GifdError: whatever a client or the attack refuses, of the first one.
+        KeyboardInterrupt: Ctrl-C cut one short.
+    """
+    errors: list[GifdError] = []
+    interrupted = False
+    for trial, outcome in zip(trials, run_together(trials, callback), strict=True):
+        if isinstance(outcome, NotBegunError):
+            interrupted = True
+        elif isinstance(outcome, GifdError):
+            errors.append(outcome)
+        elif outcome.record.interrupted:
+            interrupted = True
+        else:
+            yield trial, outcome.record
+    if interrupted:
+        raise KeyboardInterrupt
+    if errors:
+        raise errors[0]
 
 
 class Results:

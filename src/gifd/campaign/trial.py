@@ -6,7 +6,7 @@ import hashlib
 import math
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,10 +20,14 @@ from gifd.attacker.observation import Observation
 from gifd.attacker.observe import known_attacker, observe
 from gifd.attacks import Attack, Reconstruction
 from gifd.campaign.record import ImageRecord, Number, Outcome, PhaseRecord, Record, as_scores
+from gifd.errors import GifdError
 from gifd.federation.client import Client
 from gifd.federation.secret import Secret
 from gifd.metrics import Metric, match, score
 from gifd.search import Callback
+
+LOT = 64
+"""The most trials that are run together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,10 +77,23 @@ class Trial:
         Raises:
             GifdError: whatever the client or the attack refuses.
         """
+        (outcome,) = run_together([self], callback)
+        if isinstance(outcome, GifdError):
+            raise outcome
+        return outcome
+
+    def observed(self) -> tuple[Observation, Secret]:
+        """What the attacker sees of the client's step, and the private batch.
+
+        Raises:
+            GifdError: whatever the client refuses.
+        """
         upload, secret = self.client.step(self.images, self.labels)
         defenses = self.client.defenses
-        observation = observe(upload, attacker=self.attacker, defenses=defenses)
-        found = self.attack(observation, seed=self.seed, callback=callback)
+        return observe(upload, attacker=self.attacker, defenses=defenses), secret
+
+    def scored(self, observation: Observation, secret: Secret, found: Reconstruction) -> Outcome:
+        """The outcome of an attack, each reconstruction paired with a private image."""
         truth = secret.images
         order = match(found.images, truth).to(truth.device)
         phases = tuple(p.images[match(p.images, truth).to(truth.device)] for p in found.phases)
@@ -126,6 +143,7 @@ class Trial:
             seed=found.seed,
             interrupted=found.interrupted,
             dropped=list(found.dropped),
+            at_once=found.at_once,
             label_source=found.label_source,
             label_hypotheses=found.hypotheses,
             defenses=[repr(defense) for defense in self.client.defenses],
@@ -154,6 +172,7 @@ class Trial:
             ],
             device=str(self.client.model.device),
             threads=torch.get_num_threads(),
+            tf32=_tf32(self.client.model.device),
             peak_memory_bytes=_peak_memory(self.client.model.device),
             versions={
                 "gifd": version("gifd"),
@@ -162,6 +181,58 @@ class Trial:
             },
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def run_together(
+    trials: Sequence[Trial], callback: Callback | None = None
+) -> list[Outcome | GifdError]:
+    """Run trials of one attack, as many at once as fit the memory (`Attack.many`).
+
+    Args:
+        trials: at least one, all of the same attack.
+        callback: told of the whole.
+
+    Returns:
+        an outcome each, or the error that this one ended in.
+
+    Raises:
+        KeyboardInterrupt: before anything was found.
+    """
+    outcomes: dict[int, Outcome | GifdError] = {}
+    seen: dict[int, tuple[Observation, Secret]] = {}
+    for place, trial in enumerate(trials):
+        try:
+            seen[place] = trial.observed()
+        except GifdError as error:
+            outcomes[place] = error
+    answers = trials[0].attack.many(
+        [observation for observation, _ in seen.values()],
+        seeds=[trials[place].seed for place in seen],
+        callback=callback,
+    )
+    for (place, (observation, secret)), answer in zip(seen.items(), answers, strict=True):
+        if isinstance(answer, GifdError):
+            outcomes[place] = answer
+        else:
+            outcomes[place] = trials[place].scored(observation, secret, answer)
+    return [outcomes[place] for place in range(len(trials))]
+
+
+def lots(trials: Iterable[Trial]) -> Iterator[list[Trial]]:
+    """Trials that are run together: on a CPU each alone, on an accelerator those of one attack.
+
+    Of these at most `LOT` together, so that an interruption costs no more.
+    """
+    waiting: dict[int, list[Trial]] = {}
+    for trial in trials:
+        if trial.client.model.device.type == "cpu":
+            yield [trial]
+            continue
+        same = waiting.setdefault(id(trial.attack), [])
+        same.append(trial)
+        if len(same) == LOT:
+            yield waiting.pop(id(trial.attack))
+    yield from waiting.values()
 
 
 def _means(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -177,6 +248,13 @@ def _sha256(image: Tensor) -> str:
 
 def _finite(value: float) -> Number:
     return value if math.isfinite(value) else None
+
+
+def _tf32(device: torch.device) -> bool | None:
+    """Whether convolutions or products are rounded to TF32; None where there is no such thing."""
+    if device.type != "cuda":
+        return None
+    return torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
 
 
 def _peak_memory(device: torch.device) -> int | None:

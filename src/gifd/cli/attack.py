@@ -31,6 +31,7 @@ from gifd.cli.options import (
     Evaluations,
     LearningRate,
     LocalSteps,
+    MaxMemory,
     Offline,
     Restarts,
     Seed,
@@ -125,6 +126,7 @@ def attack(
     ] = 0,
     seed: Seed = 0,
     device: Device = "auto",
+    max_memory: MaxMemory = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -154,7 +156,7 @@ def attack(
         classes=classes,
         size=size,
         seed=victim_seed,
-        device=device_of(device),
+        device=device_of(device, max_memory),
         offline=offline,
     )
     classes = model.classes((len(model.mean), size, size))  # an own victim's are its own

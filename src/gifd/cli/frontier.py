@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from gifd import catalog, terminal
 from gifd.campaign.point import Point
-from gifd.campaign.sweep import Keys, Results, Row, drawn, finished, seeds_of
-from gifd.campaign.trial import Trial
+from gifd.campaign.sweep import Keys, Results, Row, drawn, finished_together, seeds_of
+from gifd.campaign.trial import Trial, lots
 from gifd.campaign.utility import Federation
 from gifd.cli.choices import chosen_attacker, chosen_attacks, chosen_metrics, chosen_victim
-from gifd.cli.options import Device, Evaluations, Offline, Restarts, Seed, device_of
+from gifd.cli.options import Device, Evaluations, MaxMemory, Offline, Restarts, Seed, device_of
 from gifd.errors import InputError, one_line
 from gifd.federation.client import Client
 from gifd.federation.defenses.dpsgd import accountant_installed
@@ -74,6 +74,7 @@ def frontier(
     data_size: Annotated[int, typer.Option(help="Side of its images.", min=8)] = 32,
     seed: Seed = 0,
     device: Device = "auto",
+    max_memory: MaxMemory = None,
     offline: Offline = False,
     out: Annotated[
         Path, typer.Option(help="Folder; what it holds of these settings is kept.")
@@ -85,10 +86,11 @@ def frontier(
     attackers = list(dict.fromkeys(named))
     learnt = read_image_set(data, size=data_size, labels=labels)
     classes = len(learnt.classes)
+    on = device_of(device, max_memory)
     drawn_as: Any = {
         "classes": classes,
         "seed": VICTIM_SEED,
-        "device": device_of(device),
+        "device": on,
         "offline": offline,
     }
     model = chosen_victim(victim, size=size, **drawn_as)
@@ -134,7 +136,7 @@ def frontier(
             results.add(key, {"kind": "federation", **cell, "rounds": rounds} | _finite(cost))
         learned = results[key]
         for each in attackers if defenses else attackers[:1]:
-            rows = []
+            asked: dict[str, Trial] = {}
             for index, ((file, image), label) in enumerate(zip(private, known, strict=True)):
                 seeds = seeds_of(index, seed=seed)
                 trial = Trial(
@@ -150,14 +152,15 @@ def frontier(
                     attacker=each,
                     seed=seeds.trial,
                 )
-                key = keys.trial(trial)
-                if key not in results:
-                    with terminal.progress(f"{name} {strength}, {each}: {file}") as callback:
-                        record = finished(trial, callback)
-                    row = {"kind": "attack", **cell, "attacker": each, "victim": victim}
-                    row |= {"victim_seed": VICTIM_SEED, **record.model_dump(include=ROW)}
-                    results.add(key, row)
-                rows.append(results[key])
+                asked[keys.trial(trial)] = trial
+            missing = {id(trial): key for key, trial in asked.items() if key not in results}
+            for lot in lots(trial for trial in asked.values() if id(trial) in missing):
+                with terminal.progress(f"{name} {strength}, {each}: {lot[0].name}") as callback:
+                    for trial, record in finished_together(lot, callback):
+                        row = {"kind": "attack", **cell, "attacker": each, "victim": victim}
+                        row |= {"victim_seed": VICTIM_SEED, **record.model_dump(include=ROW)}
+                        results.add(missing[id(trial)], row)
+            rows = [results[key] for key in asked]
             points.append(
                 _point(
                     rows,

@@ -8,6 +8,7 @@ import torch
 import typer
 
 from gifd.errors import InputError, one_line
+from gifd.terminal import note
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 LearningRate = Annotated[
@@ -36,8 +37,29 @@ Evaluations = Annotated[
 Restarts = Annotated[int | None, typer.Option(help="Searches beside each other.", min=1)]
 
 
-def device_of(name: str) -> torch.device:
-    """The device by name; auto takes a GPU where there is one."""
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(
+        help="GiB of an accelerator's memory: where clients need more, fewer go at once.",
+        min=0.1,
+    ),
+]
+
+
+def device_of(name: str, gib: float | None = None) -> torch.device:
+    """The device by name, its memory limited; auto takes a GPU where there is one.
+
+    On CUDA convolutions are computed in float32: the TF32 that PyTorch allows them by default
+    rounds a gradient to three figures.
+    """
+    device = _device(name)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    _limit_memory(device, gib)
+    return device
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -50,3 +72,20 @@ def device_of(name: str) -> torch.device:
             f"{one_line(error)}"
         ) from None
     return device
+
+
+def _limit_memory(device: torch.device, gib: float | None) -> None:
+    """Let PyTorch allocate no more than this, or say that there is nothing to limit.
+
+    Raises:
+        InputError: more than the device has.
+    """
+    if gib is None:
+        return
+    if device.type != "cuda":
+        note(f"--max-memory not used: on {device.type} clients are attacked one by one")
+        return
+    total = torch.cuda.get_device_properties(device).total_memory / 2**30
+    if gib > total:
+        raise InputError(f"expected at most the device's {total:.1f} GiB of memory, got {gib:g}")
+    torch.cuda.set_per_process_memory_fraction(gib / total, device)

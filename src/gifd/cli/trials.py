@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import typer
 
 from gifd import terminal
-from gifd.campaign.record import Record
+from gifd.campaign.record import Outcome, Record
 from gifd.campaign.store import Store
-from gifd.campaign.trial import Trial
-from gifd.errors import LONGEST, GifdError, one_line
+from gifd.campaign.trial import Trial, lots, run_together
+from gifd.errors import LONGEST, GifdError, NotBegunError, one_line
 from gifd.report import write_report
 
 
@@ -20,34 +20,57 @@ def run_trials(
 ) -> None:
     """Run what can be run; a bad image costs its own trials and no others."""
     records: list[Record] = []
-    failed = interrupted = False
-    for prepare in prepared:
-        try:
-            for trial in prepare():
-                with terminal.progress(f"{trial.name}: {trial.attack.name}") as callback:
-                    outcome = trial.run(callback)
-                stored = store.add(outcome)
+    told: set[tuple[str, str]] = set()
+    interrupted = False
+
+    def refuse(name: str, error: GifdError) -> None:
+        """Say it once, however many attacks it concerns."""
+        if (name, str(error)) not in told:
+            terminal.complain(error)
+        told.add((name, str(error)))
+
+    def trials() -> Iterator[Trial]:
+        for number, prepare in enumerate(prepared):
+            try:
+                yield from prepare()
+            except GifdError as error:
+                refuse(str(number), error)
+
+    try:
+        for lot in lots(trials()):
+            for trial, outcome in zip(lot, _run(lot), strict=True):
+                if isinstance(outcome, NotBegunError):
+                    continue
+                if isinstance(outcome, GifdError):
+                    refuse(trial.name, outcome)
+                    continue
+                try:
+                    stored = store.add(outcome)
+                except GifdError as error:
+                    refuse(trial.name, error)
+                    continue
                 records.append(stored.record)
                 if json:
                     sys.stdout.write(stored.record.model_dump_json() + "\n")
                     sys.stdout.flush()
                 if stored.record.dropped:
                     terminal.note(f"restarts {stored.record.dropped} became non-finite, dropped")
-                interrupted = stored.record.interrupted
-                if interrupted:
-                    break
-        except GifdError as error:
-            terminal.complain(error)
-            failed = True
-        except KeyboardInterrupt:
-            interrupted = True
-        if interrupted:
-            terminal.say.print("interrupted: what was found so far is kept")
-            break
+            if any(record.interrupted for record in records):
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        interrupted = True
+        terminal.say.print("interrupted: what was found so far is kept")
     if records:
         terminal.results(records)
         terminal.say.print(f"report: {one_line(write_report(store), LONGEST)}", soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)
-    if failed:
+    if told:
         raise typer.Exit(2)
+
+
+def _run(lot: Sequence[Trial]) -> list[Outcome | GifdError]:
+    """Run these trials together, under one bar."""
+    more = f" and {len(lot) - 1} more clients" if len(lot) > 1 else ""
+    with terminal.progress(f"{lot[0].name}{more}: {lot[0].attack.name}") as callback:
+        return run_together(lot, callback)

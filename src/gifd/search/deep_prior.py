@@ -53,8 +53,9 @@ class DeepPrior(Space):
     def start(self, context: SearchContext, draw: Draw) -> State:
         """Weights as PyTorch draws them and standard normal noise, each restart its own."""
         drawn = []
+        seed = int(torch.randint(2**31, (1,), generator=draw.rng))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=draw.rng)))
+            torch.default_generator.manual_seed(seed)  # those of accelerators are left alone
             for _ in range(draw.restarts):
                 drawn.append(dict(self._network(context).named_parameters()))
         state = {n: torch.stack([own[n].detach() for own in drawn])[:, None] for n in drawn[0]}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, final
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from gifd.attacker.observation import Observation
 from gifd.federation.protocols import Protocol
 from gifd.priors.generator import State
 from gifd.search.objective import Objective, Part, Target
@@ -39,6 +40,7 @@ class Evaluation:
         carried: (N, R, ...) the rest of the states.
         labels: (N, R, B).
         batched: in one vectorised call, else one search after the other.
+        together: the targets stacked, where they are of one protocol (`stacked`).
     """
 
     def __init__(
@@ -48,13 +50,12 @@ class Evaluation:
         carried: State,
         labels: Int[Tensor, "N R B"],
         batched: bool,
+        together: Target | None,
     ) -> None:
         self._objectives, self._layout, self._batched = objectives, layout, batched
         self._carried, self._labels = carried, labels
         self._targets = [objective.comparison.target for objective in objectives]
-        protocols = [objective.observation.protocol for objective in objectives]
-        alike = all(_equal(protocol, protocols[0]) for protocol in protocols[1:])
-        self._stacked = stacked(self._targets) if batched and alike else None
+        self._stacked = together
 
     def gradients(
         self,
@@ -63,9 +64,10 @@ class Evaluation:
         groups: Sequence[Tensor | None],
     ) -> Evaluated:
         """Objectives and their gradients; with `batched` those of fallen searches too."""
-        if self._batched:
-            return self._vectorised(x, groups, slopes=True)
-        return self._one_by_one(x, alive, groups, slopes=True)
+        with torch.enable_grad():
+            if self._batched:
+                return self._vectorised(x, groups, slopes=True)
+            return self._one_by_one(x, alive, groups, slopes=True)
 
     def values(self, x: Float[Tensor, "N S M"], alive: Bool[Tensor, "N S"]) -> Evaluated:
         """Objectives alone, a third of the work, of S searches an image.
@@ -86,15 +88,15 @@ class Evaluation:
         if self._stacked is not None:
             objective = self._objectives[0]
             group = None if groups[0] is None else torch.stack([_given(each) for each in groups])
-            searches = vmap(
+            searches = _vectorised(
                 lambda *each: self._each(objective, slopes, *each), (0, 0, 0, None, None)
             )
             in_dims = (0, 0, 0, 0, None if group is None else 0)
-            found = vmap(searches, in_dims)(x, carried, labels, self._stacked, group)
+            found = _vectorised(searches, in_dims)(x, carried, labels, self._stacked, group)
             return Evaluated(found[0] if slopes else None, found[1], found[2])
         rows = []
         for n, objective in enumerate(self._objectives):
-            searches = vmap(
+            searches = _vectorised(
                 lambda *each, own=objective: self._each(own, slopes, *each), (0, 0, 0, None, None)
             )
             own = {name: tensor[n] for name, tensor in carried.items()}
@@ -128,16 +130,19 @@ class Evaluation:
     ) -> Evaluated:
         """Outside vmap plain autograd does the same, on CPUs a tenth to a quarter faster."""
         gradient = torch.zeros_like(x) if slopes else None
-        values = x.new_full((2, *x.shape[:2]), torch.nan)
+        found: dict[tuple[int, int], Tensor] = {}  # objective and distance
         carried, labels = self._spread(x.shape[1])
         for n, r in alive.nonzero().tolist():
             leaf = x[n, r].detach().requires_grad_(slopes)
             own = {name: tensor[n, r] for name, tensor in carried.items()}
             state = {**own, **self._layout.unpack(leaf)}
-            found = self._objectives[n](state, labels[n, r], self._targets[n], groups[n])
-            values[0, n, r], values[1, n, r] = (value.detach() for value in found)
-            if gradient is not None and found[0].requires_grad:
-                (gradient[n, r],) = torch.autograd.grad(found[0], leaf, materialize_grads=True)
+            value, distance = self._objectives[n](state, labels[n, r], self._targets[n], groups[n])
+            found[n, r] = torch.stack([value.detach(), distance.detach()])
+            if gradient is not None and value.requires_grad:
+                (gradient[n, r],) = torch.autograd.grad(value, leaf, materialize_grads=True)
+        values = next(iter(found.values()), x).new_full((2, *x.shape[:2]), torch.nan)
+        for (n, r), pair in found.items():
+            values[:, n, r] = pair
         return Evaluated(gradient, values[0], values[1])
 
     def _spread(self, searches: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -149,8 +154,19 @@ class Evaluation:
         return carried, self._labels.repeat_interleave(times, 1)
 
 
-def stacked(targets: Sequence[Target]) -> Target:
-    """The targets of N images of one protocol as one, with N in front of every tensor."""
+def _vectorised(
+    function: Callable[..., Any], in_dims: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    """`vmap`, in which a random layer of the victim draws for each search, as one by one."""
+    found: Callable[..., Any] = vmap(function, in_dims, randomness="different")
+    return found
+
+
+def stacked(observations: Sequence[Observation], targets: Sequence[Target]) -> Target | None:
+    """The targets of N images as one, with N in front of every tensor; None: of two protocols."""
+    protocols = [observation.protocol for observation in observations]
+    if not all(_equal(protocol, protocols[0]) for protocol in protocols[1:]):
+        return None
     parts = tuple(
         Part(
             {name: torch.stack([part.tensors[name] for part in same]) for name in same[0].tensors},

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gifd.attacker.observation import Observation
 from gifd.errors import InputError, ModelError
+from gifd.search.evaluation import stacked
 from gifd.search.measure import Measure
 from gifd.search.objective import Comparison
 from gifd.search.phase import Phase, PhaseResult
@@ -93,13 +94,15 @@ def search(
     on_cpu = context.model.device.type == "cpu"
     vectorised = not on_cpu if batched is None else batched
     comparisons = [Comparison(observation) for observation in observations]
+    targets = [comparison.target for comparison in comparisons]
+    together = stacked(observations, targets) if vectorised else None
     images, restarts, _ = labels.shape
     teller = Teller(callback, phases, selection, images, restarts, often=on_cpu)
     results: list[list[PhaseResult]] = [[] for _ in observations]
     dropped: list[list[int]] = [[] for _ in observations]
     standing, interrupted = _drawn(phases[0], context, draws, labels), False
     for index, phase in enumerate(phases):
-        run = PhaseRun(phase, context, observations, comparisons, draws, vectorised)
+        run = PhaseRun(phase, context, observations, comparisons, draws, vectorised, together)
         spent = sum(result.evaluations for own in results for result in own)
         try:
             run.begin(standing)
@@ -113,10 +116,14 @@ def search(
         except KeyboardInterrupt:
             interrupted = True
         if run.began:
-            standing, found = run.finish(selection)
+            try:
+                standing, found = run.finish(selection)
+            except KeyboardInterrupt:  # while what was kept was measured: that is done first
+                interrupted = True
+                standing, found = run.finish(selection)
             for n, result in enumerate(found):
                 results[n] += [result] if result else []
-                dropped[n] += run.dropped(n)
+                dropped[n] += [r for r in run.dropped(n) if r not in dropped[n]]
         if interrupted and not any(results):
             raise KeyboardInterrupt
         if interrupted or not bool(standing.alive.any()):

@@ -48,7 +48,7 @@ class Optimizer(ABC):
 
         Args:
             memory: as the last step left it.
-            x: where gradient and objective were taken.
+            x: where gradient and objective were taken; not to be written to.
             gradient: of the objective; zero for a search that fell.
             objective: likewise.
             noise: standard normal, where the rule is `noisy`.
@@ -214,7 +214,8 @@ class LBFGS(Optimizer):
         noise: Float[Tensor, "N R M"] | None,
     ) -> tuple[Memory, Float[Tensor, "N R M"]]:
         """One quasi-Newton step."""
-        own = torch.where(objective > 0, 1 / objective, 1.0)
+        tiny = torch.finfo(objective.dtype).tiny
+        own = torch.where(objective > tiny, 1 / objective, 1.0)
         scale = torch.where(memory["scale"] == 0, own, memory["scale"])
         g = gradient * scale[..., None]  # (N, R, M)
         active = g.abs().amax(-1) > 1e-7  # (N, R)
@@ -283,6 +284,8 @@ def _push(pairs: Tensor, newest: Tensor, taken: Tensor, most: int) -> Tensor:
     A search that takes none gets a pair of zeros in front, which does nothing.
     """
     newest = newest[:, :, None]
+    if taken.device.type == "cpu" and bool(taken.all()):
+        return torch.cat([pairs[:, :, max(pairs.shape[2] + 1 - most, 0) :], newest], 2)
     longer = torch.cat([torch.zeros_like(newest), pairs], 2)[:, :, -most:]
     return chosen(taken, torch.cat([pairs, newest], 2)[:, :, -most:], longer)
 

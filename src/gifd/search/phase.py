@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -57,7 +57,16 @@ class Phase:
 
     def __post_init__(self) -> None:
         widths = (self.curvature, self.smoothing)
-        if self.steps < 1 or not min(widths) >= 0 or (self.keep is not None and self.keep < 1):
+        if self.keeps not in get_args(Keeps):
+            raise InputError(
+                f"expected phase '{self.name}' to keep 'best' or 'last', got '{self.keeps}'"
+            )
+        if (
+            not isinstance(self.steps, int)
+            or self.steps < 1
+            or not min(widths) >= 0
+            or (self.keep is not None and self.keep < 1)
+        ):
             raise InputError(
                 f"expected steps >= 1, curvature >= 0, smoothing >= 0 and keep >= 1 in phase "
                 f"'{self.name}', got steps={self.steps}, curvature={self.curvature}, "

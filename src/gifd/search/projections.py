@@ -126,7 +126,7 @@ def project_l1(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Ten
     of the convex, piecewise linear `sum max(|v| - t, 0) - r`. A CPU finds it by Newton's steps; an
     accelerator by sorting, which reads nothing back to the host.
     """
-    return _by_newton(v, radius) if v.device.type == "cpu" else by_sorting(v, radius)
+    return by_newton(v, radius) if v.device.type == "cpu" else by_sorting(v, radius)
 
 
 def by_sorting(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Tensor, "N M"]:
@@ -147,7 +147,7 @@ def by_sorting(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Ten
     return torch.where(outside[:, None], shrunk, v)
 
 
-def _by_newton(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Tensor, "N M"]:
+def by_newton(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Tensor, "N M"]:
     """`project_l1` by Newton's steps from below, which reach the root in a finite number, most
     often below ten: `t <- (sum of |v| above t  -  r) / (count of |v| above t)`.
 

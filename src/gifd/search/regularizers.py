@@ -105,6 +105,11 @@ class BatchNormPrior(Regularizer):
         if model is None or not candidate.statistics:
             return total
         shown = batch_statistics(model, model.denormalize(candidate.inputs))
+        if len(shown) != len(candidate.statistics):
+            raise InputError(
+                f"expected statistics of the model's {len(shown)} batch norms, got "
+                f"{len(candidate.statistics)}"
+            )
         for layer, (own, (mean, variance)) in enumerate(
             zip(shown, candidate.statistics, strict=True)
         ):

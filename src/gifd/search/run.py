@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
+from gifd.errors import InputError
 from gifd.priors.generator import State
 from gifd.search.evaluation import Evaluation
 from gifd.search.evolution import evolve
 from gifd.search.initializers import Beginning
 from gifd.search.keeping import Kept
 from gifd.search.measure import Measure
-from gifd.search.objective import Comparison, Objective
+from gifd.search.objective import Comparison, Objective, Target
 from gifd.search.phase import Phase, PhaseResult
 from gifd.search.population import Population
 from gifd.search.regularizers import GroupConsistency
@@ -36,6 +37,7 @@ class PhaseRun:
         phase: what to do.
         context, observations, draws, batched: as `search` has them.
         comparisons: of replays with each observation.
+        together: their targets stacked, where they are vectorised together.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class PhaseRun:
         comparisons: Sequence[Comparison],
         draws: Sequence[Draw],
         batched: bool,
+        together: Target | None,
     ) -> None:
+        self._together = together
         self.phase, self.context, self._batched = phase, context, batched
         self._observations, self._comparisons, self._draws = observations, comparisons, draws
         self._since = time.perf_counter()
@@ -64,18 +68,26 @@ class PhaseRun:
             evaluation = self._evaluation(layout, state, before.labels)
             return evaluation.values(layout.pack(state), before.alive).distance
 
+        pairs = zip(self._draws, before.numbers.cpu(), strict=True)
+        draws = [draw.of(numbers) for draw, numbers in pairs]
         self.standing = self.phase.begin(
             Beginning(
                 context=self.context,
                 space=self.phase.space,
                 before=before,
                 observations=self._observations,
-                draws=self._draws,
+                draws=draws,
                 values=values,
             )
         )
         state = {name: tensor.detach() for name, tensor in self.standing.state.items()}
         self._layout = Layout.of(state, self.phase.space.searched(self.context))
+        missing = [name for name in self.phase.constraints if name not in self._layout.shapes]
+        if missing:
+            raise InputError(
+                f"expected constraints on what phase '{self.phase.name}' searches "
+                f"({', '.join(self._layout.shapes)}), got '{missing[0]}'"
+            )
         self._carried = {n: t for n, t in state.items() if n not in self._layout.shapes}
         self._entry = self._layout.pack(state)
         self._entries = flat(self._layout.unpack(self._entry))
@@ -145,10 +157,11 @@ class PhaseRun:
                     inputs = self.context.model.normalize(shown)
                     inputs = inputs.reshape(*x.shape[:2], *inputs.shape[1:])
                 finite = alive & inputs.flatten(2).isfinite().all(2)
-                self._groups = [
-                    group.mean(own[going]) if bool(going.any()) else before
-                    for own, going, before in zip(inputs, finite, self._groups, strict=True)
-                ]
+                means: list[Tensor | None] = []
+                for own, going, last in zip(inputs, finite, self._groups, strict=True):
+                    fallen = torch.zeros_like(own[0]) if last is None else last  # nobody reads it
+                    means.append(group.mean(own[going]) if bool(going.any()) else fallen)
+                self._groups = means
         return self._groups
 
     def _evaluation(self, layout: Layout, carried: State, labels: Tensor) -> Evaluation:
@@ -161,6 +174,7 @@ class PhaseRun:
             {name: tensor for name, tensor in carried.items() if name not in layout.shapes},
             labels,
             self._batched,
+            self._together,
         )
 
     def _objective(self, observation: Observation, comparison: Comparison) -> Objective:
@@ -198,6 +212,7 @@ class PhaseRun:
         if selection != self.phase.measure:
             distance = self._measured(selection, going)
             evaluated = evaluated + going.sum(1)
+            going = going & distance.isfinite()
         ended = replace(
             self.standing,
             state=state,
@@ -219,7 +234,13 @@ class PhaseRun:
             regularizers=(),
         )
         run = PhaseRun(
-            phase, self.context, self._observations, self._comparisons, self._draws, self._batched
+            phase,
+            self.context,
+            self._observations,
+            self._comparisons,
+            self._draws,
+            self._batched,
+            self._together,
         )
         evaluation = run._evaluation(self._layout, self._carried, self.standing.labels)
         return evaluation.values(self.kept.x, going).distance
@@ -243,7 +264,7 @@ class PhaseRun:
             results.append(
                 PhaseResult(
                     name=self.phase.name,
-                    images=images,
+                    images=images.clone(),
                     labels=labels if labels.ndim == 1 else labels.argmax(1),
                     distance=float(best.distance[n, 0]),
                     curve=tuple(map(tuple, curve[:, n, took_part].tolist())),

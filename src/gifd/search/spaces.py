@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -62,6 +62,11 @@ class Draw:
     restarts: int
     rng: torch.Generator
     labels: Int[Tensor, "R B"] | None = None
+
+    def of(self, numbers: Int[Tensor, "K"]) -> Draw:
+        """For these restarts alone."""
+        labels = None if self.labels is None else self.labels[numbers.to(self.labels.device)]
+        return replace(self, restarts=len(numbers), labels=labels)
 
 
 class Space(ABC):

@@ -1,0 +1,77 @@
+"""Ready: one observation with all that an attack on it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gifd.attacker.observation import Observation
+from gifd.attacks.attack import Attack
+from gifd.errors import InputError, expect
+from gifd.leakage.labels import label_hypotheses
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ready:
+    """One observation and what an attack begins with.
+
+    Args:
+        observation: what the server has.
+        seed: of all randomness of its attack.
+        labels: (R, B) that each restart is replayed with.
+        source, hypotheses: where they come from, and how many labellings there are.
+    """
+
+    observation: Observation
+    seed: int
+    labels: Int[Tensor, "R B"]
+    source: str
+    hypotheses: int
+
+    @classmethod
+    def of(cls, attack: Attack, observation: Observation, seed: int) -> Ready:
+        """Read the labels and refuse what cannot be attacked.
+
+        Raises:
+            InputError: the prior makes images of another shape than the private ones, or the
+                labels can be neither inferred nor were granted.
+            ModelError: no linear head, or no second derivative.
+        """
+        expect(observation, Observation, "an Observation, as observe(upload) makes one")
+        model, ledger = observation.model, observation.ledger
+        if attack.prior is not None and attack.prior.image_shape != ledger.image_shape:
+            raise InputError(
+                f"expected a prior for images of {_times(ledger.image_shape)}, got "
+                f"{attack.prior}: choose another prior or image size"
+            )
+        if attack.needs_gradients:
+            model.check_twice(ledger.image_shape)
+        if any(phase.space.searches_labels for phase in attack.phases):
+            known = torch.zeros(1, ledger.batch_size, dtype=torch.long, device=model.device)
+            source = "searched"
+        else:
+            known, source = label_hypotheses(observation, most=attack.restarts)
+        return cls(
+            observation=observation,
+            seed=seed,
+            labels=known[torch.arange(attack.restarts) % len(known)],
+            source=source,
+            hypotheses=len(known),
+        )
+
+    @property
+    def kind(self) -> Hashable:
+        """What observations have in common that can be searched in one call."""
+        ledger = self.observation.ledger
+        granted = None if ledger.batch_norm is None else len(ledger.batch_norm)
+        return id(self.observation.model), ledger.image_shape, ledger.batch_size, granted
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in shape)
