@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -25,10 +26,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    unique = f"benchmark_{name}"
+    spec = importlib.util.spec_from_file_location(unique, BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module  # where dataclasses look
     spec.loader.exec_module(module)
     return module
 
@@ -391,3 +394,37 @@ def test_label_counts_of_one_victim_say_so_and_n(tmp_path: Path) -> None:
     arguments = [tmp_path, "--labels", "class([0-9])", "--size", "16", "--steps", "0"]
     text = done(load("labels"), *arguments, "--batches", "1", "--draws", "2")
     assert "one victim, n = 2 batches of each size" in text
+
+
+# -- the device ------------------------------------------------------------------------
+
+
+def test_the_device_is_measured_at_a_small_size(tmp_path: Path) -> None:
+    """All that a GPU is asked for, on this processor: everything beside what it is compared with."""
+    out = tmp_path / "device.json"
+    small = ["--victim", "lenet", "--images", "1,2", "--steps", 1, "--device", "cpu"]
+    said = done(load("device"), *small, "--out", out)
+    report = json.loads(out.read_text())
+    by_name = {each["name"]: each for each in report["measured"]}
+    assert len(by_name) == len(report["measured"]) == 3 * 3 + 2 + 2
+    for name in by_name:
+        assert name.split(",")[0] in said
+    for each in by_name.values():
+        assert each["value"] > 0
+        if each["ratio"] is None:
+            continue
+        base = by_name[each["against"]]
+        quotient = each["value"] / base["value"]
+        faster = quotient if each["unit"] == "a second" else 1 / quotient
+        assert each["ratio"] == pytest.approx(faster, rel=1e-6)
+    shares = report["profile"]["shares"]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-2)
+    assert shares["convolution"] > 0
+    assert report["profile"]["host_waits_a_step"] > 0, "on a CPU the host looks at every step"
+    assert report["device"] == "cpu"
+
+
+def test_no_measurement_begins_when_the_time_is_up(tmp_path: Path) -> None:
+    out = tmp_path / "device.json"
+    done(load("device"), "--victim", "lenet", "--minutes", 0, "--device", "cpu", "--out", out)
+    assert json.loads(out.read_text())["measured"] == []
