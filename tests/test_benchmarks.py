@@ -400,7 +400,7 @@ def test_label_counts_of_one_victim_say_so_and_n(tmp_path: Path) -> None:
 
 
 def test_the_device_is_measured_at_a_small_size(tmp_path: Path) -> None:
-    """All that a GPU is asked for, on this processor: everything beside what it is compared with."""
+    """All that a GPU is asked for, on this processor, each beside what it is compared with."""
     out = tmp_path / "device.json"
     small = ["--victim", "lenet", "--images", "1,2", "--steps", 1, "--device", "cpu"]
     said = done(load("device"), *small, "--out", out)
