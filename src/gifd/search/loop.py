@@ -100,27 +100,13 @@ def search(
     teller = Teller(callback, phases, selection, images, restarts, often=on_cpu)
     results: list[list[PhaseResult]] = [[] for _ in observations]
     dropped: list[list[int]] = [[] for _ in observations]
-    standing, interrupted = _drawn(phases[0], context, draws, labels), False
+    standing = _drawn(phases[0], context, draws, labels)
     for index, phase in enumerate(phases):
         run = PhaseRun(phase, context, observations, comparisons, draws, vectorised, together)
         spent = sum(result.evaluations for own in results for result in own)
-        try:
-            run.begin(standing)
-            for step, seen in enumerate(run, start=1):
-                if teller.due(step, phase.steps):
-                    teller.tell(
-                        index, step, run.least, run.alive.sum(), spent + run.evaluations.sum()
-                    )
-                    if not bool(seen.finite.any()):
-                        break
-        except KeyboardInterrupt:
-            interrupted = True
+        interrupted = _cut_short(run, standing, teller, index, spent)
         if run.began:
-            try:
-                standing, found = run.finish(selection)
-            except KeyboardInterrupt:  # while what was kept was measured: that is done first
-                interrupted = True
-                standing, found = run.finish(selection)
+            standing, found = run.finish(selection)
             for n, result in enumerate(found):
                 results[n] += [result] if result else []
                 dropped[n] += [r for r in run.dropped(n) if r not in dropped[n]]
@@ -132,6 +118,22 @@ def search(
         Search(results=tuple(own), dropped=tuple(fell), interrupted=interrupted)
         for own, fell in zip(results, dropped, strict=True)
     ]
+
+
+def _cut_short(run: PhaseRun, standing: Standing, teller: Teller, index: int, spent: int) -> bool:
+    """Search one phase, the host looking now and then; whether Ctrl-C cut it short."""
+    steps = run.phase.steps
+    try:
+        run.begin(standing)
+        for step, seen in enumerate(run, start=1):
+            if teller.due(step, steps):
+                evaluations = spent + run.evaluations.sum()
+                teller.tell(index, step, run.least, run.alive.sum(), evaluations)
+                if not bool(seen.finite.any()):
+                    break
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _drawn(

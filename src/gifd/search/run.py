@@ -203,7 +203,16 @@ class PhaseRun:
         return tuple(self.standing.numbers[n][fell].tolist())
 
     def finish(self, selection: Measure) -> tuple[Standing, list[PhaseResult | None]]:
-        """Where the searches stand that go on, and what was found for each image."""
+        """Where the searches stand that go on, and what was found for each image.
+
+        The first Ctrl-C while it measures begins it anew: what was found is not lost.
+        """
+        try:
+            return self._finished(selection)
+        except KeyboardInterrupt:
+            return self._finished(selection)
+
+    def _finished(self, selection: Measure) -> tuple[Standing, list[PhaseResult | None]]:
         found = self.kept.distance.isfinite()
         going = found & self.alive
         going = torch.where(going.any(1, keepdim=True), going, found)
