@@ -1,4 +1,4 @@
-"""Many: observations of one model attacked together, as many at once as fit the memory."""
+"""Many: attack several observations, as many at once as fit the memory."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _log = logging.getLogger("gifd")
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ready:
-    """One observation and what an attack begins with.
+    """One observation that is ready to be attacked.
 
     Args:
-        observation: what the server has.
-        seed: of all randomness of its attack.
-        labels: (R, B) that each restart is replayed with.
-        source, hypotheses: where they come from, and how many labellings there are.
+        observation: the server's view.
+        seed: seed of all randomness of its attack.
+        labels: (R, B) labels of each restart's replay.
+        source, hypotheses: their source, and the number of different labellings.
     """
 
     observation: Observation
@@ -47,11 +47,11 @@ class Ready:
 
     @classmethod
     def of(cls, attack: Attack, observation: Observation, seed: int) -> Ready:
-        """Read the labels and refuse what cannot be attacked.
+        """Infer the labels and check that the attack can run.
 
         Raises:
-            InputError: the prior makes images of another shape than the private ones, or the
-                labels can be neither inferred nor were granted.
+            InputError: the prior makes images of another shape than the private ones, or labels
+                are neither granted nor can be inferred.
             ModelError: no linear head, or no second derivative.
         """
         expect(observation, Observation, "an Observation, as observe(upload) makes one")
@@ -77,7 +77,7 @@ class Ready:
         )
 
     def alike(self, other: Ready) -> bool:
-        """Whether both can be searched in one call."""
+        """Whether both can be searched together."""
         ours, theirs = self.observation, other.observation
         return ours.model is theirs.model and (
             (ours.ledger.image_shape, ours.ledger.batch_size, ours.ledger.batch_norm is None)
@@ -137,8 +137,8 @@ def attack_many(
 def fitting(attack: Attack, ready: Sequence[Ready], batched: bool | None) -> int:
     """How many of these observations to attack at once.
 
-    On a CPU, where it is no faster, one. On an accelerator as many as a trial run of one step a
-    phase has the memory for: half as many again and again, until it fits; this is logged.
+    On a CPU one, as more are no faster. On an accelerator as many as fit the memory in a trial
+    run of one step per phase, found by repeated halving; fewer than all are logged.
     """
     device = ready[0].observation.model.device
     if not (batched or (batched is None and device.type != "cpu")) or len(ready) == 1:
@@ -158,12 +158,12 @@ def fitting(attack: Attack, ready: Sequence[Ready], batched: bool | None) -> int
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """What was found for one observation, and by which classes of a conditional prior.
+    """The result for one observation.
 
     Args:
-        search: whose best phase answers.
-        before: the phases of a coarse pass, which do not.
-        asked: (R, B) the prior's classes.
+        search: the search whose phases can answer.
+        before: the phases of a coarse pass, which cannot.
+        asked: (R, B) the classes given to a conditional prior.
     """
 
     search: Search
@@ -172,7 +172,7 @@ class Found:
 
 
 def _mapped(attack: Attack, mapping: LabelMapping, run: Run, classes: int) -> list[Found]:
-    """A coarse pass by the private labels, then one by the classes that its images look like."""
+    """A coarse pass with the private labels, then the attack with the classes of its images."""
     asked = [mapping.begin(each.labels, classes, each.seed) for each in run.ready]
     coarse = run(mapping.phases(attack.phases), asked, 0)
     if any(each.interrupted for each in coarse):
@@ -218,8 +218,8 @@ class Run:
 
         Args:
             phases: of the attack, or of its coarse pass.
-            asked: the classes that a conditional prior is asked for, one (R, B) an observation.
-            spent: evaluations before it.
+            asked: the classes for a conditional prior, one (R, B) per observation.
+            spent: evaluations before this run.
         """
         first = self.ready[0].observation
         prior = self.attack.prior
@@ -252,7 +252,7 @@ class Run:
 def _together(
     attack: Attack, ready: Sequence[Ready], callback: Callback | None, batched: bool | None
 ) -> list[Answer]:
-    """Search for all of them in one call."""
+    """Search all of them in one call."""
     began = time.perf_counter()
     run = Run(attack=attack, ready=ready, callback=callback, batched=batched)
     if attack.label_mapping is None or attack.prior is None:
@@ -295,7 +295,7 @@ def _answer(
 
 
 def _of_the_whole(callback: Callback | None, spent: int, planned: int) -> Callback | None:
-    """The callback, told of all observations."""
+    """The callback, with the progress of all observations."""
     if callback is None:
         return None
     return lambda now: callback(

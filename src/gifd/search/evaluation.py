@@ -1,4 +1,4 @@
-"""Evaluation: the objectives and gradients of all searches, one by one or in one call."""
+"""Evaluation: objectives and gradients of all searches, one by one or in one call."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from gifd.search.variables import Layout
 
 
 class Evaluated(NamedTuple):
-    """What one evaluation of every search tells; NaN where it was not asked for.
+    """The results of one evaluation of every search; NaN for searches that were left out.
 
     Args:
-        gradient: (N, R, M) of the objective; None where it was not asked for.
+        gradient: (N, R, M) of the objective; None if not requested.
         objective, distance: (N, R).
     """
 
@@ -31,14 +31,14 @@ class Evaluated(NamedTuple):
 
 @final
 class Evaluation:
-    """The objectives of N images with R restarts each, as functions of what is searched.
+    """The objectives of N images with R restarts each, as functions of the variables.
 
     Args:
-        objectives: one an image. With `batched` those of one protocol are evaluated together.
-        layout: of what is searched.
+        objectives: one per image. With `batched` those of one protocol are evaluated together.
+        layout: of the variables.
         carried: (N, R, ...) the rest of the states.
         labels: (N, R, B).
-        batched: in one vectorised call, else one search after the other.
+        batched: one vectorised call instead of one search after the other.
     """
 
     def __init__(
@@ -62,16 +62,15 @@ class Evaluation:
         alive: Bool[Tensor, "N R"],
         groups: Sequence[Tensor | None],
     ) -> Evaluated:
-        """Objectives and their gradients; with `batched` those of fallen searches too."""
+        """Objectives and their gradients; with `batched` also those of dropped searches."""
         if self._batched:
             return self._vectorised(x, groups, slopes=True)
         return self._one_by_one(x, alive, groups, slopes=True)
 
     def values(self, x: Float[Tensor, "N S M"], alive: Bool[Tensor, "N S"]) -> Evaluated:
-        """Objectives alone, a third of the work, of S searches an image.
+        """Objectives without gradients (a third of the work), for S searches per image.
 
-        Where S is a multiple of R, each restart's carried state and labels serve S / R of them,
-        one after the other.
+        S is a multiple of R: each restart's carried state and labels are repeated S / R times.
         """
         groups = [None] * len(x)
         with torch.no_grad():
@@ -126,7 +125,7 @@ class Evaluation:
     def _one_by_one(
         self, x: Tensor, alive: Tensor, groups: Sequence[Tensor | None], *, slopes: bool
     ) -> Evaluated:
-        """Outside vmap plain autograd does the same, on CPUs a tenth to a quarter faster."""
+        """The same by plain autograd, without vmap; 10 to 25 % faster on CPUs."""
         gradient = torch.zeros_like(x) if slopes else None
         values = x.new_full((2, *x.shape[:2]), torch.nan)
         carried, labels = self._spread(x.shape[1])
@@ -141,7 +140,7 @@ class Evaluation:
         return Evaluated(gradient, values[0], values[1])
 
     def _spread(self, searches: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Carried state and labels for so many searches an image."""
+        """Carried state and labels for this many searches per image."""
         times = searches // self._labels.shape[1]
         if times == 1:
             return dict(self._carried), self._labels
@@ -150,7 +149,7 @@ class Evaluation:
 
 
 def stacked(targets: Sequence[Target]) -> Target:
-    """The targets of N images of one protocol as one, with N in front of every tensor."""
+    """Stack the targets of N images of one protocol along a leading axis."""
     parts = tuple(
         Part(
             {name: torch.stack([part.tensors[name] for part in same]) for name in same[0].tensors},
@@ -168,10 +167,10 @@ def stacked(targets: Sequence[Target]) -> Target:
 def _equal(one: Protocol, other: Protocol) -> bool:
     try:
         return one == other
-    except RuntimeError:  # tensors among their settings, which are not the very same
+    except RuntimeError:  # their settings contain tensors, which `==` cannot compare
         return False
 
 
 def _given(group: Tensor | None) -> Tensor:
-    assert group is not None  # all images confer at the same steps
+    assert group is not None  # all images update their means at the same steps
     return group

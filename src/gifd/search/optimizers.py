@@ -1,7 +1,7 @@
 """Optimisers: pure steps `(memory, x, gradient) -> (memory, x)` on all searches at once.
 
-Every tensor has the axes (N, R) of images and restarts in front, or none. Nothing is read back to
-the host, so that a step can run, be batched or be captured on an accelerator.
+Every tensor has the leading axes (N, R) of images and restarts, or none. Nothing is read back to
+the host, so a step can be batched or captured on an accelerator.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from gifd.errors import InputError
 from gifd.search.schedules import Schedule, WarmupCosine
 
 Memory = Mapping[str, Tensor]
-"""What an optimiser remembers from step to step."""
+"""An optimiser's state."""
 
 
 class Optimizer(ABC):
-    """A rule that moves variables along the gradients of an objective."""
+    """Updates variables from the gradients of an objective."""
 
     @property
     def noisy(self) -> bool:
-        """Whether it asks for normal numbers, drawn anew for each step."""
+        """Whether each step needs fresh standard normal noise."""
         return False
 
     @abstractmethod
     def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
-        """What it remembers before the first of so many steps."""
+        """The memory before the first of `steps` steps."""
 
     @abstractmethod
     def step(
@@ -46,11 +46,11 @@ class Optimizer(ABC):
         """Move every search by its own gradient.
 
         Args:
-            memory: as the last step left it.
-            x: where gradient and objective were taken.
-            gradient: of the objective; zero for a search that fell.
-            objective: likewise.
-            noise: standard normal, where the rule is `noisy`.
+            memory: of the last step.
+            x: where gradient and objective were evaluated.
+            gradient: of the objective; zero for a dropped search.
+            objective: its value; zero for a dropped search.
+            noise: standard normal, if the optimiser is `noisy`.
         """
 
 
@@ -62,15 +62,15 @@ class Adam(Optimizer):
         x <- x - rate_t (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + 1e-8).
 
     Args:
-        lr: top learning rate.
-        schedule: its course over the phase.
-        signed: take the sign of the gradient for g (Inverting Gradients).
+        lr: peak learning rate.
+        schedule: of the learning rate over the phase.
+        signed: use the sign of the gradient as g (Inverting Gradients).
         noise: after a step, add `noise * rate_t * N(0, 1)` (Langevin dynamics, GradInversion).
 
     Source: Kingma and Ba, ICLR 2015, b1 = 0.9, b2 = 0.999.
 
-    Differs from the official code: the schedule is read at the end of a step instead of its
-    start, so that the first evaluation is not spent on a learning rate of 0.
+    Differs from the official code: the schedule is read at the end of a step, not at its start,
+    so the first evaluation is not spent on a learning rate of 0.
     """
 
     lr: float = 0.1
@@ -86,7 +86,7 @@ class Adam(Optimizer):
 
     @property
     def noisy(self) -> bool:
-        """Where noise is added."""
+        """Whether noise is added."""
         return self.noise > 0
 
     def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
@@ -102,7 +102,7 @@ class Adam(Optimizer):
         objective: Float[Tensor, "N R"],
         noise: Float[Tensor, "N R M"] | None,
     ) -> tuple[Memory, Float[Tensor, "N R M"]]:
-        """One step at the rate of its turn."""
+        """One step at the scheduled rate."""
         rate = _rate(memory)
         memory, moved = _adam(memory, x, gradient.sign() if self.signed else gradient, rate)
         if noise is not None:
@@ -113,20 +113,19 @@ class Adam(Optimizer):
 @final
 @dataclass(frozen=True, kw_only=True)
 class GradientRegularized(Optimizer):
-    """AdamW on the signs of two gradients: here, and where a step from here would lead.
+    """AdamW on the signs of two gradients: at the iterate and at a probe one step ahead.
 
-    `sign(g(h)) (1 - share) + sign(g(h')) share`, h' the probe, one AdamW step ahead of h. The
-    moments see both. Among the solutions the flat ones, whose gradients agree, are preferred.
-    Steps alternate: one leads from h to its probe, the next from h to the new h.
+    `sign(g(h)) (1 - share) + sign(g(h')) share`, with the probe h' one AdamW step ahead of h.
+    The moments are updated by both. This prefers flat solutions, where both gradients agree.
+    Steps alternate: one goes from h to its probe, the next from h to the new h.
 
     Args:
-        lr: top learning rate.
-        schedule: its course over the phase.
-        share: of the probe's gradient.
+        lr: peak learning rate.
+        schedule: of the learning rate over the phase.
+        share: weight of the probe's gradient.
         decay: AdamW's weight decay.
 
-    Source: Fan et al., FedLeak, USENIX Security 2025, arXiv:2506.08435, as its published code
-    has it.
+    Source: Fan et al., FedLeak, USENIX Security 2025, arXiv:2506.08435, as in its published code.
     """
 
     lr: float = 0.01
@@ -142,7 +141,7 @@ class GradientRegularized(Optimizer):
             )
 
     def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
-        """Moments of zero; a probe and the step after it have one rate."""
+        """Moments of zero; a probe and the step after it share a rate."""
         pairs = (steps + 1) // 2
         rates = [self.lr * self.schedule((t // 2 + 1) / pairs) for t in range(steps)]
         return {**_moments(x, rates), "here": x, "sign": torch.zeros_like(x)}
@@ -155,7 +154,7 @@ class GradientRegularized(Optimizer):
         objective: Float[Tensor, "N R"],
         noise: Float[Tensor, "N R M"] | None,
     ) -> tuple[Memory, Float[Tensor, "N R M"]]:
-        """To the probe, or from where it was sent out to the next iterate."""
+        """To the probe, or from the iterate before it to the next iterate."""
         probing = memory["count"] % 2 == 0
         rate, sign = _rate(memory), gradient.sign()
         here = torch.where(probing, x, memory["here"])
@@ -167,15 +166,15 @@ class GradientRegularized(Optimizer):
 @final
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(Optimizer):
-    """L-BFGS without a line search, each search for itself.
+    """L-BFGS without a line search, separately for each search.
 
     Args:
         lr: step length along the quasi-Newton direction.
-        history: pairs of steps and gradient differences it remembers.
+        history: number of pairs (step, gradient difference) in memory.
 
-    The objective is divided by its first value, so that the thresholds below do not hear the scale
-    of an update: no step where no number of the gradient is above 1e-7 or where the slope along the
-    direction is above -1e-9, no pair whose product is below 1e-10.
+    The objective is divided by its first value, so that these thresholds do not depend on the
+    scale of an update: no step if all entries of the gradient are below 1e-7 or the directional
+    derivative is above -1e-9; no pair whose product is below 1e-10.
 
     Source: Liu and Nocedal, Mathematical Programming 1989, with the thresholds and the first step
     of `torch.optim.LBFGS`; 20 steps are one call of an `LBFGS(max_iter=20)`.
@@ -191,7 +190,7 @@ class LBFGS(Optimizer):
             )
 
     def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
-        """An empty history: its unused pairs are zero and do nothing."""
+        """An empty history: unused pairs are zero and have no effect."""
         pairs = min(self.history, steps)
         searches = x.shape[:2]
         return {
@@ -243,7 +242,7 @@ class LBFGS(Optimizer):
 
 
 def _moments(x: Tensor, rates: list[float]) -> dict[str, Tensor]:
-    """Adam's memory before its first step, and the rate of each step to come."""
+    """Adam's memory before its first step, and the rate of every step."""
     exact = torch.float32 if x.device.type == "mps" else torch.float64
     return {
         "count": torch.zeros((), dtype=torch.long, device=x.device),
@@ -254,7 +253,7 @@ def _moments(x: Tensor, rates: list[float]) -> dict[str, Tensor]:
 
 
 def _rate(memory: Memory) -> Tensor:
-    """That of this step; plain indexing would read the count back to the host."""
+    """The rate of this step; plain indexing would read the count back to the host."""
     return torch.take(memory["rates"], memory["count"])
 
 
@@ -277,19 +276,19 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Search by search."""
+    """`torch.where` with a condition per search."""
     return torch.where(condition.reshape(*condition.shape, *[1] * (one.ndim - 2)), one, other)
 
 
 def _push(pairs: Tensor, newest: Tensor, taken: Tensor) -> Tensor:
-    """(N, R, H, ...) with the oldest dropped and the newest behind, where it is taken."""
+    """(N, R, H, ...) with the oldest pair dropped and the newest appended, where `taken`."""
     return _where(taken, torch.cat([pairs[:, :, 1:], newest[:, :, None]], 2), pairs)
 
 
 def _two_loops(
     q: Tensor, curvature: Tensor, steps: Tensor, changes: Tensor, inverses: Tensor
 ) -> Tensor:
-    """The inverse Hessian of the remembered pairs times q: L-BFGS's two-loop recursion."""
+    """The approximate inverse Hessian times q: L-BFGS's two-loop recursion."""
     shares: list[Tensor] = []
     for i in reversed(range(steps.shape[2])):
         shares.append(_dot(steps[:, :, i], q) * inverses[:, :, i])
