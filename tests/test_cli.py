@@ -101,7 +101,7 @@ def test_options_of_a_prior_that_no_attack_has_are_said_to_be_unused(
     chosen = ["--prior", "faces64", "--label-mapping", "off", "--out", tmp_path / "out"]
     alone = run("attack", picture, "--attack", "ig", *chosen, *QUICK)
     assert alone.exit_code == 0
-    assert "no attack here has a prior: --prior, --label-mapping not used" in alone.stderr
+    assert "no attack here uses a prior: --prior, --label-mapping not used" in alone.stderr
     beside = run("attack", picture, "--attack", "ig", "--attack", "gifd", *chosen, *QUICK)
     assert beside.exit_code == 0
     assert "not used" not in beside.stderr
@@ -423,7 +423,7 @@ def test_a_label_that_the_update_does_not_bear_out_is_noted(tmp_path: Path) -> N
         victim = ["--victim", "convnet", "--batch-size", "1"]
         result = run("labels", tmp_path / name, *victim, "--json")
         assert result.exit_code == 0, result.output
-        told = "note: the label is not to be trusted" in result.stderr
+        told = "note: the label is not reliable" in result.stderr
         assert told == (name == "flipped")
         assert (json.loads(result.stdout)["labels"] == [3]) == (name == "sent")
 

@@ -307,7 +307,7 @@ def test_points_of_an_older_version_are_refused(folders: list[str], tmp_path: Pa
     result = run(folders, "--out", tmp_path)
     assert result.exit_code == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "cannot be matched, name another --out" in line
+    assert "older version): name another --out" in line
     assert file.read_text() == old
 
 

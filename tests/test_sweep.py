@@ -183,7 +183,7 @@ def test_values_are_told_apart_and_cycles_end() -> None:
 
 
 def test_what_cannot_be_told_by_value_is_refused() -> None:
-    with pytest.raises(InputError, match="told by what they hold, got a _thread"):
+    with pytest.raises(InputError, match="hashed by their content, got a _thread"):
         Digester()({"a": [threading.Lock()]})
 
 

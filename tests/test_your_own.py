@@ -198,7 +198,7 @@ def test_options_go_to_what_the_catalogue_names() -> None:
         ("--prior my_prior.py --attack gifd", "your own prior as"),
         ("--victim others:half", "to be of type Model or Module"),
         ("--metric others.py:Sorry", "it raised IndexError"),
-        ("--metric others.py:Whole", "a value a pair"),
+        ("--metric others.py:Whole", "a value per pair"),
         ("--metric others.py:Nameless", "it raised AttributeError"),
         ("--metric lpips:net=vgg", "no options for 'lpips'"),
     ],
