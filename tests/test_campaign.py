@@ -263,8 +263,8 @@ def test_trials_behind_other_defences_are_told_apart(outcome: Outcome, tmp_path:
         store.add(dataclasses.replace(outcome, record=record))
     page = _Page()
     page.feed(write_report(store).read_text(encoding="utf-8"))
-    assert "behind Noise(std=0.1), static" in page.text
-    assert "behind Noise(std=0.1), adaptive" in page.text
+    assert "defended by Noise(std=0.1), static" in page.text
+    assert "defended by Noise(std=0.1), adaptive" in page.text
     assert page.text.count("the client's defences") == 3, "each has its own ledger"
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size[1] > 3 * 192
