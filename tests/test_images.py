@@ -266,7 +266,7 @@ def test_few_bits_in_a_file_of_sixteen_are_refused(
     tmp_path: Path, name: str, write: Callable[[int], bytes], bits: int
 ) -> None:
     (tmp_path / name).write_bytes(write(bits))
-    with pytest.raises(InputError, match=r"16 bits a channel, .* stretch it to 16 bits") as error:
+    with pytest.raises(InputError, match=r"16 bits a channel, .* rescale it to 16 bits") as error:
         read_image(tmp_path / name, size=20)
     assert "\n" not in str(error.value)
 
@@ -289,7 +289,7 @@ def test_dark_pictures_are_taken_where_the_file_says_so(
 
 def test_a_packed_depth_that_pillow_does_not_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "14.tiff").write_bytes(tiff(levels(14), 14))
-    with pytest.raises(InputError, match="a kind of image that Pillow does not read"):
+    with pytest.raises(InputError, match="a format that Pillow does not read"):
         read_image(tmp_path / "14.tiff")
 
 

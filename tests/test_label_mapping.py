@@ -220,7 +220,7 @@ def test_a_remapper_is_kept_in_a_file(tmp_path: Path) -> None:
         tmp_path / "half.safetensors",
         {"format": "gifd remapper", "accuracy": "1"},
     )
-    with pytest.raises(WeightsError, match="no whole remapper"):
+    with pytest.raises(WeightsError, match="not a complete remapper"):
         read_remapper(tmp_path / "half.safetensors")
 
 

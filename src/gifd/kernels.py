@@ -1,8 +1,8 @@
 """Kernels: a forward pass made of operations that can be differentiated twice.
 
-PyTorch fuses attention into kernels whose derivative has no derivative, and a transformer's
-encoder in eval mode into one that has none at all. An attack needs the second. The same
-functions written out give the same values, a little slower.
+PyTorch fuses attention into kernels without a second derivative, and a transformer encoder in
+eval mode into one without any. An attack needs the second derivative. The unfused functions give
+the same values, a little slower.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """A context in which attention and transformer encoders are written out."""
+    """A context in which attention and transformer encoders are not fused."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -28,10 +28,10 @@ def unfused() -> Iterator[None]:
 
 
 def once_only(total: Tensor) -> bool:
-    """Whether a function marked `@once_differentiable` has a part in this sum of slopes.
+    """Whether a function marked `@once_differentiable` contributes to this sum of gradients.
 
-    PyTorch puts a node there that raises, but passes it by where only the slope in chosen tensors
-    is asked for: that function's share is then silently missing.
+    PyTorch inserts a node that raises, but skips it when gradients of chosen tensors are
+    requested: the function's contribution is then silently missing.
     """
     seen, waiting = set(), [total.grad_fn]
     while waiting:
