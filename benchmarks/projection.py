@@ -1,4 +1,4 @@
-"""The L1 projection against the sorting algorithm: ratios of time, largest difference.
+"""The L1 projection compared with the sorting algorithm: time and largest difference.
 
 python benchmarks/projection.py
 """
@@ -27,7 +27,7 @@ def by_sorting(v: Tensor, radius: Tensor) -> Tensor:
 
 
 def seconds(run: Callable[[], object], repeats: int = 15) -> float:
-    """The median of several runs after one that does not count."""
+    """The median of several runs, after one warm-up run."""
     run()
     times = []
     for _ in range(repeats):
