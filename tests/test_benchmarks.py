@@ -66,13 +66,13 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def without_seconds(text: str) -> list[list[str]]:
-    """The cells of the tables, but for the one that no two runs share."""
+    """The cells of the tables, except seconds, which vary."""
     return [[c for i, c in enumerate(line.split("|")) if i != 7] for line in text.splitlines()]
 
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Ctrl-C in the trial after so many; `stopped(-1)` lets all run again."""
+    """Ctrl-C in the trial after this many; `stopped(-1)` never."""
     whole, left = Trial.run, [-1]
 
     def some(self: Trial, *args: Any, **kwargs: Any) -> Outcome:
@@ -332,7 +332,7 @@ def test_defences_of_other_settings_are_computed_anew(source: Path, tmp_path: Pa
 def test_the_noise_of_a_defence_is_drawn_for_each_image(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is the same for every attack and attacker that meets this image."""
+    """And it is the same for all attacks and attackers on this image."""
     noise: dict[tuple[str, int], list[torch.Tensor]] = {}
     whole = Trial.run
 

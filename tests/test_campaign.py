@@ -1,4 +1,4 @@
-"""Trials, their records and the store; the report that is made from them."""
+"""Trials, records, the store, and the report."""
 
 import dataclasses
 import hashlib
@@ -86,7 +86,7 @@ def test_a_record_of_an_earlier_version_is_read_and_claims_nothing(outcome: Outc
 
 
 def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
-    """An update says nothing of the order; labels and scores follow the matched images."""
+    """An update has no order of images; labels and scores follow the assignment."""
     pictures = torch.stack([torch.full((3, 32, 32), level) for level in (0.9, 0.1, 0.5)])
     trial = Trial(
         names=["white", "black", "grey"],
@@ -112,7 +112,7 @@ def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
 
 
 def test_a_record_tells_the_true_label_from_the_one_that_was_used() -> None:
-    """DLG searches the labels: after one step they are still as it drew them."""
+    """DLG searches the labels: after one step they are still the initial ones."""
     model = catalog.victim("convnet", classes=100, size=32, seed=1)
     trial = Trial(
         names=["bars.png"],

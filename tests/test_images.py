@@ -1,4 +1,4 @@
-"""Image files: read as they are, refused in one line, and folders and zips of them alike."""
+"""Image files, folders and zips: read as they are, or refused in one line."""
 
 import struct
 import zipfile
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_usable_image(
 
 
 def album(folder: Path) -> Path:
-    """Five pictures in two folders, and what must be passed over."""
+    """Five images in two folders, and files to be skipped."""
     for index, name in enumerate(["b/4.png", "a/1.PNG", "a/0.jpg", "b/3.png", "2.png"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (index * 50, 0, 0)).save(folder / name)
@@ -172,7 +172,7 @@ GREY = np.linspace(0, 1, 400).reshape(20, 20)
 
 
 def tiff(values: np.ndarray, bits: int, photometric: int = 1) -> bytes:
-    """A little-endian TIFF of greys, packed as the standard has it."""
+    """A little-endian greyscale TIFF, packed as in the standard."""
     height, width = values.shape
     if bits == 16:
         data = values.astype("<u2").tobytes()

@@ -84,7 +84,7 @@ def test_the_fine_pass_asks_the_prior_for_the_class_seen_in_the_coarse_one(
 def test_the_fine_pass_is_the_attack_with_that_label(
     prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    """Where the private label is the class already, the mapping changes nothing but its cost."""
+    """If the private label is already right for the prior, only the cost changes."""
     observation = observe(Client(model=victim).step(pictures(0, side=16), torch.tensor([1]))[0])
     attack = mapped(prior, 1)
     one, other = (
@@ -170,7 +170,7 @@ def test_a_mapping_needs_classes(prior: Generator) -> None:
 
 
 def coloured(count: int = 600) -> ImageSet:
-    """Three classes, each a colour under noise."""
+    """Three classes, each a colour with noise."""
     labels = torch.randint(3, (count,), generator=rng())
     images = torch.rand(count, 3, 16, 16, generator=rng()) * 150
     images[torch.arange(count), labels] += 100
@@ -235,7 +235,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def quick(prior: Generator, **options: object) -> Remapper:
-    """The real training, in three steps."""
+    """The real training, with three steps."""
     return train_remapper(prior, steps=3, **options)  # type: ignore[arg-type]
 
 

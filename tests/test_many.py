@@ -1,4 +1,4 @@
-"""Several observations attacked in one call find what each finds alone."""
+"""Several observations in one call give the results of each alone."""
 
 import dataclasses
 import logging
@@ -45,7 +45,7 @@ def observations(
     protocol: Protocol | None = None,
     defenses: tuple[Defense, ...] = (),
 ) -> list[Observation]:
-    """Of three clients, each with images and labels of its own."""
+    """Observations of three clients, each with its own images and labels."""
     found = []
     for index in range(len(SEEDS)):
         client = Client(
@@ -85,7 +85,7 @@ def assert_same(one: Reconstruction, other: Reconstruction) -> None:
 def test_together_is_one_by_one(
     name: str, preset: str, batched: bool, model: Model, pictures: Pictures
 ) -> None:
-    """Every attack, its populations, regressions, means of restarts and consensus included."""
+    """Every attack, with populations, regressions, group consistency and consensus."""
     attack, seen = runs.attack(name, preset), observations(model, pictures)
     together = answers(attack.many(seen, seeds=SEEDS, batched=batched, at_once=3))
     for observation, seed, found in zip(seen, SEEDS, together, strict=True):
@@ -153,7 +153,7 @@ def test_what_cannot_be_searched_at_once_is_searched_apart(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hungry(Latent):  # type: ignore[misc]  # final, but a prior of this size never runs out
-    """Runs out of memory where more than so many searches enter at once."""
+    """Runs out of memory if more than a given number of searches run at once."""
 
     most: int = 99
 
@@ -172,7 +172,7 @@ def latent_attack(space: Latent, prior: Generator) -> Attack:
 def test_half_as_many_until_they_fit(
     most: int, fits: int, model: Model, pictures: Pictures, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The images of the best searches, one an observation, are shown at a phase's end."""
+    """A phase ends by computing the images of the best search of each observation."""
     attack = latent_attack(Hungry(most=most), runs.prior())
     seen = observations(model, pictures)
     with caplog.at_level(logging.WARNING, logger="gifd"):

@@ -58,7 +58,7 @@ def test_an_exposed_image_is_its_own_update() -> None:
 
 
 def limited(attack: Attack) -> Attack:
-    """Its ceiling, with features in balls of half their entry's length."""
+    """Its ceiling, with features in balls of half their entry's norm."""
     phases = [
         dataclasses.replace(phase, constraints=dict.fromkeys(phase.constraints, L1Ball(share=0.5)))
         if isinstance(phase.space, Feature)

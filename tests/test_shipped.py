@@ -1,4 +1,4 @@
-"""The priors that ship: whole, small, documented, there without network, and worth having."""
+"""The included priors: complete, small, documented, available offline, and useful."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_a_damaged_or_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_faces64_comes_nearer_to_a_face_it_never_saw_than_the_dcgan() -> None:
-    """In its latent, by squared error; in ST-LPIPS it is not nearer on this picture."""
+    """In its latent, by squared error; not by ST-LPIPS on this image."""
     face = demo_face()
     images = torch.stack([face, face.flip(2)])
     own, other = (

