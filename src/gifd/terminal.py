@@ -15,7 +15,7 @@ from rich.table import Table
 from gifd.bars import shown
 from gifd.campaign.record import Record
 from gifd.errors import LONGEST, GifdError, one_line
-from gifd.report.strip import behind, decibel
+from gifd.report.strip import decibel, defended_by
 from gifd.search import Callback, Progress
 from gifd.training import Stand
 
@@ -86,7 +86,7 @@ def results(records: Sequence[Record]) -> None:
     rows = [
         (
             record.image,
-            *([behind(record) or "none"] if defended else []),
+            *([defended_by(record) or "none"] if defended else []),
             f"{record.attack} ({record.preset})",
             decibel(record.psnr),
             *(

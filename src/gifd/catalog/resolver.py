@@ -188,7 +188,7 @@ def _read(thing: Callable[..., object], name: str, settings: Sequence[str]) -> d
 
 
 def _imported(name: str, what: str) -> Any:
-    """The object behind `package.module:object` or `path/to/file.py:object`."""
+    """Import `package.module:object` or `path/to/file.py:object`."""
     place, _, attribute = ("", "", "") if name.endswith(".py") else name.rpartition(":")
     if not place or not attribute:
         raise InputError(f"expected your own {what} as {_FORMS}, got '{name}': name the object")

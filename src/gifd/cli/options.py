@@ -30,7 +30,7 @@ Victim = Annotated[
 ]
 Evaluations = Annotated[
     int | None,
-    typer.Option(help="Instead of --steps: victim gradients, over all restarts.", min=1),
+    typer.Option(help="Budget: victim gradients over all restarts, instead of steps.", min=1),
 ]
 Restarts = Annotated[int | None, typer.Option(help="Number of parallel searches.", min=1)]
 

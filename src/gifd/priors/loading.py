@@ -1,4 +1,4 @@
-"""Loading: weights into a network, whose size they bound."""
+"""Loading: weights into a network, which may not be larger than they are."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store, Stored
 from gifd.errors import InputError, one_line
-from gifd.report.strip import behind, decibel, draw_strip, group_by_batch, trial_picture
+from gifd.report.strip import decibel, defended_by, draw_strip, group_by_batch, trial_picture
 
 COLOURS = ("#3867d6", "#d6503f", "#1f9e89", "#a05fc4", "#c98a1b", "#5b6472")
 
@@ -53,7 +53,7 @@ class _Group:
     def __init__(self, trials: Sequence[Stored]) -> None:
         self.first = trials[0].record
         self.image = self.first.image
-        self.behind = behind(self.first)
+        self.defended_by = defended_by(self.first)
         self.private = _embed(trials[0].private)
         self.trials = trials
         self.records = [trial.record for trial in trials]

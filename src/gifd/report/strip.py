@@ -20,7 +20,7 @@ _INK, _PAPER, _FAINT = (24, 26, 32), (255, 255, 255), (110, 116, 128)
 _OF_THE_SETTING = ("attacker", "protocol", "labels", "batch_norm")
 
 
-def behind(record: Record) -> str:
+def defended_by(record: Record) -> str:
     """A trial's defences and its attacker's knowledge; empty without defences."""
     attacker = record.ledger.get("attacker")
     return f"{', '.join(record.defenses)}, {attacker}" if record.defenses else ""
@@ -59,7 +59,7 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
     large, small = ImageFont.load_default(15), ImageFont.load_default(13)
     for line, row in enumerate(rows):
         top = _GAP + line * (_TILE + _CAPTION + _GAP)
-        tiles = [(row[0].private, "private", behind(row[0].record) or row[0].record.image)]
+        tiles = [(row[0].private, "private", defended_by(row[0].record) or row[0].record.image)]
         for trial in row:
             record = trial.record
             score = decibel(record.psnr)
