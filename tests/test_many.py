@@ -75,8 +75,8 @@ def assert_same(one: Reconstruction, other: Reconstruction) -> None:
     for ours, theirs in zip(one.phases, other.phases, strict=True):
         assert (ours.name, ours.best_restart) == (theirs.name, theirs.best_restart)
         assert (ours.restarts, ours.evaluations) == (theirs.restarts, theirs.evaluations)
-        curve, expected = (torch.tensor(each.curve).double() for each in (ours, theirs))
-        assert torch.allclose(curve, expected, rtol=1e-5, equal_nan=True)
+        curve, expected = (torch.tensor(each.curve, dtype=torch.float64) for each in (ours, theirs))
+        assert torch.allclose(curve, expected, rtol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("batched", [False, True])

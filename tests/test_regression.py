@@ -128,7 +128,7 @@ def test_a_victim_without_a_linear_head_is_named() -> None:
 
 def test_a_head_fed_more_than_a_vector_is_named() -> None:
     module = nn.Linear(8, 4)
-    with pytest.raises(ModelError, match="a vector an image"):
+    with pytest.raises(ModelError, match="one vector per image"):
         representations(Model(module=module), torch.zeros(1, 3, 8, 8))
 
 

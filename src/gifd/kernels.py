@@ -7,11 +7,12 @@ the same values, a little slower.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.func import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -25,6 +26,35 @@ def unfused() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def slope(
+    function: Callable[[Mapping[str, Tensor]], Tensor], at: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The gradient of a scalar function of named tensors, itself differentiable.
+
+    By `torch.func.grad` inside a transform of `torch.func`; otherwise by plain autograd, which has
+    less overhead.
+    """
+    if _transformed():
+        slopes: dict[str, Tensor] = grad(function)(dict(at))
+        return slopes
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        own = {n: t if t.requires_grad else t.detach().requires_grad_() for n, t in at.items()}
+        value = function(own)
+        if not value.requires_grad:
+            return {name: torch.zeros_like(tensor) for name, tensor in own.items()}
+        found = torch.autograd.grad(
+            value, list(own.values()), create_graph=again, materialize_grads=True
+        )
+    return dict(zip(own, found, strict=True))
+
+
+def _transformed() -> bool:
+    """Whether a transform of `torch.func` is active; True if PyTorch does not say."""
+    level = getattr(torch._C._functorch, "maybe_current_level", None)
+    return level is None or level() is not None
 
 
 def once_only(total: Tensor) -> bool:

@@ -10,9 +10,9 @@ from typing import final
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.func import grad
 
 from gifd.errors import InputError
+from gifd.kernels import slope
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -83,10 +83,10 @@ class FedSGD(Protocol):
     ) -> Update:
         """The gradient at `parameters`."""
 
-        def loss(theta: dict[str, Tensor]) -> Tensor:
+        def loss(theta: Mapping[str, Tensor]) -> Tensor:
             return model.loss_at(theta, buffers, images, labels)
 
-        return Update(grad(loss)(dict(parameters)))
+        return Update(slope(loss, parameters))
 
     def as_gradient(self, update: Update) -> Update:
         """The update itself."""

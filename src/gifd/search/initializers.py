@@ -14,6 +14,7 @@ from torch import Tensor
 from gifd.attacker.observation import Observation
 from gifd.errors import InputError
 from gifd.priors.generator import State
+from gifd.search.choice import chosen
 from gifd.search.consensus import consensus
 from gifd.search.spaces import Draw, SearchContext, Space
 from gifd.search.standing import Standing, apart, flat
@@ -142,12 +143,7 @@ class RankedDraws(Initializer):
             distance = beginning.values(fresh)
             nearer = (distance < least) | (least.isnan() & ~distance.isnan())
             state = {
-                name: torch.where(_like(nearer, tensor), fresh[name], tensor)
-                for name, tensor in best.state.items()
+                name: chosen(nearer, fresh[name], tensor) for name, tensor in best.state.items()
             }
-            best, least = replace(best, state=state), torch.where(nearer, distance, least)
+            best, least = replace(best, state=state), chosen(nearer, distance, least)
         return best
-
-
-def _like(condition: Tensor, tensor: Tensor) -> Tensor:
-    return condition.reshape(*condition.shape, *[1] * (tensor.ndim - condition.ndim))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gifd.search.choice import chosen
 from gifd.search.phase import Keeps
 from gifd.search.step import Seen
 
@@ -27,7 +28,5 @@ class Kept(NamedTuple):
         taken = seen.finite
         if keeps == "best":
             taken = taken & (seen.distance < self.distance)
-        return Kept(
-            torch.where(taken[..., None], seen.x, self.x),
-            torch.where(taken, seen.distance, self.distance),
-        )
+        distance = chosen(taken, seen.distance, self.distance)
+        return Kept(chosen(taken, seen.x, self.x), distance)

@@ -1,7 +1,7 @@
 """Optimisers: pure steps `(memory, x, gradient) -> (memory, x)` on all searches at once.
 
 Every tensor has the leading axes (N, R) of images and restarts, or none. Nothing is read back to
-the host, so a step can be batched or captured on an accelerator.
+the host. A step may overwrite the memory that it is given.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gifd.errors import InputError
+from gifd.search.choice import chosen
 from gifd.search.schedules import Schedule, WarmupCosine
 
 Memory = Mapping[str, Tensor]
@@ -190,17 +191,16 @@ class LBFGS(Optimizer):
             )
 
     def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
-        """An empty history: unused pairs are zero and have no effect."""
-        pairs = min(self.history, steps)
+        """An empty history."""
         searches = x.shape[:2]
         return {
             "count": x.new_zeros(searches),
             "scale": x.new_zeros(searches),
             "gradient": torch.zeros_like(x),
             "moved": torch.zeros_like(x),
-            "steps": x.new_zeros(*searches, pairs, x.shape[2]),
-            "changes": x.new_zeros(*searches, pairs, x.shape[2]),
-            "inverses": x.new_zeros(*searches, pairs),
+            "steps": x.new_zeros(*searches, 0, x.shape[2]),
+            "changes": x.new_zeros(*searches, 0, x.shape[2]),
+            "inverses": x.new_zeros(*searches, 0),
             "curvature": x.new_ones(searches),
         }
 
@@ -223,19 +223,19 @@ class LBFGS(Optimizer):
         product = _dot(change, memory["moved"])
         taken = (product > 1e-10) & ~first & active
         pushed = {
-            "steps": _push(memory["steps"], memory["moved"], taken),
-            "changes": _push(memory["changes"], change, taken),
-            "inverses": _push(memory["inverses"], 1 / product, taken),
+            "steps": _push(memory["steps"], memory["moved"], taken, self.history),
+            "changes": _push(memory["changes"], change, taken, self.history),
+            "inverses": _push(memory["inverses"], 1 / product, taken, self.history),
         }
         curvature = torch.where(taken, product / _dot(change, change), memory["curvature"])
         direction = torch.where(first[..., None], -g, _two_loops(-g, curvature, *pushed.values()))
         length = torch.where(first, (1 / g.abs().sum(-1)).clamp_max(1.0), 1.0) * self.lr
         moved = direction * length[..., None]
         fresh = {"count": memory["count"] + 1, "scale": scale, "gradient": g, "moved": moved}
-        fresh |= {**pushed, "curvature": curvature}
+        fresh |= {"curvature": curvature}
         downhill = active & (_dot(g, direction) <= -1e-9)
-        kept = {name: _where(active, tensor, memory[name]) for name, tensor in fresh.items()}
-        return kept, _where(downhill, x + moved, x)
+        kept = {name: chosen(active, tensor, memory[name]) for name, tensor in fresh.items()}
+        return {**kept, **pushed}, chosen(downhill, x + moved, x)
 
 
 # -- inside ----------------------------------------------------------------------------
@@ -260,14 +260,15 @@ def _rate(memory: Memory) -> Tensor:
 def _adam(
     memory: Memory, x: Tensor, g: Tensor, rate: Tensor, b1: float = 0.9, b2: float = 0.999
 ) -> tuple[dict[str, Tensor], Tensor]:
+    """A step of Adam; it overwrites the moments."""
     count = memory["count"] + 1
-    mean = torch.lerp(memory["mean"], g, 1 - b1)
-    square = torch.addcmul(memory["square"] * b2, g, g, value=1 - b2)
+    mean = memory["mean"].lerp_(g, 1 - b1)
+    square = memory["square"].mul_(b2).addcmul_(g, g, value=1 - b2)
     power = count.to(rate.dtype)
-    root = square.sqrt() / (1 - b2**power).sqrt().to(x.dtype)
-    size = (rate / (1 - b1**power)).to(x.dtype)
-    moved = x - size * (mean / (root + 1e-8))
-    return {**memory, "count": count, "mean": mean, "square": square}, moved
+    size = rate / (1 - b1**power)
+    root = square.sqrt().div_((1 - b2**power).sqrt()).add_(1e-8)
+    moved = torch.addcdiv(x, mean, root.div_(-size))
+    return {**memory, "count": count}, moved
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -275,26 +276,30 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """`torch.where` with a condition per search."""
-    return torch.where(condition.reshape(*condition.shape, *[1] * (one.ndim - 2)), one, other)
+def _push(pairs: Tensor, newest: Tensor, taken: Tensor, most: int) -> Tensor:
+    """(N, R, H, ...) with the newest pair appended, where `taken`; at most `most` pairs.
 
-
-def _push(pairs: Tensor, newest: Tensor, taken: Tensor) -> Tensor:
-    """(N, R, H, ...) with the oldest pair dropped and the newest appended, where `taken`."""
-    return _where(taken, torch.cat([pairs[:, :, 1:], newest[:, :, None]], 2), pairs)
+    The other searches get a pair of zeros in front, which has no effect.
+    """
+    newest = newest[:, :, None]
+    longer = torch.cat([torch.zeros_like(newest), pairs], 2)[:, :, -most:]
+    return chosen(taken, torch.cat([pairs, newest], 2)[:, :, -most:], longer)
 
 
 def _two_loops(
     q: Tensor, curvature: Tensor, steps: Tensor, changes: Tensor, inverses: Tensor
 ) -> Tensor:
     """The approximate inverse Hessian times q: L-BFGS's two-loop recursion."""
-    shares: list[Tensor] = []
-    for i in reversed(range(steps.shape[2])):
-        shares.append(_dot(steps[:, :, i], q) * inverses[:, :, i])
-        q = q - shares[-1][..., None] * changes[:, :, i]
+    pairs = list(
+        zip(steps.unbind(2), changes.unbind(2), inverses[..., None].unbind(2), strict=True)
+    )
+    shares = []
+    for step, change, inverse in reversed(pairs):
+        share = torch.linalg.vecdot(step, q)[..., None] * inverse  # (N, R, 1)
+        q = torch.addcmul(q, change, share, value=-1)
+        shares.append(share)
     r = q * curvature[..., None]
-    for i in range(steps.shape[2]):
-        back = _dot(changes[:, :, i], r) * inverses[:, :, i]
-        r = r + (shares[-1 - i] - back)[..., None] * steps[:, :, i]
+    for (step, change, inverse), share in zip(pairs, reversed(shares), strict=True):
+        back = torch.linalg.vecdot(change, r)[..., None] * inverse
+        r = torch.addcmul(r, step, share - back)
     return r

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gifd.search.choice import chosen
 from gifd.search.evaluation import Evaluated, Evaluation
 from gifd.search.optimizers import Memory, Optimizer
 
@@ -57,11 +58,10 @@ def step(
     gradient, objective, distance = evaluate(x, alive)
     assert gradient is not None
     finite = alive & distance.isfinite() & gradient.isfinite().all(-1)
-    seen = Seen(x, torch.where(alive, distance, torch.nan), finite, alive)
-    gradient = torch.where(finite[..., None], gradient, 0)
-    objective = torch.where(finite, objective, 0)
+    seen = Seen(x, chosen(alive, distance, torch.nan), finite, alive)
+    gradient, objective = chosen(finite, gradient, 0.0), chosen(finite, objective, 0.0)
     memory, moved = optimizer.step(memory, x, gradient, objective, noise)
-    return Moving(torch.where(finite[..., None], limit(moved), x), memory, finite), seen
+    return Moving(chosen(finite, limit(moved), x), memory, finite), seen
 
 
 def descend(

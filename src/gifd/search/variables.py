@@ -47,9 +47,9 @@ class Layout:
 
     def unpack(self, x: Float[Tensor, "*L M"]) -> dict[str, Tensor]:
         """Vectors as named tensors (*L, ...)."""
-        found, first = {}, 0
-        for name, shape in self.shapes.items():
-            size = math.prod(shape)
-            found[name] = x.narrow(-1, first, size).reshape(*x.shape[:-1], *shape)
-            first += size
-        return found
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        parts = torch.split(x, sizes, -1)  # whose gradients come back in one piece
+        return {
+            name: part.reshape(*x.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
