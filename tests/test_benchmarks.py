@@ -193,7 +193,7 @@ def test_a_victim_of_fixed_weights_is_said_to_be_one(
         "    torch.manual_seed(3)\n    return ConvNet(10, width=4).eval()\n"
     )
     text = done(benchmark, source, *IG, "--victim", "own_fixed:make", "--out", out)
-    assert "the victim is one" in text
+    assert "all share one victim" in text
     first, second = rows_of(out)
     assert first["seed"] != second["seed"]
 

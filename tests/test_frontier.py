@@ -131,7 +131,7 @@ def test_the_picture_has_every_defence_and_needs_no_network(tmp_path: Path) -> N
     with Image.open(tmp_path / "frontier.png") as picture:
         assert picture.size[0] > 1000
     for none in ([], points[1:]):
-        with pytest.raises(InputError, match="at least one point, of no defence"):
+        with pytest.raises(InputError, match="at least one point without a defence"):
             write_frontier(none, tmp_path)
 
 

@@ -1,7 +1,7 @@
 """Optimisers: pure steps `(memory, x, gradient) -> (memory, x)` on all searches at once.
 
-Every tensor has the leading axes (N, R) of images and restarts, or none. Nothing is read back to
-the host. A step may overwrite the memory that it is given.
+Every tensor has the leading axes (N, R) of images and restarts, or none. On an accelerator nothing
+is read back to the host. A step may overwrite the memory that it is given.
 """
 
 from __future__ import annotations

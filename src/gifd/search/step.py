@@ -45,7 +45,7 @@ def step(
 ) -> tuple[Moving, Seen]:
     """Evaluate, move along the gradient, project; searches that are not finite stay in place.
 
-    Nothing is read back to the host, and no shape depends on a value.
+    On an accelerator nothing is read back to the host, and no shape depends on a value.
 
     Args:
         moving: the state of the searches.
