@@ -279,7 +279,7 @@ def test_the_command_line_maps_and_records(tmp_path: Path, cache: Path) -> None:
         app, ["prior", "remapper", str(prior), "--out", str(remapper), "--steps", "2"]
     )
     assert made.exit_code == 0, made.output
-    assert "right on" in made.stdout
+    assert "on held-out images" in made.stdout
     image = tmp_path / "private.png"
     write_image(torch.rand(3, 32, 32, generator=rng()), image)
     arguments = ["attack", str(image), "--prior", str(prior), "--victim", "convnet"]

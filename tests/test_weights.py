@@ -300,8 +300,8 @@ def endless() -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"epoch": 3}, "no tensor by name"),
-        (torch.ones(2), "no tensor by name"),
+        ({"epoch": 3}, "no named tensor"),
+        (torch.ones(2), "no named tensor"),
         ({"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "two tensors 'a.b'"),
         (endless(), "more than 16 deep"),
     ],
