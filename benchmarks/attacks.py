@@ -2,12 +2,12 @@
 
     python benchmarks/attacks.py faces.zip --match 'face_*' --limit 8 --evaluations 400
 
-Every client has a victim, an attack's start and a defence's noise of its own (`seeds_of`), the
-same for every attack, and every attack spends the same number of victim gradients. Results are
-appended to a JSON Lines file as they come, each under a key of all that decides it, so that an
-interrupted run goes on where it stopped, and two shards (`--shard 0/2`, `--shard 1/2`) may run
-beside each other. The tables at the end are of this call's settings alone: means over the n
-clients with 95 % t-intervals, and paired differences.
+Every client has its own victim, attack's start and defence's noise (`seeds_of`), the same for
+every attack, and every attack spends the same number of victim gradients. Results are appended to
+a JSON Lines file, each under a key of all settings that determine it, so that an interrupted run
+can be continued, and shards (`--shard 0/2`, `--shard 1/2`) can run in parallel. The tables at the
+end show this call's settings only: means over the n clients with 95 % t-intervals, and paired
+differences.
 """
 
 from __future__ import annotations
@@ -33,46 +33,47 @@ from gifd.terminal import one_line_errors
 
 METRICS = ("psnr", "ssim", "stlpips", "mse", "seconds")
 Found = Mapping[str, Mapping[int, Row]]
-"""By attack, then by the client's number."""
+"""Attack -> number of the client -> row."""
 
 
 @one_line_errors
 def main(
     source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
-    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
-    limit: Annotated[int, typer.Option(help="How many clients, their images evenly spaced.")] = 8,
+    match: Annotated[str, typer.Option(help="Pattern of the file names to use.")] = "*",
+    limit: Annotated[int, typer.Option(help="Number of clients; their images evenly spaced.")] = 8,
     attacks: Annotated[
         str,
         typer.Option(
-            help="name:preset, comma-separated; name:preset-extension drops one, name:preset+map "
-            "maps labels."
+            help="name:preset, comma-separated; name:preset-extension switches one off, "
+            "name:preset+map maps labels."
         ),
     ] = "ig:paper,gifd:paper,ig:strongest,gifd:strongest",
-    evaluations: Annotated[int, typer.Option(help="Victim gradients of each attack.")] = 400,
-    restarts: Annotated[int, typer.Option(help="Restarts of every attack; 0: its own number.")] = 1,
+    evaluations: Annotated[int, typer.Option(help="Victim gradients per attack.")] = 400,
+    restarts: Annotated[int, typer.Option(help="Restarts per attack; 0: the preset's.")] = 1,
     prior: str = "faces64",
     victim: str = "resnet18",
     classes: int = 10,
     size: int = 64,
     victim_seed: Annotated[
-        int, typer.Option(help="Of the victims' weights, each client's its own.", min=0)
+        int, typer.Option(help="Seed of the victims' weights, spread over the clients.", min=0)
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of starts and noise, likewise.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of starts and noise, likewise.", min=0)] = 0,
     device: str = "cpu",
-    threads: Annotated[int, typer.Option(help="PyTorch's threads; 0: its own choice.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images a client; LIMIT counts clients.")] = 1,
+    threads: Annotated[int, typer.Option(help="PyTorch's threads; 0: its default.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images per client.")] = 1,
     labels: Annotated[
-        str | None, typer.Option(help="Pattern of the class in a name; by default they are dealt.")
+        str | None,
+        typer.Option(help="Regular expression of the class in a file name. Default: 0, 1, 2, ..."),
     ] = None,
     grant_labels: Annotated[bool, typer.Option("--grant-labels")] = False,
     defense: Annotated[
-        list[str] | None, typer.Option(help="As 'noise:std=0.1'; may be repeated, in order.")
+        list[str] | None, typer.Option(help="E.g. 'noise:std=0.1'; may be repeated, in order.")
     ] = None,
     attacker: str = "adaptive",
     shard: Annotated[str, typer.Option(help="k/n: only every n-th client, from the k-th.")] = "0/1",
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/benchmark.jsonl"),
 ) -> None:
-    """Run what is missing in OUT, then print the tables of what was asked for."""
+    """Compute what OUT does not contain, then print the tables."""
     if threads:
         torch.set_num_threads(threads)
     generator = catalog.prior(prior)
@@ -141,7 +142,7 @@ def main(
                 f"distance {record.distance:.4f}, {record.seconds:.0f} s",
                 err=True,
             )
-    results = Results(out)  # other shards' too
+    results = Results(out)  # with those of other shards
     found = {
         spec: {index: results[key] for index, key in of_spec.items() if key in results}
         for spec, of_spec in plan.items()
@@ -153,7 +154,7 @@ def _shard(text: str) -> tuple[int, int]:
     """'k/n' as two numbers, 0 <= k < n."""
     which, _, of = text.partition("/")
     if not (which.isdigit() and of.isdigit() and int(which) < int(of)):
-        raise InputError(f"expected --shard as k/n with 0 <= k < n, such as 0/2, got '{text}'")
+        raise InputError(f"expected --shard as k/n with 0 <= k < n, e.g. 0/2, got '{text}'")
     return int(which), int(of)
 
 
@@ -185,7 +186,7 @@ def table(found: Found) -> str:
 
 
 def _pairs(specs: Sequence[str]) -> list[tuple[str, str]]:
-    """Every attack against the ones before it."""
+    """Every attack with each of those before it."""
     return [(b, a) for i, b in enumerate(specs) for a in specs[:i]]
 
 

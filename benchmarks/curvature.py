@@ -1,12 +1,12 @@
-"""Which kernel width makes the search direction point best at the truth?
+"""Which kernel width of the smoothed curvature gives the best search direction?
 
     python benchmarks/curvature.py faces.zip --match 'face_*' --limit 4
 
-For starts at several distances from a private image x*, the cosine between the negative
-gradient of the matching distance at x and the way to the truth, x* - x: 1 would be straight
-home. `after a blur` is the same after a Gaussian blur of the gradient, which is about what a
-generator's features let through. Each image has a victim and starts of its own (`seeds_of`);
-means over the n images with 95 % t-intervals. Nothing is kept in a file.
+For starts x at several distances from a private image x*, the cosine between the negative
+gradient of the matching distance at x and the direction to the private image, x* - x. `after a
+blur` is the same after a Gaussian blur of the gradient, roughly what a generator's features pass
+on. Each image has its own victim and starts (`seeds_of`); means over the n images with 95 %
+t-intervals. Nothing is written to a file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def starts(truth: Tensor, prior: Generator, seed: int) -> dict[str, Tensor]:
-    """Images from far to near: noise, a sample of the prior, half-way, a blurred truth."""
+    """Images from far to near: noise, a sample of the prior, a mixture, a blurred truth."""
     rng = torch.Generator().manual_seed(seed)
     sample = prior.sample(1, seed)
     return {
@@ -72,9 +72,9 @@ def main(
     prior: str = "faces64",
     widths: str = "0,0.5,1,2,4,16",
     victim_seed: Annotated[
-        int, typer.Option(help="Of the victims' weights, each image's its own.", min=0)
+        int, typer.Option(help="Seed of the victims' weights, spread over the images.", min=0)
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of the starts, likewise.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the starts, likewise.", min=0)] = 0,
 ) -> None:
     """Print the table."""
     generator = catalog.prior(prior)
@@ -95,7 +95,7 @@ def main(
                 blurred = F.cosine_similarity(blur(step, 1.5).flatten(), home, dim=0)
                 found.setdefault((name, width), []).append((float(straight), float(blurred)))
     print(f"{covered(len(victims))}\n")
-    print("| start | width c | n | cosine with the way home | after a blur |")
+    print("| start | width c | n | cosine with the true direction | after a blur |")
     print("|---|---|---|---|---|")
     for (name, width), pairs in found.items():
         plain, smooth = (written(values) for values in zip(*pairs, strict=True))

@@ -1,13 +1,13 @@
-"""Compare attacks behind defences, with attackers who ignore, know and guess them.
+"""Compare attacks on defended updates, by static, adaptive and estimating attackers.
 
     python benchmarks/defenses.py faces.zip --match 'face_*' --limit 8 --evaluations 240
 
-The defences and strengths are the four of the GIFD paper. Every image has a victim, an attack's
-start and a defence's noise of its own (`seeds_of`), the same for every attack, defence and
-attacker, and all spend the same number of victim gradients. Results are appended to a JSON Lines
-file as they come, each under a key of all that decides it; the tables are of this call's settings
-alone: means over the n images with 95 % t-intervals, and paired differences, of every attack from
-itself without a defence, and of the last attack from the first.
+The defences and strengths are the four of the GIFD paper. Every image has its own victim, attack's
+start and defence's noise (`seeds_of`), the same for every attack, defence and attacker, and all
+spend the same number of victim gradients. Results are appended to a JSON Lines file, each under a
+key of all settings that determine it. The tables show this call's settings only: means over the n
+images with 95 % t-intervals, and paired differences, of every attack to itself without a defence,
+and of the last attack to the first.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Cell = tuple[str, str, str]
 @one_line_errors
 def main(
     source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
-    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
-    limit: Annotated[int, typer.Option(help="How many images, evenly spaced.")] = 8,
-    defenses: Annotated[str, typer.Option(help="With ; between.")] = (
+    match: Annotated[str, typer.Option(help="Pattern of the file names to use.")] = "*",
+    limit: Annotated[int, typer.Option(help="Images to use, evenly spaced.")] = 8,
+    defenses: Annotated[str, typer.Option(help="Separated by semicolons.")] = (
         "none;noise:std=0.1;clip:norm=4;sparsify:rate=0.9,per_layer=true;soteria:rate=0.8"
     ),
     attackers: str = "static,adaptive,estimated",
@@ -53,13 +53,13 @@ def main(
     classes: int = 10,
     size: int = 64,
     victim_seed: Annotated[
-        int, typer.Option(help="Of the victims' weights, each image's its own.", min=0)
+        int, typer.Option(help="Seed of the victims' weights, spread over the images.", min=0)
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of starts and noise, likewise.", min=0)] = 0,
-    threads: Annotated[int, typer.Option(help="PyTorch's threads; 0: its own choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of starts and noise, likewise.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="PyTorch's threads; 0: its default.")] = 0,
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/defenses.jsonl"),
 ) -> None:
-    """Run what is missing in OUT, then print the tables of what was asked for."""
+    """Compute what OUT does not contain, then print the tables."""
     if threads:
         torch.set_num_threads(threads)
     generator = catalog.prior(prior)
@@ -122,7 +122,7 @@ def main(
 def _print(
     found: Mapping[Cell, Mapping[int, Row]], plan: list[tuple[str, str]], specs: list[str]
 ) -> None:
-    """A row a defence, attacker and attack, and the paired differences."""
+    """A row per defence, attacker and attack, and the paired differences."""
 
     def less(one: Cell, other: Cell) -> list[str]:
         pairs = [(row, found[other][index]) for index, row in found[one].items()]

@@ -2,10 +2,11 @@
 
     python benchmarks/labels.py photos.zip --labels 'class([0-9]+)'
 
-A third of the images trains the victim (the ConvNet, Adam), a third is the attacker's own, and of
-the last third batches are drawn at random, repeats included. A row gives, for each batch size, the
-share of labels found, corrected for chance: 0 is what drawn labels have, 1 is all. One victim is
-trained: intervals are over the n batches and hold for this victim. Nothing is kept in a file.
+A third of the images trains the victim (the ConvNet, Adam), a third is the attacker's own, and
+batches are drawn from the last third at random, with replacement. A row gives, for each batch
+size, the share of labels found, corrected for chance: 0 is random guessing, 1 is perfect. One
+victim is trained: intervals are over the n batches and hold for this victim. Nothing is written to
+a file.
 """
 
 from __future__ import annotations
@@ -42,13 +43,11 @@ def main(
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,32",
     steps: Annotated[str, typer.Option(help="Steps of training, ascending.")] = "0,30,400",
     draws: Annotated[int, typer.Option(help="Batches of each size.")] = 30,
-    local_steps: Annotated[
-        int, typer.Option(help="Of FedAvg at LR; 0: the client sends a gradient (FedSGD).")
-    ] = 0,
+    local_steps: Annotated[int, typer.Option(help="Local steps of FedAvg at LR; 0: FedSGD.")] = 0,
     lr: float = 0.1,
     size: int = 64,
 ) -> None:
-    """Print a table a victim."""
+    """Print one table per victim."""
     data = read_image_set(source, size=size, labels=labels)
     assert data.labels is not None
     rng = torch.Generator().manual_seed(0)
@@ -94,7 +93,7 @@ def cell(
     draws: int,
     classes: int,
 ) -> str:
-    """Mean and interval of the corrected share over so many batches."""
+    """Mean and interval of the corrected share over `draws` batches."""
     values = []
     for seed in range(draws):
         rng = torch.Generator().manual_seed(seed)
@@ -122,7 +121,7 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def fit(module: ConvNet, images: Tensor, labels: Tensor, steps: int, rng: torch.Generator) -> None:
-    """So many steps of Adam on batches of 64."""
+    """`steps` steps of Adam on batches of 64."""
     module.train()
     adam = torch.optim.Adam(module.parameters(), lr=1e-3)
     mean, std = (torch.tensor(m).view(-1, 1, 1) for m in (IMAGENET_MEAN, IMAGENET_STD))

@@ -1,10 +1,10 @@
-"""What a step of GIFD costs with the paper's generators at their official sizes.
+"""The cost of a step of GIFD with the paper's generators at their official sizes.
 
     python benchmarks/priors.py
 
-Random weights (cost does not depend on them), ResNet-18 at 64 px, one image, one restart. Each
-row is measured in a process of its own: seconds a step (the median of `--steps`, one warm-up
-left out) and peak resident memory of the whole process. Nothing is kept in a file.
+Random weights (the cost does not depend on them), ResNet-18 at 64 px, one image, one restart.
+Each row is measured in its own process: seconds per step (the median of `--steps`, after one
+warm-up step) and peak resident memory of the process. Nothing is written to a file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONFIG_F = [512, 512, 512, 512, 512, 256, 128, 64, 32]  # 4 to 1024 px
 
 
 def official(name: str) -> Generator:
-    """A generator of the paper by `<architecture> <how it comes to 64 px>`."""
+    """A generator of the paper by `<architecture> <way to 64 px>`."""
     if name == "digiface-dcgan":
         return catalog.prior(name)
     architecture, _, output = name.partition(" ")
@@ -74,8 +74,8 @@ def measure(name: str, steps: int) -> dict[str, object]:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Steps that are timed.")] = 5,
-    only: Annotated[str, typer.Option(help="Measure this row alone, as JSON.")] = "",
+    steps: Annotated[int, typer.Option(help="Timed steps.")] = 5,
+    only: Annotated[str, typer.Option(help="Measure only this row, as JSON.")] = "",
 ) -> None:
     """Print the table."""
     if only:

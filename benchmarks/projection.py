@@ -14,7 +14,7 @@ from gifd.search.projections import by_newton, by_sorting
 
 
 def seconds(run: Callable[[], object], repeats: int = 15) -> float:
-    """The median of several runs after one that does not count."""
+    """The median of several runs, after one warm-up run."""
     run()
     times = []
     for _ in range(repeats):

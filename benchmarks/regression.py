@@ -1,13 +1,13 @@
-"""What a straight line from the head's input to the image tells, by the samples that taught it.
+"""The quality of a linear regression from the head's input to the image, by number of samples.
 
     python benchmarks/regression.py faces.zip --match 'face_*' --samples 60,240,960
 
-No gradient is searched. Samples of the prior go through the victim, forwards only; a ridge line
-from what enters the head to the image (averaged down to 32 px) is fitted to them and read at
-what the update of each private image shows. PSNR is that of the estimate, enlarged again. The
-last row is the mean of the samples, which needs no update at all. One line is fitted for one
-victim: intervals are over the n images and hold for this victim and these samples. Nothing is kept
-in a file.
+There is no search. Samples of the prior are passed through the victim, forward only; a ridge
+regression from the head's input to the image (averaged down to 32 px) is fitted to them and applied
+to the representation that each private image's update shows. PSNR is that of the estimate,
+enlarged again. The last row is the mean of the samples, which needs no update. One regression is
+fitted for one victim: intervals are over the n images and hold for this victim and these samples.
+Nothing is written to a file.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ CHUNK = 20
 
 def main(
     source: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
-    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
-    limit: Annotated[int | None, typer.Option(help="How many images, evenly spaced.")] = None,
+    match: Annotated[str, typer.Option(help="Pattern of the file names to use.")] = "*",
+    limit: Annotated[int | None, typer.Option(help="Images to use, evenly spaced.")] = None,
     samples: Annotated[str, typer.Option(help="Numbers of samples.")] = "60,240,960",
-    shift: Annotated[float, typer.Option(help="Samples are moved by up to this share.")] = 0.0,
+    shift: Annotated[float, typer.Option(help="Largest shift of a sample, as a share.")] = 0.0,
     prior: str = "faces64",
     victim: str = "resnet18",
     classes: int = 10,
     size: int = 64,
 ) -> None:
-    """Print a row a number of samples: PSNR with its 95 % interval over the images."""
+    """Print one row per number of samples: PSNR with its 95 % interval over the images."""
     model = catalog.victim(victim, classes=classes, size=size, seed=0)
     generator = catalog.prior(prior, size=size)
     images, shown = [], []
@@ -65,7 +65,7 @@ def main(
     seconds = (time.perf_counter() - began) / max(counts)
     x, small = torch.cat(inputs), torch.cat(outputs)
     y, shape = small.flatten(1), small.shape[1:]
-    typer.echo(f"One victim and one draw of samples; {seconds:.3f} s a sample\n")
+    typer.echo(f"One victim and one draw of samples; {seconds:.3f} s per sample\n")
     typer.echo("| samples | n | PSNR, dB |\n|---|---|---|")
     for count in counts:
         guess = Ridge.fit(x[:count], y[:count])(observed)

@@ -9,7 +9,7 @@ from gifd.victims import ConvNet
 net = ConvNet(classes=10).eval()  # any torch.nn.Module of yours
 model = Model(module=net, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 prior = faces64()
-private = prior.sample(1, seed=7)  # stands for a private image: (1, 3, 64, 64) in [0, 1]
+private = prior.sample(1, seed=7)  # in place of a private image: (1, 3, 64, 64) in [0, 1]
 
 upload, secret = Client(model=model).step(private, torch.tensor([4]))
 observation = observe(upload)

@@ -1,10 +1,10 @@
-"""Shapes checked at run time, and the small parts that several tests share."""
+"""Shape checks at run time, and fixtures that several tests share."""
 
 # ruff: noqa: E402
 
 from jaxtyping import install_import_hook
 
-# Before anything of gifd is imported. An int is a float, as mypy has it too.
+# Before gifd is imported. An int counts as a float, as in mypy.
 checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("gifd", checker)
 
@@ -51,14 +51,14 @@ def pictures() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def smooth() -> Model:
-    """A victim of sigmoids in float64: 8 px, 4 classes, hence finite differences are exact."""
+    """A smooth victim in float64, for finite differences: sigmoids, 8 px, 4 classes."""
     module = _seeded(0, lambda: LeNet(4, size=8)).double()
     return Model(module=module, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 
 
 @pytest.fixture
 def victim() -> Model:
-    """A victim of ReLUs and batch norm in float32: 16 px, 4 classes."""
+    """A victim with ReLUs and batch norm in float32: 16 px, 4 classes."""
     module = _seeded(0, lambda: ConvNet(4, width=4))
     return Model(module=module, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 
@@ -84,7 +84,7 @@ def _fingerprint(module: nn.Module) -> Fingerprint:
 
 @pytest.fixture(scope="session")
 def untouched() -> Callable[[nn.Module], AbstractContextManager[None]]:
-    """A context after which all of a module must be as it was before, also on an error."""
+    """A context that checks that a module is unchanged afterwards, also after an error."""
 
     @contextmanager
     def watch(module: nn.Module) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Fuzzing: files that are nearly right, and what reading one may come to.
+"""Fuzzing: nearly valid files, and the allowed results of reading them.
 
 A strategy for each container draws a file from a good one: bytes are turned, cut out, doubled,
 overwritten with extreme numbers; the parts of a PNG, a zip, a JSON text or a pickle are changed
@@ -46,7 +46,7 @@ _RUNS_CODE = (
 
 
 class _TooLongError(BaseException):
-    """No `Exception`, which a reader might take for the file's fault."""
+    """Not an `Exception`, which a reader could treat as an error in the file."""
 
 
 _armed = False
@@ -79,7 +79,7 @@ def _within_time() -> Iterator[None]:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held so far."""
+    """The peak memory of this process so far."""
     try:
         import resource
     except ImportError:
@@ -89,7 +89,7 @@ def peak_megabytes() -> float:
 
 
 def outcome(read: Callable[[], object], paths: Sequence[object] = ()) -> GifdError | None:
-    """Read: it must end, in a value or in one short line, and run no code of the file's.
+    """Read a file: this must return a value or raise one short line, and run no code from it.
 
     Args:
         read: reads the file.
@@ -130,7 +130,7 @@ _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1,
 
 @st.composite
 def edited(draw: DrawFn, seed: bytes, most: int = 4) -> bytes:
-    """The bytes after one edit to `most`, at the ends more often than inside."""
+    """The bytes after 1 to `most` edits, more often at the ends than inside."""
     content = bytearray(seed)
     for _ in range(draw(st.integers(1, most))):
         size = len(content)
@@ -168,7 +168,7 @@ def edited(draw: DrawFn, seed: bytes, most: int = 4) -> bytes:
 
 @st.composite
 def parts(draw: DrawFn, pieces: Sequence[bytes]) -> list[bytes]:
-    """The pieces of a file: one edited, left out, doubled or moved, now and then more."""
+    """The pieces of a file with one, sometimes more, edited, omitted, duplicated or moved."""
     found = list(pieces)
     for _ in range(draw(st.integers(1, 3))):
         if not found:
@@ -191,7 +191,7 @@ def parts(draw: DrawFn, pieces: Sequence[bytes]) -> list[bytes]:
 
 @st.composite
 def png(draw: DrawFn, seed: bytes) -> bytes:
-    """Chunks changed, their lengths and checksums made to fit again."""
+    """Changed chunks with correct lengths and checksums."""
     pieces, at = [], 8
     while at < len(seed):
         (size,) = struct.unpack_from(">I", seed, at)
@@ -232,7 +232,7 @@ _VALUES: list[Any] = [
 
 @st.composite
 def changed(draw: DrawFn, value: Any) -> Any:
-    """A JSON value with one of its values replaced, left out or doubled."""
+    """A JSON value with one of its values replaced, omitted or duplicated."""
     if not isinstance(value, dict | list) or not value or draw(st.integers(0, 5)) == 0:
         return draw(st.sampled_from(_VALUES))
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
@@ -254,7 +254,7 @@ def changed(draw: DrawFn, value: Any) -> Any:
 
 @st.composite
 def json_text(draw: DrawFn, value: Any) -> bytes:
-    """A JSON text of nearly the right content, or one that nests without end, or no text."""
+    """JSON with nearly the right content, or endlessly nested, or invalid text."""
     kind = draw(st.sampled_from(["value", "value", "value", "value", "deep", "bytes"]))
     if kind == "value":
         return json.dumps(draw(changed(value))).encode()
@@ -271,7 +271,7 @@ def json_text(draw: DrawFn, value: Any) -> bytes:
 
 @st.composite
 def safetensors(draw: DrawFn, seed: bytes) -> bytes:
-    """The header's JSON changed, its length made to fit; or the bytes."""
+    """A changed JSON header with a correct length, or changed bytes."""
     if draw(st.booleans()):
         return draw(edited(seed))
     (size,) = struct.unpack_from("<Q", seed)
@@ -280,7 +280,7 @@ def safetensors(draw: DrawFn, seed: bytes) -> bytes:
 
 
 def members(seed: bytes) -> dict[str, bytes]:
-    """What a zip holds."""
+    """The members of a zip."""
     with zipfile.ZipFile(io.BytesIO(seed)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -304,7 +304,7 @@ def zipped(
     inside: Mapping[str, SearchStrategy[bytes]] = MappingProxyType({}),
     packed: int = zipfile.ZIP_DEFLATED,
 ) -> bytes:
-    """A zip: what it holds is changed, or its names, or what it says of itself."""
+    """A zip with changed contents, names or headers."""
     if draw(st.integers(0, 3)) == 0:
         return draw(edited(_pack([*seed.items()], packed)))
     content = [*seed.items()]
@@ -337,7 +337,7 @@ def _pack(content: Sequence[tuple[str, bytes]], packed: int) -> bytes:
 
 @st.composite
 def _lying(draw: DrawFn, whole: bytes) -> bytes:
-    """Flags, method, checksum or sizes of every entry, in both of its places, are others."""
+    """Other flags, method, checksum or sizes of every entry, in both of its headers."""
     content = bytearray(whole)
     at, form = draw(
         st.sampled_from([(8, "H"), (10, "H"), (16, "I"), (20, "I"), (24, "I"), (42, "I")])
@@ -356,7 +356,7 @@ def _lying(draw: DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def pickled(draw: DrawFn, seed: bytes) -> bytes:
-    """A pickle whose instructions are changed, or its bytes."""
+    """A pickle with changed instructions or bytes."""
     if draw(st.integers(0, 3)) == 0:
         return draw(edited(seed))
     places = [place for _, _, place in pickletools.genops(seed)]

@@ -1,4 +1,4 @@
-"""A small trial and federation whose every setting can be changed, and their keys by name."""
+"""A small trial and federation with changeable settings, and their keys by name."""
 
 import dataclasses
 from collections.abc import Callable
@@ -148,7 +148,7 @@ def federation(**settings: Any) -> Federation:
 
 
 _model, _prior, _mapping = cache(model), cache(prior), cache(mapping)
-"""Where nothing is changed they are built once: keys take each object apart once."""
+"""Unchanged objects are built once: keys hash each object once."""
 
 
 def _batch_norm(module: nn.Module) -> None:
@@ -251,14 +251,14 @@ TRIALS: dict[str, Callable[[], Trial]] = {
     "the remapper's weights": lambda: _of_attack(label_mapping=mapping(seed=1)),
     "the coarse share": lambda: _of_attack(label_mapping=mapping(coarse=0.2)),
 }
-"""Each differs from the first, and from every other, in what is found."""
+"""Each gives another result than the first and all others."""
 
 SAME: dict[str, Callable[[], Trial]] = {
     "the files' names": lambda: trial(names=["two.png"]),
     "how the victim came about": lambda: trial(victim={"name": "other"}),
     "memory's order": lambda: trial(images=trial().images.mT.contiguous().mT),
 }
-"""Each is the first in all that decides."""
+"""Each has the same result as the first."""
 
 FEDERATIONS: dict[str, Callable[[], Federation]] = {
     "as it is": federation,
@@ -279,7 +279,7 @@ FEDERATIONS: dict[str, Callable[[], Federation]] = {
 
 
 def keys() -> dict[str, str]:
-    """Of every trial and federation above, by name."""
+    """The keys of all trials and federations above, by name."""
     known = Keys()
     found = {f"trial: {name}": known.trial(make()) for name, make in TRIALS.items()}
     return found | {
@@ -288,5 +288,5 @@ def keys() -> dict[str, str]:
 
 
 def offline() -> list[str]:
-    """Keys with metrics' weights from the network and from the cache."""
+    """Keys with metrics' weights downloaded and cached."""
     return [Keys().trial(trial(metrics=(STLPIPS(offline=which),))) for which in (False, True)]

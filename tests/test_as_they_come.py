@@ -1,4 +1,4 @@
-"""Updates and grants as they come: of any dtype and device, brought to the model's in one place."""
+"""Updates and grants of any dtype and device are converted to the model's, in one place."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def seen(victim: Model, pictures: Pictures, batch: int = 1) -> Observation:
 
 
 def again(observation: Observation, update: Update, ledger: Ledger | None = None) -> Observation:
-    """As of a client elsewhere."""
+    """An upload from elsewhere."""
     return Observation(
         update=update,
         model=observation.model,

@@ -1,4 +1,4 @@
-"""One conformance table: every attack of the catalogue goes through every test, as each preset."""
+"""Conformance: every attack of the catalogue, in every preset, through every test."""
 
 import dataclasses
 import math
@@ -74,7 +74,7 @@ def build(name: str, preset: str, prior: Generator, steps: int = 24, restarts: i
 
 
 def narrow(attack: Attack) -> Attack:
-    """The same with a deep prior of a sixteenth of its channels, a small generation of CMA-ES."""
+    """The same with a deep prior of a sixteenth of the channels and a small CMA-ES population."""
     phases = []
     for phase in attack.phases:
         if isinstance(phase.space, DeepPrior):
@@ -187,7 +187,7 @@ def test_ctrl_c_gives_the_best_so_far(
     with smoothed_replay(attack.phases[0].smoothing):
         replayed = observation.replay(found.images, found.labels)
     if name in ("dlg", "idlg"):
-        return  # nothing is clipped on the way and labels may be soft; the answer is neither
+        return  # iterates are not clipped and labels may be soft, unlike the answer
     again = float(attack.phases[0].distance(replayed, observation.update))
     assert again == pytest.approx(seen[-1].distance, rel=1e-3)
 
@@ -309,7 +309,7 @@ def test_restarts_are_batched_behind_every_defence(
 def test_every_attacker_meets_every_defence(
     defence: str, attacker: Attacker, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    """The label of one image included, which no defence here hides from all of them."""
+    """Also the label of one image, which no defence here hides completely."""
     strength = "aggregate:clients=1" if defence == "aggregate" else STRENGTHS[defence]
     client = Client(model=victim, defenses=(catalog.defense(strength),))
     upload, _ = client.step(pictures(3, 1, 16), torch.tensor([2]))
@@ -360,7 +360,7 @@ def test_the_paper_is_the_paper() -> None:
 def test_ig_steps_by_signs_alone_and_ever_less(
     preset: str, signed: bool, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    """What its pixels really do: 0.1 at first, a tenth after 3/8, 5/8 and 7/8 of the steps.
+    """Its actual steps: 0.1 at first, a tenth after 3/8, 5/8 and 7/8 of the steps.
 
     Of two signs Adam makes a second step of either 1 or 1/19 of the rate.
     """
@@ -425,7 +425,7 @@ def test_every_extension_can_be_switched_off(name: str, prior: Generator) -> Non
 
 
 def test_each_extension_does_what_it_says(prior: Generator) -> None:
-    """On attacks as `paper`, whose phases of the latent and the features take 1,000 steps each."""
+    """On attacks as `paper`, with 1,000 steps in each latent and feature phase."""
 
     def phases(**chosen: float) -> tuple[Phase, ...]:
         return gifd(prior, preset="paper", features=2, restarts=2, **chosen).phases  # type: ignore[arg-type]
@@ -505,7 +505,7 @@ def test_stylegan2_takes_the_papers_table() -> None:
 def test_papers_keep_the_last_iterate_and_ours_the_best(
     name: str, preset: str, prior: Generator
 ) -> None:
-    """CMA-ES recommends its best; GradInversion has no code of its own, its paper does not say."""
+    """CMA-ES returns its best; GradInversion's paper does not say, and it has no code."""
     last = preset != "strongest" and name != "ggl" and (name, preset) != ("gradinversion", "paper")
     phases = [
         phase
@@ -538,7 +538,7 @@ class LayerStub(Stage):
 
 
 def beside(radius: float) -> Chain:
-    """Each style and noise map at its norm, in a ball around where it entered."""
+    """Each style and noise map keeps its norm, in a ball around its entry."""
     return Chain((Sphere(each=True), L1Ball(radius=radius)))
 
 

@@ -1,4 +1,4 @@
-"""Progress: what a terminal of 80 columns shows, and what is written where there is none."""
+"""Progress: the bar in a terminal of 80 columns, and the lines elsewhere."""
 
 import io
 import re
@@ -79,7 +79,7 @@ def test_nothing_is_drawn_before_the_first_step(monkeypatch: pytest.MonkeyPatch)
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     now = 1000.0
 
@@ -88,7 +88,7 @@ class Clock:
 
 
 def lines_of(seconds: list[float]) -> list[str]:
-    """What is written when step k of so many is done at `seconds[k - 1]`."""
+    """The lines for steps that are done at `seconds`."""
     to, clock = console(80, is_terminal=False), Clock()
     with bars.shown(to, "i.png: ig", clock=clock) as update:
         for number, second in enumerate(seconds, start=1):

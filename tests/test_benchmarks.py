@@ -69,13 +69,13 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def without_seconds(text: str) -> list[list[str]]:
-    """The cells of the tables, but for the one that no two runs share."""
+    """The cells of the tables, except seconds, which vary."""
     return [[c for i, c in enumerate(line.split("|")) if i != 7] for line in text.splitlines()]
 
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Ctrl-C in the trial after so many; `stopped(-1)` lets all run again."""
+    """Ctrl-C in the trial after this many; `stopped(-1)` never."""
     whole, left = Trial.run, [-1]
 
     def some(self: Trial, *args: Any, **kwargs: Any) -> Outcome:
@@ -104,7 +104,7 @@ def test_every_attack_has_the_same_cost_and_the_same_seeds(
     assert {row["evaluations"] for row in rows} <= {8, 9}
     assert "| attack | n | psnr |" in first
     assert "gifd:strongest-smoothing - ig:paper | 2 |" in first
-    assert "Victim, start and noise are drawn anew for each n" in first
+    assert "Each n has its own victim, start and noise" in first
     for kind in ("seed", "victim_seed"):
         drawn = {image: {r[kind] for r in rows if r["image"] == image} for image in IMAGES}
         assert all(len(seeds) == 1 for seeds in drawn.values()), "the attacks are paired"
@@ -196,7 +196,7 @@ def test_a_victim_of_fixed_weights_is_said_to_be_one(
         "    torch.manual_seed(3)\n    return ConvNet(10, width=4).eval()\n"
     )
     text = done(benchmark, source, *IG, "--victim", "own_fixed:make", "--out", out)
-    assert "the victim is one" in text
+    assert "all share one victim" in text
     first, second = rows_of(out)
     assert first["seed"] != second["seed"]
 
@@ -248,7 +248,7 @@ def test_a_file_of_an_older_version_is_refused(name: str, source: Path, tmp_path
     result = run(load(name), source, *SMALL, "--evaluations", "9", "--out", out)
     assert result.exit_code == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "cannot be matched, name another --out" in line
+    assert "older version): name another --out" in line
     assert "Traceback" not in result.output
     assert out.read_text() == old
 
@@ -288,7 +288,7 @@ def test_defences_are_compared_with_every_attacker(source: Path, tmp_path: Path)
     assert "| defence | attacker | attack | n |" in first
     assert "| sparsify:rate=0.9 | adaptive | gifd:paper | 2 |" in first
     assert "| none | static | gifd:paper | 2 |" in first
-    assert "Victim, start and noise are drawn anew for each n" in first
+    assert "Each n has its own victim, start and noise" in first
     _, _, paired = first.partition("| gifd:paper - ig:paper | attacker | n |")
 
     def psnr(spec: str) -> list[float]:
@@ -335,7 +335,7 @@ def test_defences_of_other_settings_are_computed_anew(source: Path, tmp_path: Pa
 def test_the_noise_of_a_defence_is_drawn_for_each_image(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is the same for every attack and attacker that meets this image."""
+    """And it is the same for all attacks and attackers on this image."""
     noise: dict[tuple[str, int], list[torch.Tensor]] = {}
     whole = Trial.run
 
@@ -374,7 +374,7 @@ def test_directions_are_of_victims_and_starts_of_each_image(source: Path) -> Non
     arguments = [source, "--match", "square_[01]*", "--victim", "convnet", "--widths", "0"]
     module = load("curvature")
     first = done(module, *arguments)
-    assert "Victim, start and noise are drawn anew for each n" in first
+    assert "Each n has its own victim, start and noise" in first
     assert re.search(r"\| noise \| 0 \| 2 \| -?0\.\d+ ± 0\.\d+ \|", first)
     assert done(module, *arguments) == first
     assert done(module, *arguments, "--victim-seed", "1") != first

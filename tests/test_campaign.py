@@ -1,4 +1,4 @@
-"""Trials, their records and the store; the report that is made from them."""
+"""Trials, records, the store, and the report."""
 
 import dataclasses
 import hashlib
@@ -86,7 +86,7 @@ def test_a_record_of_an_earlier_version_is_read_and_claims_nothing(outcome: Outc
 
 
 def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
-    """An update says nothing of the order; labels and scores follow the matched images."""
+    """An update has no order of images; labels and scores follow the assignment."""
     pictures = torch.stack([torch.full((3, 32, 32), level) for level in (0.9, 0.1, 0.5)])
     trial = Trial(
         names=["white", "black", "grey"],
@@ -112,7 +112,7 @@ def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
 
 
 def test_a_record_tells_the_true_label_from_the_one_that_was_used() -> None:
-    """DLG searches the labels: after one step they are still as it drew them."""
+    """DLG searches the labels: after one step they are still the initial ones."""
     model = catalog.victim("convnet", classes=100, size=32, seed=1)
     trial = Trial(
         names=["bars.png"],
@@ -238,7 +238,7 @@ def test_curves_of_exact_and_smoothed_replays_are_not_joined(
     assert ["stroke-dasharray" in line for line in lines] == [False, True]
     lengths = [line.count("L") + 1 for line in re.findall(r'<path d="M([^"]+)"', page)]
     assert lengths == [2 * len(phase.curve), len(phase.curve)]
-    assert "not comparable with a solid line" in page
+    assert "not comparable with solid lines" in page
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_trials_behind_other_defences_are_told_apart(outcome: Outcome, tmp_path:
         store.add(dataclasses.replace(outcome, record=record))
     page = _Page()
     page.feed(write_report(store).read_text(encoding="utf-8"))
-    assert "behind Noise(std=0.1), static" in page.text
-    assert "behind Noise(std=0.1), adaptive" in page.text
+    assert "defended by Noise(std=0.1), static" in page.text
+    assert "defended by Noise(std=0.1), adaptive" in page.text
     assert page.text.count("the client's defences") == 3, "each has its own ledger"
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size[1] > 3 * 192

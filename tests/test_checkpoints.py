@@ -1,4 +1,4 @@
-"""StyleGAN2 and BigGAN-deep against their references, cut anywhere, from every file format."""
+"""StyleGAN2 and BigGAN-deep against reference code, at every cut, from every file format."""
 
 import importlib
 import io
@@ -33,7 +33,7 @@ LABELS = torch.tensor([1, 3])
 
 @pytest.fixture
 def nvidia() -> Iterator[None]:
-    """A place where pickle finds the function that NVIDIA's files name."""
+    """A module in which pickle finds the function that NVIDIA's files name."""
     with nvidia_modules():
         yield
 

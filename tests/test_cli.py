@@ -26,7 +26,7 @@ QUICK = ["--victim", "convnet", "--steps", "6", "--restarts", "1"]
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """A smooth colour gradient with a disc: no photograph, but an image."""
+    """A smooth colour gradient with a disc."""
     y, x = np.mgrid[0:80, 0:72] / 80
     disc = ((x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.06) * 0.5
     array = np.stack([x, y * 0.8, 0.3 + disc], axis=2)
@@ -40,7 +40,7 @@ def run(*arguments: object) -> Result:
 
 
 def one_error(result: Result) -> str:
-    """The one line on stderr that a user's mistake gives, with exit code 2."""
+    """The one line on stderr of a user error, with exit code 2."""
     assert result.exit_code == 2, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
@@ -101,7 +101,7 @@ def test_options_of_a_prior_that_no_attack_has_are_said_to_be_unused(
     chosen = ["--prior", "faces64", "--label-mapping", "off", "--out", tmp_path / "out"]
     alone = run("attack", picture, "--attack", "ig", *chosen, *QUICK)
     assert alone.exit_code == 0
-    assert "no attack here has a prior: --prior, --label-mapping not used" in alone.stderr
+    assert "no attack here uses a prior: --prior, --label-mapping not used" in alone.stderr
     beside = run("attack", picture, "--attack", "ig", "--attack", "gifd", *chosen, *QUICK)
     assert beside.exit_code == 0
     assert "not used" not in beside.stderr
@@ -287,7 +287,7 @@ def test_the_victims_weights_are_those_of_its_seed(picture: Path, tmp_path: Path
 
 @pytest.fixture
 def pip_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache, and in pip's place a Python that writes down its arguments and fails."""
+    """An empty cache, and instead of pip a script that records its arguments and fails."""
     calls, python = tmp_path / "calls", tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho \"$@\" >> '{calls}'\nexit 1\n")
     python.chmod(0o755)
@@ -423,7 +423,7 @@ def test_a_label_that_the_update_does_not_bear_out_is_noted(tmp_path: Path) -> N
         victim = ["--victim", "convnet", "--batch-size", "1"]
         result = run("labels", tmp_path / name, *victim, "--json")
         assert result.exit_code == 0, result.output
-        told = "note: the label is not to be trusted" in result.stderr
+        told = "note: the label is not reliable" in result.stderr
         assert told == (name == "flipped")
         assert (json.loads(result.stdout)["labels"] == [3]) == (name == "sent")
 

@@ -1,4 +1,4 @@
-"""The client: what it gives away can be replayed, and what cannot be is named."""
+"""The client: its update can be replayed, and what cannot is refused by name."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -85,7 +85,7 @@ def summed(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def agreed(truly: Model, belief: Model, protocol: Protocol, images: Tensor) -> Upload:
-    """What a server gets of a client that computed otherwise than the server believes."""
+    """The upload of a client whose computation differs from what the server believes."""
     update = FedSGD()(truly, truly.parameters, truly.buffers, images, LABELS)
     return Upload(
         update=update, model=belief, protocol=protocol, image_shape=(3, 16, 16), batch_size=2

@@ -1,4 +1,4 @@
-"""What restarts agree on: an average that no order of a batch and no other labelling disturbs."""
+"""Consensus: a mean that does not depend on the batch order or on other labellings."""
 
 import pytest
 import torch
@@ -15,12 +15,12 @@ SHAPE = (3, 4, 4)
 
 
 def around(reference: Tensor, restarts: int, rng: torch.Generator) -> Tensor:
-    """(R, B, C, H, W): the reference, disturbed a little in every restart."""
+    """(R, B, C, H, W): the reference with a little noise in every restart."""
     return reference + 0.01 * torch.randn(restarts, *reference.shape, generator=rng)
 
 
 def shuffled(labels: Tensor, rng: torch.Generator) -> Tensor:
-    """An order of the batch that leaves the labels in their places."""
+    """A permutation of the batch that keeps the labels."""
     order = torch.arange(len(labels))
     for label in set(labels.tolist()):
         places = (labels == label).nonzero().flatten()
@@ -29,7 +29,7 @@ def shuffled(labels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def states(images: Tensor) -> list[State]:
-    """Of each restart: a feature that goes with its images."""
+    """One state per restart: a feature that belongs to its images."""
     return [{"x": each.flatten(1)[:, :5].double()} for each in images]
 
 

@@ -20,7 +20,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def statement(function: Callable[[Tensor], object]) -> Activation:
-    """An activation called for its effect, its result thrown away."""
+    """An in-place activation whose result is discarded."""
 
     def run(a: Tensor) -> Tensor:
         b = a.clone()
@@ -186,7 +186,7 @@ def test_the_context_ends_also_on_an_error() -> None:
 
 
 def test_where_many_relus_flip_it_is_nearer_to_the_truth_than_autograd() -> None:
-    """f(x) = mean_i relu(w_i x + b_i) bends as its units switch on, one flip at a time.
+    """f(x) = mean_i relu(w_i x + b_i) curves as its units switch on one after the other.
 
     For standard normal w and b, f''(x) = (1 + x^2)^(-3/2) / sqrt(2 pi); autograd says 0.
     """

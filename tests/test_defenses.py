@@ -1,4 +1,4 @@
-"""Defences: each against an independent reference, its surrogate and its guess against it."""
+"""Defences: each against an independent reference, and its surrogate and guess against it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def bare(seed: int = 0, batch: int = 2, model: Model = VICTIM) -> Update:
 
 
 def off(observation: Observation, seed: int = 0, batch: int = 2) -> float:
-    """How far the attacker's replay of the truth is from the update, relative to it."""
+    """The relative distance of the attacker's replay of the private batch from the update."""
     truth = observation.replay(*images(seed, batch))
     return float((truth - observation.update).norm() / observation.update.norm())
 
@@ -254,7 +254,7 @@ def test_clipping_is_pytorchs(seed: int, norm: float) -> None:
 @given(st.integers(0, 20), st.floats(0.0, 0.99), st.booleans())
 @settings(max_examples=15)
 def test_the_largest_entries_survive(seed: int, rate: float, per_layer: bool) -> None:
-    """Against numpy's sort."""
+    """Compared with a numpy sort."""
     sent = defended(Sparsify(rate=rate, per_layer=per_layer), seed=seed).update
     plain = bare(seed)
     groups = [[name] for name in plain] if per_layer else [list(plain)]
@@ -267,7 +267,7 @@ def test_the_largest_entries_survive(seed: int, rate: float, per_layer: bool) ->
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8])
 def test_soteria_is_a_slow_numpy_soteria(rate: float) -> None:
-    """One backward pass a feature and an image; then numpy."""
+    """One backward pass per feature and image, then numpy."""
     pictures, labels = images(3)
     features = VICTIM.representations(pictures).shape[1]
     slow = np.zeros(features)
@@ -574,7 +574,7 @@ LARGE = lenet()  # of sigmoids: no zeros but a defence's
 
 
 def sent(*defenses: Defense, seed: int = 0) -> Upload:
-    """Of one image of 32 px."""
+    """An update of one image of 32 px."""
     client = Client(model=LARGE, defenses=defenses, seed=seed)
     return client.step(*images(seed, 1, 32))[0]
 

@@ -199,7 +199,7 @@ def by_torch(start: Tensor, gradient: Callable[[Tensor], Tensor], rates: Sequenc
 
 
 NOTHING = torch.zeros(1, 2)
-"""The objectives, which Adam does not look at."""
+"""The objectives, which Adam does not use."""
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -221,7 +221,7 @@ def test_adam_is_that_of_pytorch(schedule: Schedule, signed: bool) -> None:
     assert not torch.allclose(x, start, atol=0.05)
 
 
-def test_signed_adam_hears_no_size() -> None:
+def test_signed_adam_ignores_magnitudes() -> None:
     found = []
     for factor in (1e-3, 1e3):
         rule, x = Adam(lr=0.1, schedule=Constant(), signed=True), torch.ones(1, 1, 3)
@@ -262,7 +262,7 @@ def test_a_component_is_its_configuration(value: object) -> None:
     "distance", [Cosine(), Cosine(norm=1.0), LayerCosine(), PartialMatching(), Squared()], ids=repr
 )
 def test_a_tensor_of_zeros_on_both_sides_has_a_gradient(distance: Distance) -> None:
-    """In float32, where the square of a tiny number is zero: a defence may hide whole tensors."""
+    """In float32 tiny squares underflow to zero, and a defence may hide whole tensors."""
     leaf = torch.tensor([0.3, -0.2, 0.5], requires_grad=True)
     replayed = Update({"a": leaf, "b": 0 * leaf})
     observed = Update({"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.zeros(3)})

@@ -1,4 +1,4 @@
-"""The engine and the attack around it: what is kept, counted, dropped, limited and reported."""
+"""The engine and attacks: what is kept, counted, dropped, constrained and reported."""
 
 import dataclasses
 import itertools
@@ -63,12 +63,12 @@ LATENT = (6, 1, 1)
 
 
 def one_after_the_other(count: int, rng: torch.Generator) -> State:
-    """Latents of which the first ones are the same, however many are drawn."""
+    """Latents whose first ones do not depend on the number of draws."""
     return {"x": torch.stack([torch.randn(LATENT, generator=rng) for _ in range(count)]).double()}
 
 
 def generator(*, stages: Sequence[nn.Module] = (), size: int = 8) -> Generator:
-    """A smooth prior in float64: two stages, 8 or 16 px; `stages` go in front."""
+    """A smooth prior in float64: two stages, 8 or 16 px, after `stages`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         grow = nn.Sequential(nn.ConvTranspose2d(6, 5, size // 2), nn.Tanh())
@@ -228,7 +228,7 @@ def test_ranked_draws_are_the_same_by_seed_and_ask_for_no_gradient(observed: Obs
 
 
 class Follows(Optimizer):
-    """Adam under another's eye."""
+    """Adam that records its calls."""
 
     adam: Adam = Adam()
 
@@ -243,7 +243,7 @@ class Follows(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Strays(Follows):
-    """Adam that throws some restarts off after some steps."""
+    """Adam that makes some restarts non-finite after some steps."""
 
     restarts: int | slice
     after: int
@@ -300,7 +300,7 @@ def test_the_last_iterate_is_the_result_where_a_phase_keeps_it(observed: Observa
 def test_exact_and_smoothed_phases_are_compared_by_one_measure(
     pictures: Pictures, chosen_by: float
 ) -> None:
-    """A smoothed replay of the same images is nearer; so neither may be judged by its own."""
+    """A smoothed replay of the same images is nearer, so the two distances are not comparable."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Model(module=ConvNet(4, width=4).double().eval())
@@ -440,7 +440,7 @@ def test_an_attack_moves_where_gradients_are_switched_off(observed: Observation)
 
 
 class Fragile(Stage):
-    """Gives NaN for a latent whose first number is large."""
+    """Returns NaN for a latent whose first number is large."""
 
     def forward(self, state: State) -> State:
         x = state["x"]
@@ -448,7 +448,7 @@ class Fragile(Stage):
 
 
 class WithBadLatents:
-    """Latents of which those with the given numbers cannot be used."""
+    """Latents that give NaN at the given indices."""
 
     def __init__(self, *bad: int) -> None:
         self.bad = list(bad)
@@ -548,7 +548,7 @@ def test_ctrl_c_before_anything_was_found_is_passed_on(observed: Observation) ->
 
 @dataclasses.dataclass(frozen=True)
 class Watch(Follows):
-    """Adam that writes down all variables it is asked to move."""
+    """Adam that records all variables."""
 
     seen: list[Tensor]
     adam: Adam
@@ -615,7 +615,7 @@ def test_only_what_is_searchable_moves(observed: Observation) -> None:
 
 @pytest.mark.parametrize("schedule", [Constant(), StepDecay(), WarmupCosine()], ids=repr)
 def test_a_phase_moves_by_its_schedule(observed: Observation, schedule: Schedule) -> None:
-    """A signed step of Adam is at most the rate long, and as long where the signs agree."""
+    """A signed step of Adam is at most the rate, and equal to it if the signs agree."""
     steps, moved = 16, []
 
     class Measured(Follows):
@@ -641,7 +641,7 @@ def test_a_phase_moves_by_its_schedule(observed: Observation, schedule: Schedule
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_what_shows_in_no_image_stays_where_it_was(observed: Observation, batched: bool) -> None:
-    """As a noise map does whose block a smaller image has no use for."""
+    """Like a noise map of a block that a smaller image does not need."""
 
     class Leaves(Stage):
         searchable = ("x", "spare")
@@ -757,7 +757,7 @@ def test_a_batch_of_two_with_granted_and_with_estimated_labels(
 def test_uncertain_labels_travel_over_the_restarts(
     smooth: Model, pictures: Pictures, batched: bool
 ) -> None:
-    """A bias gradient off by so much that the estimate is wrong, and the truth second."""
+    """A bias gradient with an error that makes the estimate wrong and the true labels second."""
     clear = observe(Client(model=smooth).step(pictures(3, 2).double(), torch.tensor([0, 2]))[0])
     bias = smooth.head((3, 8, 8)).bias
     assert bias is not None
@@ -854,7 +854,7 @@ def test_its_description_is_plain(observed: Observation) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Optimizer):
-    """Takes the gradient once, then looks a little to both sides of each direction."""
+    """Compares the gradient with central differences in each direction."""
 
     directions: Sequence[Tensor]
     size: float
@@ -923,7 +923,7 @@ def test_the_gradient_is_that_of_finite_differences(
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_the_gradient_bends_by_the_phases_own_width(pictures: Pictures, batched: bool) -> None:
-    """Against autograd within the same smoothed curvature, on ReLUs in float64."""
+    """Compared with autograd under the same smoothed curvature, on ReLUs in float64."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Model(module=ConvNet(4, width=4).double().eval())

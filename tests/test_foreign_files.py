@@ -1,4 +1,4 @@
-"""Files with a purpose: nonsense that has the right form, and sizes that would fill a memory."""
+"""Malicious files: invalid values in valid form, and sizes that would exhaust the memory."""
 
 import io
 import json
@@ -31,7 +31,7 @@ from test_fuzz import RECORDED, resume, state
 
 
 def refusal(read: Callable[[], object]) -> str:
-    """The line that refuses, within the fuzzer's bounds of time and memory."""
+    """The error's line, within the fuzzer's limits of time and memory."""
     error = outcome(read, [])
     assert error is not None
     return str(error)
@@ -272,7 +272,7 @@ def test_a_pickle_cannot_change_what_it_may_call(tmp_path: Path) -> None:
 
 
 def test_a_pickle_cannot_ask_for_room(tmp_path: Path) -> None:
-    """`pickle` makes room for twice as many objects as the place where one is remembered."""
+    """`pickle` allocates twice as many objects as the largest memo index."""
     path = tmp_path / "net.pkl"
     for place in (2**27, 2**31, 2**32 - 1):
         path.write_bytes(b"\x80\x02}r" + place.to_bytes(4, "little") + b".")
@@ -314,7 +314,7 @@ def test_a_picture_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
-    """Reading one would wait for a writer without end."""
+    """Reading a pipe would wait for a writer forever."""
     for name in ("a.png", "a.pt", "a.pkl", "a.safetensors", "a.zip"):
         os.mkfifo(tmp_path / name)
     assert "found none" in refusal(lambda: read_image(tmp_path / "a.png"))

@@ -1,4 +1,4 @@
-"""The price of a defence: a short federation that learns, and the picture of both sides."""
+"""The cost of a defence: a short federation, and the plot of leakage against accuracy."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from gifd.victims import ConvNet
 
 
 def stripes(count: int = 240, side: int = 16) -> ImageSet:
-    """Three classes that a small network tells apart: stripes across, down, and none."""
+    """Three classes that a small network can separate: horizontal, vertical and no stripes."""
     rng = torch.Generator().manual_seed(0)
     labels = torch.randint(3, (count,), generator=rng)
     wave = (torch.arange(side) % 4 < 2).float()
@@ -132,7 +132,7 @@ def test_the_picture_has_every_defence_and_needs_no_network(tmp_path: Path) -> N
     with Image.open(tmp_path / "frontier.png") as picture:
         assert picture.size[0] > 1000
     for none in ([], points[1:]):
-        with pytest.raises(InputError, match="at least one point, of no defence"):
+        with pytest.raises(InputError, match="at least one point without a defence"):
             write_frontier(none, tmp_path)
 
 
@@ -187,7 +187,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def kinds(rows: list[dict[str, Any]]) -> tuple[int, int]:
-    """How many attacks and federations."""
+    """The numbers of attacks and federations."""
     found = [row["kind"] for row in rows]
     return found.count("attack"), found.count("federation")
 
@@ -243,7 +243,7 @@ OTHER_SETTINGS: dict[str, tuple[list[str], tuple[int, int]]] = {
     "another attacker": (["--attacker", "adaptive"], (1, 0)),
     "an attacker's former name": (["--attacker", "told"], (0, 0)),
 }
-"""What is computed anew: so many attacks, and so many federations."""
+"""What is recomputed: the numbers of attacks and of federations."""
 
 
 def test_other_settings_are_computed_anew_and_drawn_alone(
@@ -308,7 +308,7 @@ def test_points_of_an_older_version_are_refused(folders: list[str], tmp_path: Pa
     result = run(folders, "--out", tmp_path)
     assert result.exit_code == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "cannot be matched, name another --out" in line
+    assert "older version): name another --out" in line
     assert file.read_text() == old
 
 

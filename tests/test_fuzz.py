@@ -1,4 +1,4 @@
-"""Every reader of a foreign file, and files that are nearly right: a value, or one short line."""
+"""Every reader of files on nearly valid files: a value, or one short line."""
 
 import dataclasses
 import functools
@@ -164,7 +164,7 @@ def dcgan() -> bytes:
 
 
 def torch_zip(seed: bytes) -> SearchStrategy[bytes]:
-    """A file of `torch.save`: its pickle's instructions change, or the zip around it."""
+    """A file of `torch.save` with changes in its pickle or its zip."""
     held = members(seed)
     return zipped(held, {n: pickled(old) for n, old in held.items() if n.endswith(".pkl")}, 0)
 

@@ -1,4 +1,4 @@
-"""A generator can be cut anywhere, is a frozen copy, and the real one gives its known images."""
+"""A generator can be cut anywhere, is a frozen copy, and a real one gives known images."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.numerical
 def dcgan_tensors(
     seed: int, *, latent: int = 6, width: int = 2, channels: int = 3, doublings: int = 2
 ) -> dict[str, Tensor]:
-    """Random weights of a small DCGAN, with running moments that matter."""
+    """Random weights of a small DCGAN, with nontrivial running statistics."""
     rng = torch.Generator().manual_seed(seed)
     stages = dcgan_stages(latent=latent, width=width, channels=channels, doublings=doublings)
     chain = nn.Sequential(*(module for stage in stages for module in stage))
@@ -189,7 +189,7 @@ def test_its_words() -> None:
 
 
 def straight(tensors: dict[str, Tensor], z: Tensor) -> Tensor:
-    """A DCGAN read line by line, without a module."""
+    """A DCGAN in plain functions, without modules."""
     kernels = [name for name, tensor in tensors.items() if tensor.ndim == 4]
     x = z
     for depth, name in enumerate(kernels):
@@ -260,7 +260,7 @@ def digiface() -> Generator:
 
 
 def test_the_faces_are_those_of_the_published_weights(digiface: Generator) -> None:
-    """Numbers from a straight reading of the published file, in float64."""
+    """Reference numbers computed from the published file, in float64."""
     z = 1.4 * torch.sin(0.7 * torch.arange(200, dtype=torch.float64) + 0.3)
     images = digiface({"x": z.reshape(2, 100, 1, 1).float()})["x"]
     assert images.shape == (2, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""Image files: read as they are, refused in one line, and folders and zips of them alike."""
+"""Image files, folders and zips: read as they are, or refused in one line."""
 
 import struct
 import zipfile
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_usable_image(
 
 
 def album(folder: Path) -> Path:
-    """Five pictures in two folders, and what must be passed over."""
+    """Five images in two folders, and files to be skipped."""
     for index, name in enumerate(["b/4.png", "a/1.PNG", "a/0.jpg", "b/3.png", "2.png"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (index * 50, 0, 0)).save(folder / name)
@@ -172,7 +172,7 @@ GREY = np.linspace(0, 1, 400).reshape(20, 20)
 
 
 def tiff(values: np.ndarray, bits: int, photometric: int = 1) -> bytes:
-    """A little-endian TIFF of greys, packed as the standard has it."""
+    """A little-endian greyscale TIFF, packed as in the standard."""
     height, width = values.shape
     if bits == 16:
         data = values.astype("<u2").tobytes()
@@ -266,7 +266,7 @@ def test_few_bits_in_a_file_of_sixteen_are_refused(
     tmp_path: Path, name: str, write: Callable[[int], bytes], bits: int
 ) -> None:
     (tmp_path / name).write_bytes(write(bits))
-    with pytest.raises(InputError, match=r"16 bits a channel, .* stretch it to 16 bits") as error:
+    with pytest.raises(InputError, match=r"16 bits a channel, .* rescale it to 16 bits") as error:
         read_image(tmp_path / name, size=20)
     assert "\n" not in str(error.value)
 
@@ -289,7 +289,7 @@ def test_dark_pictures_are_taken_where_the_file_says_so(
 
 def test_a_packed_depth_that_pillow_does_not_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "14.tiff").write_bytes(tiff(levels(14), 14))
-    with pytest.raises(InputError, match="a kind of image that Pillow does not read"):
+    with pytest.raises(InputError, match="a format that Pillow does not read"):
         read_image(tmp_path / "14.tiff")
 
 

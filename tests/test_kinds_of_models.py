@@ -1,4 +1,4 @@
-"""Models as people have them: each kind through the client, the labels and the search."""
+"""Common kinds of models: each through the client, label inference and the search."""
 
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Seeded = Callable[[int, Callable[[], nn.Module]], nn.Module]
 
 
 class Attention(nn.Module):
-    """Attention by the fused function, as today's vision transformers have it."""
+    """Attention by the fused function, as in current vision transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each behind a layer norm."""
+    """Attention and an MLP, each after a layer norm."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Returning(nn.Module):
 
 
 class InPlace(nn.Module):
-    """Activations that overwrite what they are given."""
+    """In-place activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,14 +119,14 @@ class InPlace(nn.Module):
 
 @dataclass
 class AnObject:
-    """As Hugging Face returns it, less the mapping."""
+    """Like an output of Hugging Face, but not a mapping."""
 
     loss: Tensor | None
     logits: Tensor
 
 
 class AModelOutput(OrderedDict[str, Any]):
-    """As Hugging Face returns it: a dict whose entries are attributes."""
+    """Like an output of Hugging Face: a dict whose entries are attributes."""
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
@@ -245,7 +245,7 @@ def test_an_output_without_logits_is_refused(output: object, got: str, image: Te
 
 
 class Once(torch.autograd.Function):
-    """The mean of squares, by a derivative that has none."""
+    """The mean of squares, with a derivative that has no derivative."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ class Once(torch.autograd.Function):
 
 
 class OldStyle(torch.autograd.Function):
-    """One that `torch.func` cannot see through."""
+    """A loss that does not support `torch.func`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Counts of labels: exact where the method's assumption holds, near where it nearly does."""
+"""Label counts: exact if a method's assumption holds, close if it nearly does."""
 
 from collections.abc import Callable
 
@@ -84,13 +84,13 @@ def test_counts_are_exact_where_every_image_has_the_same_logits(
 
 @given(st.sets(st.integers(0, CLASSES - 1), min_size=1))
 def test_distinct_labels_are_read_behind_a_relu(labels: set[int]) -> None:
-    """Where no class is likelier than its share of the batch, as untrained."""
+    """If no class is likelier than its share of the batch, as in an untrained model."""
     observation = observed(blind(bias=False), sorted(labels))
     assert set(Distinct()(observation).labels.tolist()) == labels
 
 
 def test_impact_counts_repeats_among_many_classes(seeded: Seeded) -> None:
-    """Its assumption: few of the classes are there."""
+    """Its assumption: the batch contains few of the classes."""
     module = seeded(0, lambda: ConvNet(60, width=8))
     labels = [3, 3, 3, 17, 17, 41]
     assert Impact()(observed(module, labels)).labels.tolist() == labels
@@ -183,7 +183,7 @@ def test_what_does_not_apply_is_named(seeded: Seeded) -> None:
 def test_a_negative_bias_gradient_means_the_class_is_there(
     seed: int, batch: int, steps: int
 ) -> None:
-    """Whatever the network: here one of random weights and large logits."""
+    """For any network: here with random weights and large logits."""
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -206,7 +206,7 @@ def test_a_negative_bias_gradient_means_the_class_is_there(
 def test_own_images_see_what_local_steps_change(
     momentum: float, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that learns so fast that its last local gradients hardly show its labels."""
+    """A client with a learning rate so high that its last gradients hardly show its labels."""
     labels = [0] * 5 + [2] * 2 + [3]
     protocol = FedAvg(steps=8, lr=0.3, momentum=momentum)
     module = seeded(0, lambda: ConvNet(CLASSES, width=8))

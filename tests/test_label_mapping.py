@@ -84,7 +84,7 @@ def test_the_fine_pass_asks_the_prior_for_the_class_seen_in_the_coarse_one(
 def test_the_fine_pass_is_the_attack_with_that_label(
     prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    """Where the private label is the class already, the mapping changes nothing but its cost."""
+    """If the private label is already right for the prior, only the cost changes."""
     observation = observe(Client(model=victim).step(pictures(0, side=16), torch.tensor([1]))[0])
     attack = mapped(prior, 1)
     one, other = (
@@ -170,7 +170,7 @@ def test_a_mapping_needs_classes(prior: Generator) -> None:
 
 
 def coloured(count: int = 600) -> ImageSet:
-    """Three classes, each a colour under noise."""
+    """Three classes, each a colour with noise."""
     labels = torch.randint(3, (count,), generator=rng())
     images = torch.rand(count, 3, 16, 16, generator=rng()) * 150
     images[torch.arange(count), labels] += 100
@@ -220,7 +220,7 @@ def test_a_remapper_is_kept_in_a_file(tmp_path: Path) -> None:
         tmp_path / "half.safetensors",
         {"format": "gifd remapper", "accuracy": "1"},
     )
-    with pytest.raises(WeightsError, match="no whole remapper"):
+    with pytest.raises(WeightsError, match="not a complete remapper"):
         read_remapper(tmp_path / "half.safetensors")
 
 
@@ -235,7 +235,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def quick(prior: Generator, **options: object) -> Remapper:
-    """The real training, in three steps."""
+    """The real training, with three steps."""
     return train_remapper(prior, steps=3, **options)  # type: ignore[arg-type]
 
 
@@ -279,7 +279,7 @@ def test_the_command_line_maps_and_records(tmp_path: Path, cache: Path) -> None:
         app, ["prior", "remapper", str(prior), "--out", str(remapper), "--steps", "2"]
     )
     assert made.exit_code == 0, made.output
-    assert "right on" in made.stdout
+    assert "on held-out images" in made.stdout
     image = tmp_path / "private.png"
     write_image(torch.rand(3, 32, 32, generator=rng()), image)
     arguments = ["attack", str(image), "--prior", str(prior), "--victim", "convnet"]

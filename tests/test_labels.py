@@ -1,4 +1,4 @@
-"""iDLG is exact for one image under cross-entropy, and says when it cannot be."""
+"""iDLG is exact for one image under cross-entropy, and reports when it cannot be."""
 
 import pytest
 import torch

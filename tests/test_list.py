@@ -1,4 +1,4 @@
-"""`gifd list` and `gifd --version`: every name with what it is, and which version this is."""
+"""`gifd list` and `gifd --version`: every name with its description, and the version."""
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version

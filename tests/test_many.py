@@ -1,4 +1,4 @@
-"""Several observations attacked in one call find what each finds alone."""
+"""Several observations in one call give the results of each alone."""
 
 import dataclasses
 import itertools
@@ -59,7 +59,7 @@ def observations(
     protocol: Protocol | None = None,
     defenses: tuple[Defense, ...] = (),
 ) -> list[Observation]:
-    """Of three clients, each with images and labels of its own."""
+    """Observations of three clients, each with its own images and labels."""
     found = []
     for index in range(len(SEEDS)):
         client = Client(
@@ -99,7 +99,7 @@ def assert_same(one: Reconstruction, other: Reconstruction) -> None:
 def test_together_is_one_by_one(
     name: str, preset: str, batched: bool, model: Model, pictures: Pictures
 ) -> None:
-    """Every attack, its populations, regressions, means of restarts and consensus included."""
+    """Every attack, with populations, regressions, group consistency and consensus."""
     attack, seen = runs.attack(name, preset), observations(model, pictures)
     together = answers(attack.many(seen, seeds=SEEDS, batched=batched, at_once=3))
     for observation, seed, found in zip(seen, SEEDS, together, strict=True):

@@ -1,4 +1,4 @@
-"""Each method at what its paper claims, on a case small enough to run here."""
+"""Each method does what its paper claims, on a small case."""
 
 import dataclasses
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def convolutions(seeded: Seeded, pictures: Pictures) -> tuple[Observation, Secre
 
 
 def drawn(seed: int) -> Generator:
-    """A DCGAN of 16 px with random weights, its faint pictures stretched."""
+    """A DCGAN of 16 px with random weights and increased contrast."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         stages = dcgan_stages(latent=8, width=8, channels=3, doublings=2)
@@ -221,7 +221,7 @@ def drawn_by_hand(weights: dict[str, Tensor], noise: Tensor, sizes: int) -> Tens
 def test_fedleaks_network_is_narrower_where_it_is_large(
     side: int, widths: list[int], victim: Model
 ) -> None:
-    """Two convolutions a size, from 4 px on: all of the width, half at 64 px, a quarter at 128.
+    """Two convolutions per size from 4 px: full width, half at 64 px, a quarter at 128 px.
 
     One network draws the whole batch; each restart has its own.
     """

@@ -1,4 +1,4 @@
-"""The laws of the metrics, and their values against independent ones."""
+"""Properties of the metrics, and their values against independent implementations."""
 
 import math
 import sys
@@ -30,7 +30,7 @@ def noise(seed: int, batch: int = 3, channels: int = 3, side: int = 12) -> Tenso
 
 
 def waves(side: int, phase: float) -> Tensor:
-    """Three colour images by a closed formula, so that they are the same everywhere."""
+    """Three colour images by a formula, the same everywhere."""
     i = torch.arange(side, dtype=torch.float64)
     rows, columns = i[:, None], i[None, :]
     b, c = (

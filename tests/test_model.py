@@ -1,4 +1,4 @@
-"""The model as a pure function: nothing of the module changes, and its head is found."""
+"""The model as a pure function: the module is unchanged, and its head is found."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -27,7 +27,7 @@ def failing_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def lived_in(train: bool) -> nn.Module:
-    """A module with gradients, hooks and a frozen parameter, as one in use has."""
+    """A module in use: with gradients, hooks and a frozen parameter."""
     module = ConvNet(4, width=4).train(train)
     module(torch.rand(2, 3, 16, 16)).sum().backward()
     module.get_parameter("body.0.0.weight").requires_grad_(False)
@@ -132,7 +132,7 @@ def test_a_model_with_nothing_to_train() -> None:
 
 
 class Classifier(nn.Module):
-    """Linear layers registered in an order that is not that of the forward pass."""
+    """Linear layers registered in another order than that of the forward pass."""
 
     def __init__(self, *, bias: bool = True, functional: bool = False) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def test_the_heads_of_our_victims(module: nn.Module, dtype: torch.dtype) -> None
 
 
 class Wrapped(nn.Module):
-    """A linear layer whose output, or whose weight, is changed on its way to the logits."""
+    """A last linear layer whose output or weight is modified."""
 
     def __init__(self, what: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Public names: the package's own name stays the package's, whatever is imported from it."""
+"""Public names: `gifd` remains the package, whatever is imported from it."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ OURS = re.compile(r"^(?:from gifd|import gifd)\b.*$", re.MULTILINE)
 
 
 def imports(path: Path) -> list[str]:
-    """The lines of a script, or of a page's Python blocks, that import something of ours."""
+    """The lines of a script, or of a page's Python blocks, that import from gifd."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         text = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))

@@ -1,4 +1,4 @@
-"""What an attacker makes of noise that it knows of: what it searches by, chooses by and guesses."""
+"""Known noise: what the attacker searches with, selects by and guesses."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_without_noise_both_are_the_distance_itself(distance: Distance, protocol
 @given(st.integers(0, 1000))
 @settings(max_examples=10)
 def test_with_noise_no_number_serves_both(seed: int) -> None:
-    """The slope of each distance lies where the other's does not, and together everywhere."""
+    """The gradients of the two distances have disjoint supports that cover everything."""
     compare = Comparison(observed(Noise(std=0.3)))
     replayed = random_update(seed)
     leaves = {name: tensor.requires_grad_() for name, tensor in replayed.items()}
@@ -153,7 +153,7 @@ RULES: list[tuple[tuple[Defense, ...], Protocol, int]] = [
 def test_dpsgds_noise_is_known_on_what_arrives(
     defenses: tuple[Defense, ...], protocol: Protocol, batch: int
 ) -> None:
-    """Against the spread of what many clients send of the same images, who draw otherwise."""
+    """Compared with the spread over many clients with the same images and other seeds."""
     model = VICTIM
     for defense in defenses:
         model = defense.prepare(model, (3, 16, 16))
@@ -209,7 +209,7 @@ def errors(attack: Attack, attacker: str, prior: Generator, std: float) -> list[
 
 
 def test_who_knows_of_noise_does_not_fit_it(prior: Generator) -> None:
-    """A search of pixels, free to fit noise, stops where it begins to."""
+    """A pixel search, which can fit noise, keeps an iterate from before it does."""
     phases = (
         Phase(name="latent", space=Latent(), steps=30),
         Phase(name="pixels", space=Pixels(), steps=60, optimizer=Adam(lr=0.1)),
@@ -233,7 +233,7 @@ def test_a_guess_from_noise_alone_is_what_all_images_have_in_common(prior: Gener
 
 @pytest.mark.parametrize("std", [0.002, 0.006, 0.012])
 def test_own_examples_are_disturbed_as_the_private_one_is(std: float) -> None:
-    """The cosine of what is seen with the truth is that of an own example, so disturbed."""
+    """The observed representation has the same cosine to the true one as a disturbed example."""
     victim = network(lambda: ConvNet(5, width=32))
     image, label = picture(0, 32), torch.tensor([3])
     own = representations(victim, image)

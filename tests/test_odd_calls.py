@@ -1,4 +1,4 @@
-"""Odd calls of the command line: exit code 2, one line that says why, never a traceback."""
+"""Wrong calls of the command line: exit code 2 and one line, never a traceback."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ ENDLESS = "99999999999999999999999"
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the calls run: an album, priors, an update, and entries that cannot be read."""
+    """The folder of the calls: images, priors, an update, and unreadable entries."""
     here = tmp_path_factory.mktemp("odd")
     for i in range(6):
         path = here / f"album/class{i % 2}/class{i % 2}-{i}.png"
@@ -54,7 +54,7 @@ PATHS = [LONG, "n/" * 3000, "a\0b", "file/x", "loop", "/dev/null"]
 
 
 def told(call: list[str]) -> str:
-    """What a call that is refused says in its one line."""
+    """The one line of a refused call."""
     result = CliRunner().invoke(app, call)
     assert result.exception is None or isinstance(result.exception, SystemExit), call
     assert result.exit_code == 2, result.output
@@ -105,7 +105,7 @@ def test_paths_that_cannot_be_written(call: str, path: str) -> None:
 
 
 def test_a_name_that_leaves_no_room_for_another_is_one_line() -> None:
-    """A file is written beside its place first, under a longer name."""
+    """A file is first written next to its target, under a longer name."""
     said = told(["prior", "convert", "style.pt", "n" * 245 + ".safetensors"])
     assert "expected to write" in said
 

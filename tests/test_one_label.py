@@ -1,4 +1,4 @@
-"""A label that may be wrong is refused or called estimated, and an honest one never refused."""
+"""A label that may be wrong is refused or called estimated; a right one is never refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def network(seed: int, classes: int, bias: bool = True, sure: float = 1.0) -> nn.Module:
-    """With a head whose weights are `sure` times those that PyTorch draws."""
+    """With a head whose weights are `sure` times PyTorch's initial ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(72, classes, bias=bias)
@@ -51,7 +51,7 @@ def sent(model: Model, protocol: Protocol, seed: int, size: int = 1) -> tuple[Up
 
 
 def observed(update: Update, model: Model, protocol: Protocol = GRADIENT) -> Observation:
-    """As of one image of a client elsewhere."""
+    """The observation of one image from elsewhere."""
     ledger = Ledger(image_shape=(3, 8, 8), batch_size=1)
     return Observation(update=update, model=model, protocol=protocol, ledger=ledger)
 
@@ -82,7 +82,7 @@ def test_one_honest_image_is_never_refused(
 
 
 def leaving(model: Model, seed: int, labels: Tensor) -> set[int]:
-    """The labels of those images that leave something in the update."""
+    """The labels of the images that contribute to the update."""
     images, _ = batch(seed, model.classes((3, 8, 8)), len(labels))
     lengths = [
         float(FedSGD()(model, model.parameters, model.buffers, image[None], label[None]).norm())
@@ -108,7 +108,7 @@ WRONG: dict[str, Callable[[Model, int], tuple[Update, Tensor, Protocol]]] = {
     ),
     "tenth": lambda m, s: (sent(m, GRADIENT, s)[0] * 0.1, sent(m, GRADIENT, s)[1], GRADIENT),
 }
-"""A model and a seed -> an update that is not what it is taken for, the labels, the belief."""
+"""A model and a seed -> an update of another kind than believed, its labels, the belief."""
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -155,7 +155,7 @@ def test_what_it_looks_like_is_said(kind: str, says: str) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_models_own_loss_is_asked(seed: int) -> None:
-    """With smoothed labels and a sure model, the least number is often another class's."""
+    """With smoothed labels and a confident model, the minimum is often at another class."""
     module = network(seed, 3, sure=30.0)
     images, _ = batch(seed, 3)
     model = Model(module=module, loss=smoothed)

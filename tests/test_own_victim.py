@@ -1,4 +1,4 @@
-"""A victim of one's own on the command line: from a package or a file, recorded as it is."""
+"""Your own victim on the command line: from a package or a file, and recorded."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def written(folder: Path, stem: str, training: bool = False) -> Path:
-    """A file that imports its sibling, both under names that no other test has."""
+    """A file that imports its sibling, with names that no other test uses."""
     folder.mkdir(exist_ok=True)
     (folder / f"sibling_of_{stem}.py").write_text("CLASSES = 7\n")
     path = folder / f"{stem}.py"
@@ -79,7 +79,7 @@ def test_a_file_is_a_victim_and_its_own_classes_are_recorded(
         assert "training mode" not in result.stderr
 
 
-def test_a_mode_that_no_layer_hears_is_not_noted(tmp_path: Path, picture: Path) -> None:
+def test_a_mode_that_affects_no_layer_is_not_noted(tmp_path: Path, picture: Path) -> None:
     path = tmp_path / "that_is_deaf.py"
     path.write_text(
         "from torch import nn\n\n\ndef make():\n"

@@ -45,7 +45,7 @@ OUTSIDE: list[Defense] = [
     Quantize(scheme="sign"),
 ]
 EXACT = (Aggregate, ATS, Clip, Sparsify, Soteria, Quantize)
-"""Whose replay of the truth is what was sent."""
+"""Defences whose replay of the private batch equals the update."""
 PROTOCOLS: list[Protocol] = [
     FedSGD(),
     FedAvg(steps=2, lr=0.1),
@@ -113,7 +113,7 @@ def away(one: Update, other: Update) -> float:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=repr)
 def test_each_example_draws_its_own_bottlenecks_noise_under_dpsgd(protocol: Protocol) -> None:
-    """Nothing is clipped: the mean of the examples' gradients is the batch's."""
+    """Without clipping, the mean of the examples' gradients is the batch's gradient."""
     idle = DPSGD(noise=0.0, norm=1e6)
     alone = observed((Precode(width=5),), protocol).update
     assert away(observed((Precode(width=5), idle), protocol).update, alone) < 1e-4

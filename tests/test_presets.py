@@ -1,4 +1,4 @@
-"""What each paper's attack is set to, number by number, written down a second time."""
+"""The settings of each paper's attack, number by number, written independently."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ DISTANCES = {
 
 @pytest.fixture(scope="module")
 def prior() -> Generator:
-    """A DCGAN of 16 px: what is asked of it here is its shape."""
+    """A DCGAN of 16 px, of which only the shape matters here."""
     return Generator(dcgan_stages(latent=8, width=8, channels=3, doublings=2), latent=(8, 1, 1))
 
 
@@ -137,7 +137,7 @@ def test_a_papers_attack_is_set_as_the_paper_has_it(
     assert [phase.steps for phase in attack.phases] == [steps for steps, _, _ in phases]
     for phase, (_, optimizer, regularizers) in zip(attack.phases, phases, strict=True):
         assert list(phase.regularizers) == regularizers
-        # a rule of the engine's own, such as which iterate goes on, is not the paper's number
+        # rules of the engine, such as which iterate is kept, are not numbers of the paper
         assert type(phase.optimizer) is type(optimizer)
         for field in ("lr", "schedule", "signed", "noise", "share", "decay", "population", "sigma"):
             assert getattr(phase.optimizer, field, None) == getattr(optimizer, field, None), field
@@ -160,7 +160,7 @@ def test_an_attack_says_what_it_is(name: str, preset: Preset, prior: Generator) 
 
 
 def test_a_bigger_biggan_is_moved_less(prior: Generator) -> None:
-    """GIFD's settings of GIAS: 1e-5 in the weights of a BigGAN, there alone."""
+    """GIFD's settings of GIAS: learning rate 1e-5 only in the weights of a BigGAN."""
     deep = Generator(prior.stages, latent=(8, 1, 1), family="biggan-deep")
     for preset, lr in (("paper", 1e-3), ("gifd-paper", 1e-5)):
         optimizer = catalog.attack("gias", prior=deep, preset=preset).phases[-1].optimizer

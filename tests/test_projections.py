@@ -76,7 +76,7 @@ def test_the_l1_projection_is_the_nearest_point(
 
 @pytest.mark.parametrize("radius", [1e-3, 1.0, 100.0])
 def test_a_long_vector_comes_to_the_radius_exactly(radius: float) -> None:
-    """Its own length is five to eight figures above what is left of it in float32."""
+    """In float32; the vector is 1e3 to 1e8 times as long as the radius."""
     v = 1 + torch.rand(1, 100_000, generator=torch.Generator().manual_seed(0))
     left = project_l1(v, torch.tensor([radius], dtype=torch.float64))
     assert float(left.abs().sum(dtype=torch.float64)) == pytest.approx(radius, rel=1e-6)

@@ -1,4 +1,4 @@
-"""The forward operators, each held to a plain loop of PyTorch's own parts."""
+"""Protocols, each compared with a plain PyTorch loop."""
 
 import copy
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def by_autograd(module: nn.Module, images: Tensor, labels: Tensor) -> dict[str, 
 def by_sgd(
     module: nn.Module, images: Tensor, labels: Tensor, protocol: FedAvg
 ) -> dict[str, Tensor]:
-    """A client's local training as everybody writes it."""
+    """A client's local training as a usual PyTorch loop."""
     local = copy.deepcopy(module)
     optimizer = torch.optim.SGD(local.parameters(), lr=protocol.lr, momentum=protocol.momentum)
     size = protocol.batch_size or len(images)

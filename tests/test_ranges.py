@@ -1,4 +1,4 @@
-"""Every option's range: its ends are taken, and what lies just beyond them is one line."""
+"""Every option's range: its ends are valid, and values just outside give one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guess from the head's input can tell: the ridge, the representation, the phase."""
+"""The regression from the head's input: ridge, representation, initialiser."""
 
 import dataclasses
 import math
@@ -128,7 +128,7 @@ def test_a_victim_without_a_linear_head_is_named() -> None:
 
 def test_a_head_fed_more_than_a_vector_is_named() -> None:
     module = nn.Linear(8, 4)
-    with pytest.raises(ModelError, match="a vector an image"):
+    with pytest.raises(ModelError, match="one vector per image"):
         representations(Model(module=module), torch.zeros(1, 3, 8, 8))
 
 
@@ -137,7 +137,7 @@ def test_a_head_fed_more_than_a_vector_is_named() -> None:
 
 @pytest.fixture
 def prior() -> Generator:
-    """Blurs of 4 x 4 colours, 16 px: simple enough that a line can nearly learn them."""
+    """Blurs of 4 x 4 colours, 16 px: simple enough for a linear regression."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         coarse = nn.Sequential(nn.Linear(24, 3 * 16), nn.Tanh(), nn.Unflatten(1, (3, 4, 4)))
@@ -160,7 +160,7 @@ def test_the_guess_is_better_than_the_best_draw(
     seeded: Callable[[int, Callable[[], nn.Module]], nn.Module],
     prior: Generator,
 ) -> None:
-    """In the prior's range, and with as many samples as random search has draws."""
+    """For images of the prior, with as many samples as random search has draws."""
     victim = Model(module=seeded(0, lambda: ConvNet(4, width=16)))
     gains = []
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""What a candidate is judged by beside its update, and the optimisers that papers bring along."""
+"""Regularisers, and the optimisers of the papers."""
 
 import dataclasses
 import math
@@ -188,7 +188,7 @@ def test_the_divergence_is_that_of_two_normals() -> None:
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.1, 0.5, 1.0]))
-def test_partial_matching_hears_the_largest_only(seed: int, share: float) -> None:
+def test_partial_matching_uses_the_largest_only(seed: int, share: float) -> None:
     rng = torch.Generator().manual_seed(seed)
     u = {"a": torch.randn(3, 7, generator=rng), "b": torch.randn(11, generator=rng)}
     v = {name: torch.randn(t.shape, generator=rng) for name, t in u.items()}
@@ -210,7 +210,7 @@ def test_partial_matching_hears_the_largest_only(seed: int, share: float) -> Non
 
 
 def bowl(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rosenbrock's valley, each search (N, R, 2) for itself: its slope and its value."""
+    """Rosenbrock's function for each search (N, R, 2): gradient and value."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         values = (1 - x[..., 0]).square() + 5 * (x[..., 1] - x[..., 0] ** 2).square()
@@ -249,7 +249,7 @@ def test_a_search_of_lbfgs_that_arrived_does_not_move() -> None:
 
 
 def test_a_flat_valley_is_preferred_by_two_gradients() -> None:
-    """One step by hand: AdamW on the mixed signs, its moments having seen the probe too."""
+    """One step by hand: AdamW on the mixed signs, with moments updated by the probe too."""
     start = torch.tensor([[[-1.0, 1.5]]], dtype=torch.float64)
     x = moved(GradientRegularized(lr=0.1, schedule=Constant(), share=0.3), start, 2)
     leaf = start.clone().requires_grad_()
@@ -267,7 +267,7 @@ def test_a_flat_valley_is_preferred_by_two_gradients() -> None:
     "rule", [Adam(), Adam(noise=0.1), LBFGS(), GradientRegularized()], ids=repr
 )
 def test_a_step_reads_nothing_back_to_the_host(rule: Optimizer) -> None:
-    """On the meta device, whose tensors have no values to read: the whole step, its limits too."""
+    """The whole step with constraints on the meta device, whose tensors have no values."""
     x = torch.zeros(2, 3, 12, device="meta")  # (N, R, M)
 
     def evaluate(x: Tensor, alive: Tensor) -> Evaluated:

@@ -1,4 +1,4 @@
-"""Every attack finds what it found before its search was rebuilt (float64, one seed)."""
+"""Every attack gives the same numbers as the former engine (float64, one seed)."""
 
 import json
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""The priors that ship: whole, small, documented, there without network, and worth having."""
+"""The included priors: complete, small, documented, available offline, and useful."""
 
 import pytest
 import torch
 
 from gifd import catalog
 from gifd.campaign.demo import demo_face
-from gifd.campaign.judge import judge
+from gifd.campaign.prior_score import score_prior
 from gifd.errors import InputError, WeightsError
 from gifd.priors import digiface_dcgan, faces64
 from gifd.weights import SHIPPED, ShippedFile, fetch, local_path
@@ -50,8 +50,10 @@ def test_a_damaged_or_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_faces64_comes_nearer_to_a_face_it_never_saw_than_the_dcgan() -> None:
-    """In its latent, by squared error; in ST-LPIPS it is not nearer on this picture."""
+    """In its latent, by squared error; not by ST-LPIPS on this image."""
     face = demo_face()
     images = torch.stack([face, face.flip(2)])
-    own, other = (judge(g, images, steps=60, samples=16) for g in (faces64(), digiface_dcgan()))
+    own, other = (
+        score_prior(g, images, steps=60, samples=16) for g in (faces64(), digiface_dcgan())
+    )
     assert min(own.psnr["latent"]) > max(other.psnr["latent"])

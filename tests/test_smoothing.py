@@ -1,4 +1,4 @@
-"""The smoothed replay: a ReLU's mean over noise, in any victim, exact where it is narrow."""
+"""The smoothed replay: a ReLU's mean over noise, in any victim, exact for small widths."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Keys of all that decides a result, the file that holds results by key, and seeds by client."""
+"""Keys of all settings that determine a result, the file of results, seeds per client."""
 
 import importlib
 import json
@@ -55,7 +55,7 @@ def test_where_a_metrics_weights_come_from_decides_nothing() -> None:
 
 
 def test_another_process_finds_the_same_keys() -> None:
-    """Built anew, without the tests' shape checks, and with another order of hashes."""
+    """In a new process, without the tests' shape checks, with another hash order."""
     script = (
         "import json, torch, small_sweep\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
@@ -183,7 +183,7 @@ def test_values_are_told_apart_and_cycles_end() -> None:
 
 
 def test_what_cannot_be_told_by_value_is_refused() -> None:
-    with pytest.raises(InputError, match="told by what they hold, got a _thread"):
+    with pytest.raises(InputError, match="hashed by their content, got a _thread"):
         Digester()({"a": [threading.Lock()]})
 
 
@@ -303,7 +303,7 @@ def test_seeds_differ_between_clients_and_sweeps() -> None:
 
 
 def test_seeds_stay_what_they_are() -> None:
-    """A row names its seeds; whoever repeats it in a year must be given the same by the sweep."""
+    """Rows record their seeds, so the sweep must derive the same ones in later versions."""
     assert [vars(seeds_of(index, seed=0)) for index in (0, 1)] == [
         {"victim": 2968811710, "trial": 3831201730},
         {"victim": 3964924996, "trial": 901243215},

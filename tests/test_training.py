@@ -1,4 +1,4 @@
-"""Training: the reference's networks, the losses' closed forms, and runs that can be killed."""
+"""Training: networks against the reference, closed forms of losses, interrupted runs."""
 
 import dataclasses
 import os
@@ -240,7 +240,7 @@ def test_minutes_and_interruptions_save_what_is_there(
 
 
 def test_training_follows_its_images() -> None:
-    """Of flat red pictures it learns red, whatever the seed."""
+    """From plain red images it learns red, for any seed."""
     red = torch.zeros(64, 3, 8, 8, dtype=torch.uint8)
     red[:, 0] = 255
     recipe = Recipe(channel_base=64, channel_max=8, latent=6, layers=2, batch=8, augment=0.0)
@@ -268,7 +268,7 @@ PLAIN = dataclasses.replace(TINY, path_length=0.0, augment=0.0, mirror=False)
 
 @pytest.mark.parametrize("gamma", [0.5, None])
 def test_r1_is_scaled_by_how_rarely_it_is_taken(gamma: float | None) -> None:
-    """Adam's first moment is the last gradient: that of 16 gamma R1, every sixteenth step."""
+    """Adam's first moment is the last gradient: in every 16th step that of 16 gamma R1."""
     trainer, without = (
         Trainer(pictures(), dataclasses.replace(PLAIN, gamma=weight)) for weight in (gamma, 0.0)
     )
@@ -299,7 +299,7 @@ def test_regularisers_are_as_rare_as_they_are_weighted_for() -> None:
 
 
 def test_the_average_follows_the_weights_with_its_half_life() -> None:
-    """Half of what it holds is older than `ema` images, in the beginning than 1/20 of all."""
+    """Half of its weight is older than `ema` images, or than 1/20 of all in the beginning."""
     trainer = Trainer(pictures(), dataclasses.replace(PLAIN, ema=1.0))
     parameters = [name for name, _ in trainer.generator.named_parameters()]
     mean = {name: tensor.clone() for name, tensor in trainer.average.state_dict().items()}

@@ -1,4 +1,4 @@
-"""GIFD as `paper` against the algorithm written down once more, in plain loops and plain autograd.
+"""GIFD as `paper` against the algorithm written again, in plain loops and plain autograd.
 
 The transcription shares no code with the engine: its own Adam, projections, objective and choice.
 It reads the schedule as we do (at the end of a step); all else is as in the paper's Algorithm 1.
@@ -28,7 +28,7 @@ STEPS, RESTARTS = 12, 2
 
 
 def gradient(model: Model, image: Tensor, label: Tensor) -> Tensor:
-    """All of the loss's gradient in the parameters, in one vector."""
+    """The gradient of the loss in all parameters, as one vector."""
     mean, std = (torch.tensor(values).double().view(3, 1, 1) for values in (model.mean, model.std))
     parameters = [p for p in model.module.parameters() if p.requires_grad]
     loss = F.cross_entropy(model.module((image - mean) / std), label)
@@ -67,7 +67,7 @@ def search_phase(
     label: Tensor,
     observed: Tensor,
 ) -> tuple[State, list[float]]:
-    """`STEPS` of Adam from `state`: where it ends, and the distance at every step."""
+    """`STEPS` of Adam from `state`: its end, and the distance at every step."""
     entry, state, curve = dict(state), dict(state), []
     first = {name: torch.zeros_like(state[name]) for name in searched}
     second = {name: torch.zeros_like(state[name]) for name in searched}
@@ -83,7 +83,7 @@ def search_phase(
         slopes = torch.autograd.grad(objective, [leaves[name] for name in searched])
         curve.append(float(distance.detach()))
         if step == STEPS:
-            break  # the rate is 0 here: a phase ends at the last iterate that it evaluated
+            break  # the rate is 0: a phase ends at its last evaluated iterate
         done = step / STEPS
         fall = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - done) / 0.75))
         rate = 0.1 * fall * min(1.0, done / 0.05)

@@ -1,4 +1,4 @@
-"""An update is a value: its algebra, its restart axis, its file, and what it must fit."""
+"""Updates: algebra, restart axis, files, and fitting a model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def equal(update: Update, expected: Update) -> bool:
 
 
 def by_tensor(function: Callable[..., Tensor], *updates: Update) -> Update:
-    """The plain arithmetic: `function` on each tensor by itself."""
+    """Plain arithmetic: `function` on each tensor."""
     first = updates[0]
     return Update(
         {name: function(*(update[name] for update in updates)) for name in first},

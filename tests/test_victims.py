@@ -1,4 +1,4 @@
-"""The victims by name: each through the client, the labels and the search, at a small size."""
+"""The victims by name: each through client, label inference and search, at a small size."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Who may know of whom: the import contracts, and that no attack names the private batch."""
+"""Import contracts, and attacks that never name the private batch."""
 
 import ast
 import os
@@ -45,7 +45,7 @@ def test_a_broken_contract_would_be_seen(tmp_path: Path) -> None:
 
 
 def names(source: str) -> set[str]:
-    """Every identifier of a file; what stands in docstrings and comments is none."""
+    """Every identifier in a file, without docstrings and comments."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Name):

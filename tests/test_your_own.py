@@ -1,4 +1,4 @@
-"""One's own objects on the command line: the page about them, run, and what goes wrong."""
+"""Your own objects on the command line: the examples of the docs page, and errors."""
 
 import json
 import re
@@ -72,7 +72,7 @@ class Nameless(Metric):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with the page's files, others and a picture."""
+    """A working folder with the page's files, others and an image."""
     for name, text in {**FILES, "others.py": OTHERS}.items():
         (tmp_path / name).write_text(text)
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -198,7 +198,7 @@ def test_options_go_to_what_the_catalogue_names() -> None:
         ("--prior my_prior.py --attack gifd", "your own prior as"),
         ("--victim others:half", "to be of type Model or Module"),
         ("--metric others.py:Sorry", "it raised IndexError"),
-        ("--metric others.py:Whole", "a value a pair"),
+        ("--metric others.py:Whole", "a value per pair"),
         ("--metric others.py:Nameless", "it raised AttributeError"),
         ("--metric lpips:net=vgg", "no options for 'lpips'"),
     ],

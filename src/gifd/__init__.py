@@ -1,9 +1,9 @@
 """gifd: what does a federated-learning update give away?
 
-The public names, in the order data flows: a client runs a protocol on its private images and
-uploads an update, an attacker observes the upload, an attack inverts what was observed with or
-without a prior, metrics compare. The attacks themselves are in `gifd.attacks`, one of them by the
-package's own name.
+The public names, in the order of the data flow: a client runs a protocol on its private images and
+uploads an update, an attacker observes the upload, an attack inverts the observation, with or
+without a prior, and metrics score the result. The attacks are in `gifd.attacks`; one of them has
+the name of the package.
 """
 
 from gifd.attacker.observation import Ledger, Observation

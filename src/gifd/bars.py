@@ -1,4 +1,4 @@
-"""Bars: how far a long computation is, as a bar in a terminal and as lines where there is none."""
+"""Bars: the progress of a long computation, as a bar in a terminal and as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 Update = Callable[[str, float, float, float | None], None]
-"""Told a few words, how much is done, of how much, and the seconds left (None: guessed)."""
+"""Called with a few words, the amount done, the total, and the seconds left (None: estimated)."""
 
 WIDE = 110
-"""Columns from which a terminal has room for a long bar."""
+"""Columns of a terminal from which the bar is long."""
 
 OFTEN, SELDOM = 5.0, 60.0
-"""Seconds between two lines: a tenth further after at least the first, always after the second."""
+"""Seconds between two lines: at each tenth, but at least `OFTEN`; always after `SELDOM`."""
 
 Clock = Callable[[], float]
 
@@ -28,12 +28,12 @@ Clock = Callable[[], float]
 def shown(
     console: Console, title: str, *, transient: bool = False, clock: Clock = time.monotonic
 ) -> Iterator[Update]:
-    """A bar, or lines, that are not there before the first update; both tell the time left.
+    """A bar, or lines, with the time left; nothing is shown before the first update.
 
     Args:
-        console: where to; whether it is a terminal decides.
+        console: the output; a bar if it is a terminal, else lines.
         title: what is computed.
-        transient: whether the bar goes when it is over.
+        transient: whether the bar disappears at the end.
         clock: in seconds.
     """
     began = clock()
@@ -67,7 +67,7 @@ def shown(
 def _bar(
     console: Console, transient: bool
 ) -> Iterator[Callable[[str, str, float, float, str], None]]:
-    """The words give way to the bar, the share and the time left, and the title to the words."""
+    """If space is short, the title is cut first, then the words, never bar, share and time."""
     length = 24 if console.width >= WIDE else 6
     described = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (

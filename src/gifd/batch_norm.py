@@ -1,4 +1,4 @@
-"""Batch-norm statistics: what entered a network's normalisation layers, as means and variances."""
+"""Batch-norm statistics: means and variances of the inputs of a network's batch norms."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gifd.trace import Calls
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """Of one layer's input, channel by channel: `mean` and (biased) `variance`, both (C,)."""
+    """`mean` and (biased) `variance` of a layer's input per channel, both (C,)."""
 
     mean: Float[Tensor, "C"]
     variance: Float[Tensor, "C"]
 
     def to(self, like: Tensor) -> Statistics:
-        """On the device of another tensor and in its dtype."""
+        """The same on another tensor's device and in its dtype."""
         return Statistics(mean=self.mean.to(like), variance=self.variance.to(like))
 
 
 def batch_statistics(model: Model, images: Float[Tensor, "B C H W"]) -> tuple[Statistics, ...]:
-    """Of these images at every batch norm, in the order of the forward pass; differentiable."""
+    """The statistics of these images at every batch norm, in forward order; differentiable."""
     return tuple(
         Statistics(
             mean=given.transpose(0, 1).flatten(1).mean(1),
@@ -42,10 +42,10 @@ def batch_statistics(model: Model, images: Float[Tensor, "B C H W"]) -> tuple[St
 
 
 def running_statistics(model: Model, image_shape: Sequence[int]) -> tuple[Statistics, ...]:
-    """Of the data the model was trained on, as its layers keep them, in the same order.
+    """The running statistics stored in the model, in the same order.
 
     Raises:
-        ModelError: a batch norm that keeps none.
+        ModelError: a batch norm without running statistics.
     """
     blank = next(iter(model.parameters.values())).new_zeros(2, *image_shape)
     kept = []
@@ -62,7 +62,7 @@ def running_statistics(model: Model, image_shape: Sequence[int]) -> tuple[Statis
 
 
 def _calls(model: Model, images: Tensor) -> list[Mapping[str, Tensor | None]]:
-    """What every batch norm was called with, the running statistics as they were before."""
+    """The arguments of every batch norm, with the running statistics before the call."""
     running = ("running_mean", "running_var")
     calls = Calls(F.batch_norm, ("input", *running), copied=running)
     with calls:

@@ -1,14 +1,14 @@
-"""The errors a user can meet. Each carries one line: what was expected, what came, what to do."""
+"""The errors for users. Each has one line: what was expected, what it got, what to do."""
 
 LONGEST = 600
-"""Characters of an error's line; what others say in it is cut to far fewer by `one_line`."""
+"""Maximum length of an error's line; quoted text in it is cut shorter by `one_line`."""
 
 
 class GifdError(Exception):
-    """Something outside the toolkit is wrong; the message is one line meant for its user.
+    """Something outside the toolkit is wrong; the message is one line for its user.
 
-    Names and texts of files are quoted in messages: line breaks and control characters are
-    written out, and the middle of a message beyond `LONGEST` is left out.
+    Line breaks and control characters are escaped, since messages quote names and texts of files.
+    The middle of a message longer than `LONGEST` is cut.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -27,7 +27,7 @@ class InputError(GifdError):
 
 
 class UpdateError(GifdError):
-    """An update that does not belong to the model: names, shapes or values are off."""
+    """An update that does not fit the model: wrong names, shapes or values."""
 
 
 class ModelError(GifdError):
@@ -35,24 +35,24 @@ class ModelError(GifdError):
 
 
 class WeightsError(GifdError):
-    """A weights file that is missing, unreadable or not the one that was named."""
+    """A weights file that is missing, unreadable or not the expected one."""
 
 
 def expect(value: object, kind: type, wanted: str) -> None:
-    """Refuse a value of another type where a newcomer is likely to hand one over.
+    """Check a value's type where users are likely to pass another one.
 
     Raises:
-        InputError: says what was wanted and what came.
+        InputError: the type differs.
     """
     if not isinstance(value, kind):
         raise InputError(f"expected {wanted}, got {one_line(repr(value), 40)}")
 
 
 def one_line(message: object, limit: int = 160) -> str:
-    """What another library says of an error, or a name in a file, as safe text for a terminal.
+    """Text from elsewhere, e.g. another library's error, made safe for a terminal.
 
-    On one line, control characters written out, and beyond `limit` characters without its middle.
-    An exception that says nothing is named by its type.
+    One line, with control characters escaped and the middle cut beyond `limit` characters. An
+    exception without a message is named by its type.
     """
     text = str(message)
     if not text and isinstance(message, BaseException):

@@ -1,4 +1,4 @@
-"""Files of others: what lies at a path, and what an archive holds, without surprises."""
+"""Files from elsewhere: safe checks of paths, and safe reading of zip members."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ BROKEN_ZIP = (
     zlib.error,
     struct.error,
     EOFError,
-    RuntimeError,  # encrypted, or, as NotImplementedError, packed in an unknown way
-    ValueError,  # a name that is no text, a negative offset
+    RuntimeError,  # encrypted, or, as NotImplementedError, of an unknown compression
+    ValueError,  # an undecodable name, a negative offset
     OverflowError,
 )
-"""What `zipfile` raises for an archive that is damaged, encrypted or packed in an unknown way."""
+"""What `zipfile` raises for an archive that is damaged, encrypted or of an unknown compression."""
 
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PIECE = 1 << 20
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a regular file is there; not where none can be (a name too long, no permission)."""
+    """Whether there is a regular file; False for impossible paths (name too long, no access)."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -31,7 +31,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether a folder is there, likewise."""
+    """Whether there is a folder, likewise."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
@@ -39,14 +39,14 @@ def is_folder(path: str | Path) -> bool:
 
 
 def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """The content of an archive's member, unpacked no further than its size or `most` bytes.
+    """The content of an archive's member, reading no more than its size or `most` bytes.
 
     Raises:
         KeyError: no member of this name.
-        one of `BROKEN_ZIP`: larger, packed in another way than zips usually are, or damaged.
+        one of `BROKEN_ZIP`: larger, of an unusual compression, or damaged.
     """
     info = archive.getinfo(name)
-    if info.compress_type not in _PACKED:  # the others unpack without a bound
+    if info.compress_type not in _PACKED:  # others decompress without a bound
         raise zipfile.BadZipFile(f"'{name}' is neither stored nor deflated")
     if info.file_size > most:
         raise zipfile.BadZipFile(f"'{name}' is larger than {most:,} bytes")
@@ -56,5 +56,5 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
             pieces.append(piece)
             left -= len(piece)
     if left:
-        raise zipfile.BadZipFile(f"'{name}' has not the size that the archive says")
+        raise zipfile.BadZipFile(f"'{name}' is not of the size that the archive states")
     return b"".join(pieces)

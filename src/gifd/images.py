@@ -1,4 +1,4 @@
-"""Image files: one, or a folder or zip of them, read and checked; and PNGs written."""
+"""Image files: read and check one, a folder or a zip; write PNGs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from gifd.errors import InputError, one_line
 from gifd.files import BROKEN_ZIP, is_file, is_folder, read_member
 
 SMALLEST = 16
-"""Images with a shorter side below this many pixels are refused: there is nothing to invert."""
+"""Images with a shorter side below this number of pixels are refused."""
 
 LARGEST_SIDE = 4096
-"""What images are resized to at most."""
+"""The largest side to which images are resized."""
 
 MOST_CLASSES = 1_000_000
-"""Class numbers are below it."""
+"""Class numbers are below this."""
 
 LARGEST = 1 << 28
-"""Bytes of an image in a zip; nothing larger is unpacked."""
+"""The largest image in a zip, in bytes; larger ones are not unpacked."""
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"})
-"""What is taken for an image in a folder or zip."""
+"""Endings of image files in a folder or zip."""
 
 
 Told = Callable[[tuple[int, int]], object]
-"""Told the width and height of a file's picture, before it is cropped and resized."""
+"""Called with the width and height of a file's image, before it is cropped and resized."""
 
 
 def read_image(
@@ -48,20 +48,20 @@ def read_image(
     """Read an image file as RGB in [0, 1], its centre square at `size` x `size` pixels.
 
     The shorter side is resized to `size` with antialiasing, then the centre is cropped. More
-    than 8 bits a channel become 8, white being the largest number that the file's depth holds.
+    than 8 bits per channel are scaled to 8; white is the largest value of the file's depth.
 
     Args:
         path: the file.
-        size: of the square; None keeps the image as it is.
+        size: side of the square; None keeps the image as it is.
         told: see `Told`.
 
     Raises:
-        InputError: missing, not an image, corrupt, too small, or of a depth that is not known.
+        InputError: missing, not an image, corrupt, too small, or of an unknown depth.
     """
     name = _quoted(path)
     if is_folder(path):
         raise InputError(f"expected an image (PNG, JPEG, ...) at {name}, got a folder")
-    if not is_file(path):  # nor a pipe or a device, which may be endless
+    if not is_file(path):  # also refuses pipes and devices, which may be endless
         raise InputError(f"expected an image file at {name}, found none")
     try:
         with Path(path).open("rb") as file:
@@ -78,12 +78,12 @@ def read_images(
     size: int | None = 64,
     told: Told | None = None,
 ) -> Iterator[tuple[str, Float[Tensor, "3 H W"]]]:
-    """The images of a folder (with its subfolders) or zip, by name in their order.
+    """The images of a folder (with subfolders) or zip, sorted by name.
 
     Args:
-        source: the folder or zip. Hidden files and files without an image's ending are passed.
-        match: which file names, as a shell pattern.
-        limit: how many, evenly spaced over those that match; None takes all.
+        source: the folder or zip. Hidden files and files without an image's ending are skipped.
+        match: shell pattern of the file names to use.
+        limit: number of images, evenly spaced over those that match; None takes all.
         size: see `read_image`.
         told: see `Told`.
 
@@ -103,7 +103,7 @@ def read_images(
 
 
 def _walked(folder: Path) -> list[str]:
-    """The files of a folder and those below it, but not of hidden folders."""
+    """The files in a folder and its subfolders, except hidden ones."""
 
     def refuse(error: OSError) -> None:
         raise InputError(
@@ -131,7 +131,7 @@ def _unzipped(source: Path, match: str, limit: int | None) -> Iterator[tuple[str
 
 
 def framing(sizes: Sequence[tuple[int, int]], size: int) -> str | None:
-    """What reading made of images of these widths and heights, in a line; None: only smaller."""
+    """How many images of these sizes are cropped or enlarged, in a line; None if none is."""
     cropped = sum(width != height for width, height in sizes)
     upscaled = sum(min(side) < size for side in sizes)
     parts = [f"{cropped} of {len(sizes)} cropped to the centre square"] if cropped else []
@@ -156,7 +156,7 @@ def write_image(image: Float[Tensor, "C H W"], path: Path) -> None:
 
 
 def grid(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "C H2 W2"]:
-    """The images side by side in a sheet that is about square, white where none is left."""
+    """The images in an approximately square sheet, with white for empty places."""
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     sheet = images.new_ones(channels, -(-count // columns) * height, columns * width)
@@ -167,10 +167,10 @@ def grid(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "C H2 W2"]:
 
 
 def class_in(name: str, pattern: str) -> int:
-    """The class that a file's name tells: the first group of a regular expression, a number.
+    """The class number in a file's name: the first group of a regular expression.
 
     Raises:
-        InputError: no such expression, or a name that it does not find a number in.
+        InputError: an invalid expression, or a name in which it does not find a number.
     """
     try:
         found = re.search(pattern, name)
@@ -180,7 +180,7 @@ def class_in(name: str, pattern: str) -> int:
             f"expected a regular expression with a group for the class, got "
             f"{_quoted(pattern)}: {one_line(error)}"
         ) from None
-    except (ValueError, TypeError):  # a group that took no part is None
+    except (ValueError, TypeError):  # an unmatched group is None
         raise InputError(
             f"expected a class number by {_quoted(pattern)} in {_quoted(name)}, got none"
         ) from None
@@ -193,7 +193,7 @@ def class_in(name: str, pattern: str) -> int:
 
 
 def _quoted(name: object) -> str:
-    """A path or a name in an error: a user's may be long, an archive's anything."""
+    """A path or a name for an error, made safe and short."""
     return f"'{one_line(name, 200)}'"
 
 
@@ -212,15 +212,15 @@ def _chosen(names: list[str], source: Path, match: str, limit: int | None) -> li
 
 
 def open_picture(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
-    """The picture of a file as RGB, turned as its camera says.
+    """The image of a file as RGB, rotated as its EXIF data say.
 
     Raises:
-        InputError: no image, a damaged one, one of more pixels than Pillow thinks safe, or one
-            whose depth is not known.
+        InputError: not an image, a damaged one, one with more pixels than Pillow considers safe,
+            or one of an unknown depth.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF data, say: no reader's concern
+            warnings.simplefilter("ignore")  # e.g. about damaged EXIF data
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as opened:
                 depth = Depth.of(opened)
@@ -228,7 +228,7 @@ def open_picture(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image
     except UnidentifiedImageError:
         raise InputError(
             f"expected an image (PNG, JPEG, ...) at {name}, got something else, "
-            "or a kind of image that Pillow does not read"
+            "or a format that Pillow does not read"
         ) from None
     except Exception as error:  # a damaged picture raises nearly every type
         raise InputError(f"expected a readable image at {name}, got: {one_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Means with intervals, over images."""
+"""Means with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def written(values: Sequence[float]) -> str:
-    """`mean ± half`, with the digits that fit its size."""
+    """`mean ± half`, with digits by the size of the mean."""
     mean, half = mean_interval(values)
     digits = 1 if abs(mean) >= 100 else 2 if abs(mean) >= 2 else 4 if abs(mean) < 0.1 else 3
     return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"

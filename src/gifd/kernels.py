@@ -1,8 +1,8 @@
 """Kernels: a forward pass made of operations that can be differentiated twice.
 
-PyTorch fuses attention into kernels whose derivative has no derivative, and a transformer's
-encoder in eval mode into one that has none at all. An attack needs the second. The same
-functions written out give the same values, a little slower.
+PyTorch fuses attention into kernels without a second derivative, and a transformer encoder in
+eval mode into one without any. An attack needs the second derivative. The unfused functions give
+the same values, a little slower.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """A context in which attention and transformer encoders are written out."""
+    """A context in which attention and transformer encoders are not fused."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -33,8 +33,8 @@ def slope(
 ) -> dict[str, Tensor]:
     """The gradient of a scalar function of named tensors, itself differentiable.
 
-    Within a transform of `torch.func` it is `torch.func.grad`; outside plain autograd, which does
-    the same with less overhead.
+    By `torch.func.grad` inside a transform of `torch.func`; otherwise by plain autograd, which has
+    less overhead.
     """
     if _transformed():
         slopes: dict[str, Tensor] = grad(function)(dict(at))
@@ -52,16 +52,16 @@ def slope(
 
 
 def _transformed() -> bool:
-    """Whether a transform of `torch.func` is under way; where PyTorch does not say, it may be."""
+    """Whether a transform of `torch.func` is active; True if PyTorch does not say."""
     level = getattr(torch._C._functorch, "maybe_current_level", None)
     return level is None or level() is not None
 
 
 def once_only(total: Tensor) -> bool:
-    """Whether a function marked `@once_differentiable` has a part in this sum of slopes.
+    """Whether a function marked `@once_differentiable` contributes to this sum of gradients.
 
-    PyTorch puts a node there that raises, but passes it by where only the slope in chosen tensors
-    is asked for: that function's share is then silently missing.
+    PyTorch inserts a node that raises, but skips it when gradients of chosen tensors are
+    requested: the function's contribution is then silently missing.
     """
     seen, waiting = set(), [total.grad_fn]
     while waiting:

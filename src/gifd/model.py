@@ -1,4 +1,4 @@
-"""Model: the network under attack as a pure function, with its normalisation and its loss."""
+"""Model: the network under attack as a pure function, with normalisation and loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WITHOUT = "switch the extension 'regression' off"
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The linear layer that writes the logits: the names of its weight and of its bias."""
+    """The linear layer that computes the logits: names of its weight and bias."""
 
     weight: str
     bias: str | None
@@ -32,21 +32,20 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """Any `torch.nn.Module` that maps images to logits, seen as a pure function.
+    """Any `torch.nn.Module` that maps images to logits, as a pure function.
 
-    Public images are in [0, 1]; `mean` and `std` are applied inside, channel by channel.
-    The module is never touched: its parameters and buffers are copied at construction and
-    handed to every call, so that the module may go on training while it is attacked.
-    Parameters with `requires_grad=False` are not trained and hence not part of an update.
+    Images are in [0, 1]; `mean` and `std` are applied inside, per channel. The module is never
+    modified: its parameters and buffers are copied at construction and passed to every call, so
+    you can continue to train it. Parameters with `requires_grad=False` are not part of an update.
 
     Args:
         module: the network; called with normalised images (B, C, H, W). It returns logits
-            (B, N), or what `gifd.outputs.logits_in` finds them in.
-        mean, std: the normalisation, one number a channel.
+            (B, N), or an output in which `gifd.outputs.logits_in` finds them.
+        mean, std: the normalisation, one number per channel.
         loss: `(logits, labels) -> scalar`; labels are indices (B,) or probabilities (B, N).
 
     Raises:
-        ModelError: nothing to train, or a normalisation that cannot be one.
+        ModelError: no trainable parameters, or an invalid normalisation.
     """
 
     module: nn.Module = field(repr=False)
@@ -60,7 +59,7 @@ class Model:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
             raise ModelError(
-                "expected one mean and one positive std a channel, "
+                "expected one mean and one positive std per channel, "
                 f"got mean={tuple(self.mean)}, std={tuple(self.std)}"
             )
         named = list(self.module.named_parameters())
@@ -79,17 +78,17 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """The device of the parameters."""
         return next(iter(self.parameters.values())).device
 
     def at(self, parameters: Mapping[str, Tensor]) -> Model:
-        """The same model with other values of its trained parameters."""
+        """The same model with other values of the trained parameters."""
         other = copy.copy(self)
         object.__setattr__(other, "parameters", dict(parameters))
         return other
 
     def normalize(self, images: Float[Tensor, "*R B C H W"]) -> Float[Tensor, "*R B C H W"]:
-        """`(images - mean) / std`: what the module is fed."""
+        """`(images - mean) / std`, the module's input."""
         mean, std = self._moments(images)
         return (images - mean) / std
 
@@ -104,13 +103,13 @@ class Model:
         buffers: Mapping[str, Tensor],
         images: Float[Tensor, "B C H W"],
     ) -> Float[Tensor, "..."]:
-        """The module's logits at these parameters, (B, N). Buffers it writes to are copies.
+        """The module's logits at these parameters, (B, N). It writes to copies of the buffers.
 
-        Every forward pass of a victim is this one, and can be differentiated twice.
+        All forward passes of a victim go through here, and can be differentiated twice.
         """
         state = dict(parameters)
         if self.training:
-            zero = images.new_zeros(())  # adding it gives the copies the axis of a vmap around us
+            zero = images.new_zeros(())  # adding it gives the copies the axis of an outer vmap
             buffers = {name: b + zero.to(b.dtype) for name, b in buffers.items()}
         state |= buffers
         inputs = self.normalize(images).to(next(iter(parameters.values())).dtype)
@@ -127,7 +126,7 @@ class Model:
         """The loss of these images at these parameters.
 
         Raises:
-            ModelError: it is not one number.
+            ModelError: the loss is not one number.
         """
         loss = self.loss(self.logits(parameters, buffers, images), labels)
         if not isinstance(loss, Tensor) or loss.ndim:
@@ -139,10 +138,10 @@ class Model:
         return loss
 
     def tried(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
-        """The logits of these images, checked; what the module raises is told in one line.
+        """The logits of these images, checked; the module's errors become one line.
 
         Raises:
-            ModelError: the module does not take them, or does not return logits (B, N).
+            ModelError: the module fails on them, or does not return logits (B, N).
         """
         logits = self._told(images)
         if logits.ndim != 2 or len(logits) != len(images):
@@ -163,7 +162,7 @@ class Model:
             ) from None
 
     def classes(self, image_shape: Sequence[int]) -> int:
-        """How many logits the model writes for an image of shape (C, H, W).
+        """The number of logits for images of shape (C, H, W).
 
         Raises:
             ModelError: see `tried`.
@@ -173,10 +172,10 @@ class Model:
             return self.tried(like.new_zeros(2, *image_shape)).shape[1]
 
     def check_twice(self, image_shape: Sequence[int]) -> None:
-        """Refuse what an attack by gradients cannot differentiate twice, by trying it, once.
+        """Check, once, that model and loss can be differentiated twice, by doing so.
 
         Args:
-            image_shape: (C, H, W) of an image that the module takes.
+            image_shape: (C, H, W) of the module's images.
 
         Raises:
             ModelError: the loss is not one number, or it or the module has no second derivative.
@@ -193,7 +192,7 @@ class Model:
 
         try:
             with torch.enable_grad():
-                grad(loss)(dict(self.parameters))  # sees what torch.func cannot see through
+                grad(loss)(dict(self.parameters))  # fails on operations without torch.func support
                 one = images.new_ones(()).requires_grad_()  # a constant would hide `once_only`
                 slopes = torch.autograd.grad(
                     one * loss(own), list(own.values()), create_graph=True, materialize_grads=True
@@ -213,16 +212,16 @@ class Model:
         object.__setattr__(self, "_tried", tuple(image_shape))
 
     def head(self, image_shape: Sequence[int]) -> Head:
-        """Find the linear layer that writes the logits by following one forward pass.
+        """Find the linear layer that computes the logits by tracing a forward pass.
 
         Args:
-            image_shape: (C, H, W) of an image that the module takes.
+            image_shape: (C, H, W) of the module's images.
 
         Raises:
-            ModelError: the logits are not written by a linear layer with a trained weight.
+            ModelError: the logits are not the output of a linear layer with a trained weight.
         """
         like = next(iter(self.parameters.values()))
-        images = like.new_zeros(2, *image_shape)  # batch norm that trains refuses a single one
+        images = like.new_zeros(2, *image_shape)  # a batch norm in training mode refuses one
         names = {id(tensor): name for name, tensor in self.parameters.items()}
         with torch.no_grad():
             call = self._head_call(images, "grant the labels, they cannot be inferred")
@@ -241,19 +240,19 @@ class Model:
     def representations(
         self, images: Float[Tensor, "N C H W"], remedy: str = _WITHOUT
     ) -> Float[Tensor, "N F"]:
-        """What the head is fed for these images; differentiable.
+        """The inputs of the head for these images; differentiable.
 
         Args:
             images: in [0, 1].
-            remedy: what an error advises.
+            remedy: the advice in an error.
 
         Raises:
-            ModelError: the logits are not written by a linear layer fed a vector an image.
+            ModelError: the logits are not the output of a linear layer on one vector per image.
         """
         fed: Tensor = self._head_call(images, remedy).arguments["input"]
         if fed.ndim != 2:
             raise ModelError(
-                f"expected a head that is fed a vector an image, got {tuple(fed.shape)}: {remedy}"
+                f"expected a head on one vector per image, got {tuple(fed.shape)}: {remedy}"
             )
         return fed
 

@@ -1,4 +1,4 @@
-"""Outputs: where the logits are in what a network returns."""
+"""Outputs: finds the logits in the output of a network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 from gifd.errors import ModelError
 
 LOGITS = "logits"
-"""The name under which libraries return them."""
+"""Their name in the outputs of libraries."""
 
 
 def logits_in(output: object) -> Tensor:
     """The logits in a network's output.
 
-    A tensor is the logits. An object or a mapping has them under `logits` (Hugging Face's
-    outputs, torchvision's named tuples), a tuple or list in the first place, a mapping of a
-    single tensor there. Other outputs, such as those of auxiliary heads, are not looked at.
+    These are the output itself if it is a tensor, the field `logits` of an object or mapping
+    (Hugging Face's outputs, torchvision's named tuples), the first item of a tuple or list, or the
+    only item of a mapping. Other outputs, such as those of auxiliary heads, are ignored.
 
     Raises:
         ModelError: none of these.

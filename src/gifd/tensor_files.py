@@ -1,4 +1,4 @@
-"""Files of tensors: read without running code of their author, written whole or not at all."""
+"""Files of tensors: read without running code from them, written atomically."""
 
 import argparse
 import io
@@ -24,10 +24,9 @@ _MOST_NAMES = 100_000
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file, by name, on the CPU.
 
-    A ``.safetensors`` file is read as such; every other file as what ``torch.save`` writes, by
-    PyTorch's restricted reader, which refuses to call anything of the file's own. Nested dicts
-    become dotted names. Values that are neither tensors nor dicts (an epoch, an optimiser's
-    list) are dropped.
+    A ``.safetensors`` file is read as such, any other as a file of ``torch.save``, by PyTorch's
+    restricted reader, which runs no code from the file. Nested dicts become dotted names. Values
+    that are neither tensors nor dicts (an epoch, an optimiser's list) are dropped.
 
     Args:
         path: The file.
@@ -36,8 +35,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         Tensors without gradient, by dotted name, in the file's order.
 
     Raises:
-        WeightsError: The file is missing, damaged, asks for code to be run, holds no tensor, or
-            gives two tensors one name.
+        WeightsError: The file is missing, damaged, contains code or no tensor, or gives two
+            tensors the same name.
     """
     if not is_file(path):
         raise WeightsError(f"expected a weights file, found none at {path}: check the path")
@@ -47,7 +46,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content = _load(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is damaged or holds more than tensors, so it was not loaded: "
+            f"{path} is damaged or contains more than tensors, so it was not loaded: "
             "expected a safetensors file or a state dict saved by torch.save"
         ) from error
     except Exception as error:  # torch's reader raises nearly every type
@@ -63,15 +62,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             )
         tensors[name] = plain(name, tensor, path)
     if not tensors:
-        raise WeightsError(f"{path} holds no tensor by name: expected a dict of tensors")
+        raise WeightsError(f"{path} contains no named tensor: expected a dict of tensors")
     return tensors
 
 
 def plain(name: str, tensor: Tensor, path: Path) -> Tensor:
-    """A tensor as the file at `path` holds it, detached.
+    """A tensor from the file at `path`, detached.
 
     Raises:
-        WeightsError: it is larger than the file, hence a trick of strides, or no plain tensor.
+        WeightsError: larger than the file (by its strides), or not a plain tensor.
     """
     told = f"{path}: expected plain tensors, got '{one_line(name, 80)}'"
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
@@ -82,7 +81,7 @@ def plain(name: str, tensor: Tensor, path: Path) -> Tensor:
 
 
 def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that no network has: empty, complex, or not finite in single precision.
+    """Refuse weights that are empty, complex, or not finite in single precision.
 
     Raises:
         WeightsError: names the first of them.
@@ -97,7 +96,7 @@ def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file that `read_tensors` reads says of itself; other files say nothing."""
+    """The metadata of a safetensors file; empty for other files."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, framework="pt") as file:
@@ -105,7 +104,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    """Write one safetensors file, whole or not at all.
+    """Write a safetensors file atomically.
 
     Raises:
         InputError: another ending than .safetensors, or it cannot be written.
@@ -124,15 +123,15 @@ def write_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path:
 
 
 def check_ending(path: Path) -> None:
-    """Raise an `InputError` where a file to write is not named as a safetensors file."""
+    """Raise an `InputError` if a file to write does not end in .safetensors."""
     if path.suffix != ".safetensors":
         raise InputError(f"expected a file that ends in .safetensors, got '{one_line(path, 200)}'")
 
 
 def load_torch(file: Path | io.BytesIO) -> object:
-    """What `torch.save` wrote, by PyTorch's restricted reader, which calls nothing of the file's.
+    """Read a file of `torch.save` by PyTorch's restricted reader, which runs no code from it.
 
-    Raises nearly every type where it is damaged.
+    A damaged file can raise almost any type.
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
@@ -140,7 +139,7 @@ def load_torch(file: Path | io.BytesIO) -> object:
                 raise zipfile.BadZipFile("its parts are packed, torch.save packs none")
     if isinstance(file, io.BytesIO):
         file.seek(0)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # training codes add their options
+    with torch.serialization.safe_globals([argparse.Namespace]):  # often saved with the weights
         content: object = torch.load(file, map_location="cpu", weights_only=True)
     return content
 
@@ -150,7 +149,7 @@ def _load(path: Path) -> object:
 
 
 def _flat(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dicts under dotted names, in the file's order."""
+    """The tensors of nested dicts with dotted names, in the file's order."""
     seen = 0
     ahead = [(content, "", 0)]
     while ahead:
@@ -159,7 +158,7 @@ def _flat(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, value
         if not isinstance(value, dict):
             continue
-        seen += len(value)  # a dict in two places is in two names, and so on inside it
+        seen += len(value)  # counts a dict once for every name that it has
         if depth > _MAX_DEPTH or seen > _MOST_NAMES:
             raise WeightsError(
                 f"{path} nests dicts more than {_MAX_DEPTH} deep or has more than "

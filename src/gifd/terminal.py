@@ -1,4 +1,4 @@
-"""What people see in a terminal: the progress bar, tables, and one line for each mistake."""
+"""Terminal output for people: progress bar, tables, and one line per error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from gifd.bars import shown
 from gifd.campaign.record import Record
 from gifd.errors import LONGEST, GifdError, one_line
-from gifd.report.strip import behind, decibel
+from gifd.report.strip import decibel, defended_by
 from gifd.search import Callback, Progress
 from gifd.training import Stand
 
@@ -28,11 +28,11 @@ say = Console(
     emoji=False,
     width=None if sys.stderr.isatty() else 120,
 )
-"""People read stderr; stdout is for results that programs read."""
+"""Text for people goes to stderr; stdout is for results that programs read."""
 
 
 def tell(text: str) -> None:
-    """One line about a result on stdout; of names, what no terminal shows is written out."""
+    """Print one line about a result on stdout; control characters are escaped."""
     Console(highlight=False, markup=False, emoji=False).print(
         one_line(text, LONGEST), soft_wrap=True
     )
@@ -40,7 +40,7 @@ def tell(text: str) -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callback]:
-    """Of a search: phase, restarts, least distance, time left."""
+    """Progress of a search: phase, restarts, least distance, time left."""
     with shown(say, title) as update:
 
         def callback(now: Progress) -> None:
@@ -53,7 +53,7 @@ def progress(title: str) -> Iterator[Callback]:
 
 @contextmanager
 def training(title: str) -> Iterator[Callable[[Stand], None]]:
-    """Of a prior's training: images, images a second, losses, time left."""
+    """Progress of a prior's training: images, images per second, losses, time left."""
     with shown(say, title) as update:
 
         def callback(now: Stand) -> None:
@@ -68,7 +68,7 @@ def training(title: str) -> Iterator[Callable[[Stand], None]]:
 
 @contextmanager
 def steps(title: str, total: int, reason: str = "") -> Iterator[Callable[[int, float], None]]:
-    """Of so many steps: loss, time left; and a note before the first."""
+    """Progress of `total` steps: loss, time left; and a note before the first."""
     with shown(say, title, transient=True) as update:
 
         def callback(step: int, loss: float) -> None:
@@ -80,13 +80,13 @@ def steps(title: str, total: int, reason: str = "") -> Iterator[Callable[[int, f
 
 
 def results(records: Sequence[Record]) -> None:
-    """A row a trial, on stderr."""
+    """Print one row per trial on stderr."""
     defended = any(record.defenses for record in records)
     own = sorted({name for record in records for name in record.own_metrics})
     rows = [
         (
             record.image,
-            *([behind(record) or "none"] if defended else []),
+            *([defended_by(record) or "none"] if defended else []),
             f"{record.attack} ({record.preset})",
             decibel(record.psnr),
             *(
@@ -106,7 +106,7 @@ def results(records: Sequence[Record]) -> None:
     ]
     heads = (
         "image",
-        *(["behind"] if defended else []),
+        *(["defences"] if defended else []),
         "attack",
         "PSNR",
         "SSIM",
@@ -137,17 +137,17 @@ def table(
 
 
 def note(text: str) -> None:
-    """What a user may want to know, in one line; nothing is wrong."""
+    """Print a note in one line; nothing is wrong."""
     say.print(f"note: {' '.join(text.split())}", soft_wrap=True, markup=False)
 
 
 def complain(error: GifdError) -> None:
-    """A user's mistake in one line."""
+    """Print a user's error in one line."""
     say.print(f"error: {error}", soft_wrap=True)
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn a user's mistake into one line on stderr and exit code 2; Ctrl-C into 130."""
+    """Turn a user's error into one line on stderr and exit code 2, Ctrl-C into exit code 130."""
 
     @wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:

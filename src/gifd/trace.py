@@ -1,4 +1,4 @@
-"""Trace: which calls of one function a forward pass makes, whatever module makes them."""
+"""Trace: records all calls of one function in a forward pass, from any module."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch.overrides import TorchFunctionMode
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """The arguments of one call, by name where they were given, and what it returned."""
+    """The given arguments of a call, by name, and its result."""
 
     arguments: Mapping[str, Any]
     result: Any
 
 
 class Calls(TorchFunctionMode):
-    """A context that remembers every call of a function, in order, in `made`.
+    """A context that records every call of a function, in order, in `made`.
 
     Args:
         function: for example `torch.nn.functional.linear`.
-        names: of its leading arguments.
-        copied: those that the function writes to: remembered as they were before.
+        names: names of its leading arguments.
+        copied: arguments that the function modifies: their values before the call are recorded.
     """
 
     def __init__(

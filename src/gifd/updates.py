@@ -1,4 +1,4 @@
-"""Update: what a client sends, as ordered named tensors with an algebra and a file format."""
+"""Update: what a client sends: ordered named tensors with an algebra and a file format."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gifd.errors import UpdateError, one_line
 
 
 class Update(Mapping[str, Tensor]):
-    """A gradient or a weight delta: one tensor a parameter, in the order of the model.
+    """A gradient or a weight delta: one tensor per parameter, in the model's order.
 
-    An update is a value: its algebra returns new updates and is differentiable. With a
-    *restart axis* every tensor carries one leading axis of the same length R; then
-    `update[name]` has shape (R, *parameter shape) and `restart(r)` takes one out.
+    An update is immutable: its algebra returns new updates and is differentiable. With a *restart
+    axis* every tensor has a leading axis of the same length R: `update[name]` has shape
+    (R, *parameter shape), and `restart(r)` selects one.
 
     Args:
         tensors: name -> tensor, in the model's order.
-        restarts: the length R of the leading restart axis, or None where there is none.
-        squares: what `squares()` would compute, where it is known.
+        restarts: the length R of the leading restart axis, or None if there is none.
+        squares: the result of `squares()`, if known.
 
     Raises:
-        UpdateError: no tensors, or a tensor without the promised restart axis.
+        UpdateError: no tensors, or a tensor without the restart axis.
     """
 
     __slots__ = ("_squares", "_tensors", "restarts")
@@ -74,14 +74,14 @@ class Update(Mapping[str, Tensor]):
 
     @property
     def numel(self) -> int:
-        """How many numbers the update holds, all restarts together."""
+        """The total number of values, over all restarts."""
         return sum(tensor.numel() for tensor in self.tensors)
 
     # -- restarts ----------------------------------------------------------------------
 
     @classmethod
     def stack(cls, updates: Sequence[Update]) -> Update:
-        """Join R updates of one model along a new leading restart axis."""
+        """Stack R updates of one model along a new leading restart axis."""
         first = updates[0]
         for other in updates:
             first._check_alike(other)
@@ -120,26 +120,26 @@ class Update(Mapping[str, Tensor]):
         return self._with([torch.add(a, b, alpha=factor) for a, b in self._pairs(other)])
 
     def times(self, other: Update) -> Update:
-        """Element by element."""
+        """The elementwise product."""
         return self._with([a * b for a, b in self._pairs(other)])
 
     def dots(self, other: Update) -> Float[Tensor, "N *R"]:
-        """The inner product with `other`, tensor by tensor: shape (N,) or (N, R)."""
+        """The inner product with `other` of each tensor: shape (N,) or (N, R)."""
         pairs = self._pairs(other)
         if self.restarts is None:
             return torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
         return torch.stack([torch.linalg.vecdot(_rows(a), _rows(b)) for a, b in pairs])
 
     def dot(self, other: Update) -> Float[Tensor, "*R"]:
-        """The inner product with `other` over all tensors together."""
+        """The inner product with `other` over all tensors."""
         return self.dots(other).sum(0)
 
     def squares(self) -> Float[Tensor, "N *R"]:
-        """The squared Euclidean norm, tensor by tensor: shape (N,) or (N, R)."""
+        """The squared Euclidean norm of each tensor: shape (N,) or (N, R)."""
         return self.dots(self) if self._squares is None else self._squares
 
     def products(self, other: Update) -> tuple[Float[Tensor, "N *R"], Float[Tensor, "N *R"]]:
-        """`dots(other)` and `squares()`, whose gradients come back in one pass, not in five."""
+        """`dots(other)` and `squares()`, with a backward pass in two passes of memory, not five."""
         if self.restarts is not None:
             return self.dots(other), self.squares()
         pairs = [_Products.apply(a, b) for a, b in self._pairs(other)]  # type: ignore[no-untyped-call]
@@ -150,11 +150,11 @@ class Update(Mapping[str, Tensor]):
         return self.squares().sum(0).sqrt()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Update:
-        """Apply `function` to every tensor; shapes must stay as they are."""
+        """Apply `function` to every tensor; it must keep the shapes."""
         return self._with([function(tensor) for tensor in self.tensors])
 
     def detach(self) -> Update:
-        """The same numbers without their graph."""
+        """The same values without their graph."""
         return self.map(Tensor.detach)
 
     def to(self, device: torch.device | str) -> Update:
@@ -167,8 +167,8 @@ class Update(Mapping[str, Tensor]):
         """This update in the order of `parameters`, on their device and in their dtype.
 
         Raises:
-            UpdateError: missing, extra, wrongly shaped or non-finite tensors, or such as hold no
-                floating-point numbers, each named.
+            UpdateError: names all tensors that are missing, unknown, wrongly shaped, non-finite
+                or not floating-point.
         """
         faults: list[str] = []
         taken: dict[str, Tensor] = {}
@@ -204,7 +204,7 @@ class Update(Mapping[str, Tensor]):
     # -- files -------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file that remembers the order and the restart axis."""
+        """Write a safetensors file, with the order and the restart axis."""
         metadata = {"gifd.order": "\n".join(self)}
         if self.restarts is not None:
             metadata["gifd.restarts"] = str(self.restarts)
@@ -213,10 +213,10 @@ class Update(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path) -> Update:
-        """Read a safetensors file; one that others wrote is read in its own order.
+        """Read a safetensors file; one not written by `save` is read in its own order.
 
         Raises:
-            UpdateError: the file is missing or is no safetensors file.
+            UpdateError: the file is missing or not a safetensors file.
         """
         from safetensors import safe_open
 
@@ -262,8 +262,8 @@ class Update(Mapping[str, Tensor]):
 class _Products(torch.autograd.Function):
     """`<a, b>` and `<a, a>` of two tensors; the gradient in a is `s b + 2 t a`.
 
-    Left to itself autograd makes three scaled copies, one of b and two of a, and adds them twice:
-    five passes through the memory of a wide layer where two do.
+    Autograd would make three scaled copies, one of b and two of a, and add twice: five passes
+    through the memory of a wide layer instead of two.
     """
 
     generate_vmap_rule = True
@@ -285,7 +285,7 @@ class _Products(torch.autograd.Function):
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    return tensor.reshape(len(tensor), -1)  # a scalar parameter has the restart axis only
+    return tensor.reshape(len(tensor), -1)  # a scalar parameter has only the restart axis
 
 
 def _kind(tensor: Tensor) -> str:

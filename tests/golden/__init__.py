@@ -1,1 +1,1 @@
-"""Golden numbers from reference implementations, and the tiny generators that meet them."""
+"""Golden numbers from reference implementations, and the tiny generators to compare."""

@@ -15,7 +15,7 @@ def numbers(name: str, shape: tuple[int, ...] | torch.Size) -> Tensor:
 
 
 def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Weights of these names and shapes by formula; variances and filters are what they must be."""
+    """Weights of these names and shapes by formula, with valid variances and filters."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     taps = torch.outer(taps, taps) / 64
     filled = {}
@@ -42,12 +42,12 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
 
 
 def probe(images: Tensor) -> Tensor:
-    """A scalar that hears every pixel."""
+    """A scalar that depends on every pixel."""
     return (images * numbers("probe", images.shape)).sum()
 
 
 def digest(tensor: Tensor) -> list[float]:
-    """A few numbers that stand for a tensor: four inner products with different patterns."""
+    """A digest of a tensor: four inner products with different patterns."""
     flat = tensor.detach().double().flatten()
     patterns = [numbers(f"digest {i}", flat.shape).double() for i in range(4)]
     return [float(flat @ pattern / len(flat) ** 0.5) for pattern in patterns]

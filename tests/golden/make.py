@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def shapes(module: nn.Module) -> dict[str, list[int]]:
-    """Names and shapes of all that it holds."""
+    """Names and shapes of its tensors."""
     return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
 
 

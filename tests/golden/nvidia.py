@@ -1,4 +1,4 @@
-"""NVIDIA's network pickles, written as their code writes them."""
+"""NVIDIA's network pickles, written as by their code."""
 
 import pickle
 import sys
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Pickled:
-    """A module as NVIDIA's code pickles it: its source, its class name, its state."""
+    """A module as pickled by NVIDIA's code: source, class name, state."""
 
     def __init__(self, tensors: Mapping[str, Tensor], kind: str, extra: dict[str, Any]) -> None:
         state: dict[str, Any] = {"training": False, "dtype": torch.float32, **extra}
@@ -51,7 +51,7 @@ _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
 
 @contextmanager
 def nvidia_modules() -> Iterator[None]:
-    """Within, pickle finds the function that NVIDIA's files name."""
+    """A context in which pickle finds the function that NVIDIA's files name."""
     module = types.ModuleType("torch_utils.persistence")
     vars(module)["_reconstruct_persistent_obj"] = _reconstruct_persistent_obj
     sys.modules |= {"torch_utils": types.ModuleType("torch_utils"), module.__name__: module}

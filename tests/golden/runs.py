@@ -1,4 +1,4 @@
-"""What every attack finds on one small victim, in float64: the numbers of the engine before ours.
+"""The results of every attack on one small victim, in float64, by the former engine.
 
     cd tests && python -m golden.runs > golden/runs.json
 
@@ -56,7 +56,7 @@ def observation(batch: int) -> Observation:
 
 
 def prior() -> Generator:
-    """A DCGAN of 16 px in float64, its weights drawn."""
+    """A DCGAN of 16 px in float64 with random weights."""
 
     def latents(count: int, rng: torch.Generator) -> State:
         return {"x": torch.randn(count, 8, 1, 1, generator=rng).double()}
@@ -68,7 +68,7 @@ def prior() -> Generator:
 
 
 def attack(name: str, preset: str) -> Attack:
-    """The attack of the catalogue with two restarts, small where its size decides nothing."""
+    """An attack of the catalogue with two restarts, reduced where its size does not matter."""
     built = catalog.attack(name, prior=prior(), preset=preset, restarts=2)
     phases = []
     for phase in built.phases:
@@ -84,12 +84,12 @@ def attack(name: str, preset: str) -> Attack:
 
 
 def run(name: str, preset: str, batch: int) -> Found:
-    """What this attack finds, in a few numbers."""
+    """The result of this attack, in a few numbers."""
     return told(attack(name, preset)(observation(batch), seed=7))
 
 
 def told(found: Reconstruction) -> Found:
-    """A few numbers that stand for what was found: distances, courses and pictures."""
+    """A digest of a result: distances, curves and images."""
     return {
         "phase": found.phase,
         "distance": found.distance,
@@ -116,7 +116,7 @@ def as_tensor(numbers: object) -> Tensor:
 
 
 def main() -> None:
-    """Print what every attack finds as JSON."""
+    """Print the results of every attack as JSON."""
     torch.set_num_threads(1)
     print(json.dumps({"/".join(map(str, each)): run(*each) for each in RUNS}, indent=1))
 

@@ -14,7 +14,7 @@ GOLDEN = json.loads((Path(__file__).parent / "priors.json").read_text())
 
 
 def named(reference: str) -> dict[str, Tensor]:
-    """The weights that a reference of `priors.json` had, under its names."""
+    """The weights of a reference in `priors.json`, under its names."""
     return weights(GOLDEN[reference]["shapes"])
 
 
@@ -26,7 +26,7 @@ def small_stylegan2(classes: int = 0, resolution: int = 16) -> dict[str, Tensor]
 
 
 def as_hugging_face(tensors: Mapping[str, Tensor], folder: Path) -> Path:
-    """A folder as Hugging Face has it, of the BigGAN-deep in `priors.json`."""
+    """A folder in Hugging Face's format, with the BigGAN-deep in `priors.json`."""
     torch.save(dict(tensors), folder / "pytorch_model.bin")
     layers = [[False, 16, 16], [True, 16, 8], [False, 8, 8], [True, 8, 4], [False, 4, 2]]
     config = {"layers": [*layers, [True, 2, 1]], "eps": 1e-4, "n_stats": 11}

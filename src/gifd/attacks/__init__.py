@@ -1,4 +1,4 @@
-"""The papers, each as a value on the one engine."""
+"""The papers' attacks, each a value that the engine runs."""
 
 from gifd.attacks.ablations import gifd_last, gifd_latent, gifd_noball
 from gifd.attacks.attack import Attack

@@ -19,7 +19,7 @@ def gifd_latent(
     consensus: float | None = None,
     best: bool | None = None,
 ) -> Attack:
-    """Ablation: the latent alone, with the steps that GIFD spends on all its domains.
+    """Ablation: the latent alone, with the steps of all of GIFD's domains.
 
     Its arguments are those of `gifd.attacks.gifd`.
 
@@ -44,7 +44,7 @@ def gifd_noball(
     consensus: float | None = None,
     best: bool | None = None,
 ) -> Attack:
-    """Ablation: features without L1 balls, which may go anywhere, as in ILO.
+    """Ablation: features without L1 balls, as in ILO.
 
     Its arguments are those of `gifd.attacks.gifd`.
 
@@ -76,7 +76,7 @@ def gifd_last(
     consensus: float | None = None,
     best: bool | None = None,
 ) -> Attack:
-    """Ablation: the last feature domain answers, whatever its distance.
+    """Ablation: the answer is the last feature domain's, whatever its distance.
 
     Its arguments are those of `gifd.attacks.gifd`.
 

@@ -1,4 +1,4 @@
-"""Attack: a value made of phases. Called with an observation, it answers with images."""
+"""Attack: a value made of phases; called with an observation, it returns a reconstruction."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from gifd.search import Callback, Measure, Optimizer, Phase, PhaseResult, planne
 @final
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """Phases, one measure to choose by and a rule for the answer.
+    """Phases, a measure to select by and a rule for the answer.
 
     Args:
         name: as in the catalogue.
-        preset: 'paper' (its own), 'gifd-paper' (as GIFD compares it), or 'strongest' with
-            extensions of ours.
+        preset: 'paper' (its own), 'gifd-paper' (as in GIFD's comparison), or 'strongest' (with
+            our extensions).
         reference: the paper.
         phases: run one after the other.
-        restarts: searches beside each other; the one with the least distance wins.
-        prior: the generator, for attacks that have one.
-        selection: by what phases and restarts are compared.
-        answer: 'least-distance' over the phases, or the 'last' phase.
-        extensions: what is ours in it, by name: for the record.
-        label_mapping: for a conditional prior whose classes are not the private ones.
+        restarts: number of parallel searches; the one with the least distance wins.
+        prior: the generator, if the attack uses one.
+        selection: the measure that compares phases and restarts.
+        answer: the phase of 'least-distance', or the 'last' phase.
+        extensions: our extensions in use, by name, for the record.
+        label_mapping: for a conditional prior whose classes are not the victim's.
 
     Raises:
         InputError: no restart, or a prior missing.
@@ -85,15 +85,15 @@ class Attack:
         """Attack one observation.
 
         Args:
-            observation: what the server has.
-            seed: of all randomness in the attack.
-            callback: told of every step; on accelerators of every 25th.
+            observation: the server's view.
+            seed: seed of all randomness in the attack.
+            callback: receives the progress at every step; on accelerators at every 25th.
             batched: see `gifd.search.search`.
 
         Raises:
-            InputError: the prior makes images of another shape than the private ones, or
-                the labels can be neither inferred nor were granted.
-            ModelError: no linear head, no second derivative, or nothing finite was found.
+            InputError: the prior makes images of another shape than the private ones, or labels
+                are neither granted nor can be inferred.
+            ModelError: no linear head, no second derivative, or no finite distance.
             KeyboardInterrupt: before anything was found.
         """
         (found,) = self.many([observation], seeds=[seed], callback=callback, batched=batched)
@@ -110,48 +110,48 @@ class Attack:
         batched: bool | None = None,
         at_once: int | None = None,
     ) -> list[Reconstruction | GifdError]:
-        """Attack several observations, each by itself, in as few calls as fit the memory.
+        """Attack several independent observations, as many at once as fit the memory.
 
-        Those of one model, image size and batch size are searched at once. The numbers are those
-        of one after the other, to rounding.
+        Those of one model, image size and batch size are searched together. The results equal
+        those of one after the other, to rounding.
 
         Args:
-            observations: what the server has, of one client each.
-            seeds: one each.
-            callback: told of the whole.
+            observations: one per client.
+            seeds: one per observation.
+            callback: receives the progress of the whole.
             batched: see `gifd.search.search`.
             at_once: how many together; None takes what fits an accelerator's memory, found by
-                trial, and one on a CPU, where it is no slower.
+                trial, or one on a CPU, where more are no faster.
 
         Returns:
-            an answer each in their order, or the error that this one ended in. Ctrl-C ends it
-            with the answers so far; what was not begun is a `NotBegunError`.
+            For each observation, in order, its answer or the error that ended it. After Ctrl-C
+            the answers so far, and a `NotBegunError` for the others.
 
         Raises:
-            InputError: as many seeds as there are observations were not given.
+            InputError: the numbers of seeds and observations differ.
             KeyboardInterrupt: before anything was found.
         """
-        from gifd.attacks.many import attack_many  # it takes attacks
+        from gifd.attacks.many import attack_many  # avoids a circular import
 
         return attack_many(
             self, observations, seeds, callback=callback, batched=batched, at_once=at_once
         )
 
     def chosen(self, results: Sequence[PhaseResult]) -> PhaseResult:
-        """The phase that answers."""
+        """The phase whose result is the answer."""
         if self.answer == "least-distance":
             return min(results, key=lambda result: result.distance)
         return results[-1]
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether a phase descends."""
+        """Whether a phase uses gradients."""
         return any(isinstance(phase.optimizer, Optimizer) for phase in self.phases)
 
     def with_steps(self, total: int) -> Attack:
-        """The same attack with `total` evaluations of each restart, dealt over its phases.
+        """The same attack with `total` evaluations per restart, split over its phases.
 
-        A coarse pass (see `LabelMapping`) comes on top.
+        A coarse pass (see `LabelMapping`) is not included.
 
         Raises:
             InputError: fewer steps than phases.
@@ -180,10 +180,10 @@ class Attack:
         return sum(planned_evaluations(each, self.restarts, self.selection) for each in passes)
 
     def with_evaluations(self, total: int) -> Attack:
-        """The same attack with as many steps as `total` victim gradients pay for.
+        """The same attack with as many steps as `total` victim gradients allow.
 
         Raises:
-            InputError: they pay for less than a step a phase.
+            InputError: they allow less than one step per phase.
         """
         low, high = len(self.phases), max(total, len(self.phases))
         if self.with_steps(low).planned_evaluations > total:
@@ -200,7 +200,7 @@ class Attack:
         return self.with_steps(low)
 
     def describe(self) -> dict[str, object]:
-        """Every setting in plain values, for the record."""
+        """All settings as plain values, for the record."""
         return {
             "name": self.name,
             "preset": self.preset,
@@ -219,10 +219,10 @@ class Attack:
 
 
 def expect_prior(prior: object) -> None:
-    """Refuse what is no generator, such as the name of one.
+    """Check that it is a generator, and not e.g. the name of one.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not.
     """
     expect(prior, Generator, "a prior, as faces64() makes one")
 

@@ -1,4 +1,4 @@
-"""Ceiling: what a prior can show at best, found by an attack that is handed the image itself."""
+"""Ceiling: the best that a prior can show, found by an attack that sees the image itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gifd.updates import Update
 
 @final
 class Itself(Protocol):
-    """A client that sends its images: no gradient, nothing to hide behind."""
+    """A protocol whose update is the images themselves."""
 
     def __call__(
         self,
@@ -32,7 +32,7 @@ class Itself(Protocol):
         images: Float[Tensor, "B C H W"],
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
-        """The images under the name of the one parameter."""
+        """The images, under the name of the only parameter."""
         return Update({"image": images})
 
     def as_gradient(self, update: Update) -> Update:
@@ -45,7 +45,7 @@ class Itself(Protocol):
 
 @final
 class _Canvas(nn.Module):
-    """A model as large as the images, so that they can be its update."""
+    """A model with one parameter of the images' shape, so that they can be its update."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class _Canvas(nn.Module):
 
 
 def exposed(images: Float[Tensor, "B C H W"], labels: Tensor) -> Observation:
-    """What a server would hold if the client sent its images: for `ceiling` attacks.
+    """The observation if the client sent its images, for `ceiling` attacks.
 
     Args:
         images: in [0, 1].
-        labels: (B,) class indices of a conditional prior; otherwise anything.
+        labels: (B,) class indices for a conditional prior; ignored otherwise.
     """
     channels, height, width = images.shape[1:]
     canvas = Model(
@@ -80,10 +80,9 @@ def exposed(images: Float[Tensor, "B C H W"], labels: Tensor) -> Observation:
 
 
 def ceiling(attack: Attack) -> Attack:
-    """The same searches in the same spaces and limits, by the images' squared error alone.
+    """The same searches in the same spaces and constraints, by the images' squared error alone.
 
-    What it reaches on an `exposed` image bounds what the attack can reach by any gradient; the
-    rest is the gradient's doing.
+    Its result on an `exposed` image bounds what the attack can reach with any gradient.
     """
     phases = tuple(
         replace(phase, distance=Squared(), regularizers=(), curvature=0.0, smoothing=0.0)

@@ -1,4 +1,4 @@
-"""Deep Leakage from Gradients (DLG) and its improvement by a label that is read off (iDLG)."""
+"""Deep Leakage from Gradients (DLG), and iDLG, which infers the label first."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def dlg(
 ) -> Attack:
     """Deep Leakage from Gradients: pixels and soft labels, squared distance, L-BFGS.
 
-    `paper`: 300 calls of L-BFGS with 20 evaluations each, learning rate 1, both from standard
-    normal noise, nothing clipped. `gifd-paper` is the same: that paper does not compare it.
+    `paper`: 300 calls of L-BFGS with 20 evaluations each, learning rate 1, images and labels from
+    standard normal noise, no clipping. `gifd-paper` is the same: GIFD's paper does not compare it.
 
     Args:
         preset: see above; 'strongest' is the paper plus the extension below. Smoothed curvature
@@ -60,7 +60,7 @@ def idlg(
     restarts: int | None = None,
     best: bool | None = None,
 ) -> Attack:
-    """DLG with the label read off the update first, so that only pixels are searched.
+    """DLG with the label inferred from the update first, so only pixels are searched.
 
     Its arguments are those of `gifd.attacks.dlg`.
 

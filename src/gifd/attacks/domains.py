@@ -1,4 +1,4 @@
-"""Domains: how many features GIFD searches in a generator, and how far from where it entered."""
+"""Domains: how many features GIFD searches in a generator, and within which radii."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gifd.search import Chain, L1Ball, Projection, Sphere
 
 @dataclass(frozen=True, kw_only=True)
 class Domains:
-    """What the paper, or we where it has not the generator, choose for one.
+    """GIFD's choices for a generator: the paper's, or ours if it is not in the paper.
 
     Args:
-        features: K, how many feature domains; 0 takes half of the stages, rounded up.
+        features: K, the number of feature domains; 0 takes half of the stages, rounded up.
         radius: r_1 of the features' L1 balls.
-        growth: of the radii, a phase.
-        beside: the L1 radius, in the latent phase, of all that is searched there, and later of
-            what is searched beside a feature (w, the noise maps); it grows a phase like the
-            other. Each style of w+ and each noise map keeps its norm too. None: the latent keeps
-            its initial norm, and has no ball.
+        growth: growth of the radius per phase.
+        beside: L1 radius of every variable of the latent phase, and later of those searched in
+            addition to a feature (w, the noise maps); it grows like `radius`. Each style of w+
+            and each noise map also keeps its norm. None: the latent keeps its initial norm and
+            has no ball.
     """
 
     features: int = 0
@@ -38,14 +38,14 @@ class Domains:
         radius: float | None = None,
         growth: float | None = None,
     ) -> Domains:
-        """The generator's in `DOMAINS`, with what else is chosen.
+        """The choices in `DOMAINS`, with the given ones replaced.
 
         Raises:
             InputError: more features than the generator has stages, or none.
         """
         paper = DOMAINS.get(prior.name, DOMAINS.get(prior.family, cls()))
         half = math.ceil(len(prior) / 2)
-        most = max(1, len(prior) - 1)  # behind the last stage stands the image itself
+        most = max(1, len(prior) - 1)  # the last stage's output is the image itself
         depth = min(paper.features or half, most) if features is None else features
         if not 1 <= depth <= len(prior):
             raise InputError(f"expected 1 to {len(prior)} feature domains, got {depth}")
@@ -57,10 +57,10 @@ class Domains:
         )
 
     def limits(self, prior: Generator, k: int) -> dict[str, Projection]:
-        """The constraint on each variable of phase k; 0 is the latent's.
+        """The constraint on each variable of phase k; phase 0 is the latent's.
 
         Args:
-            prior: says what phase k searches.
+            prior: the generator, which knows the variables of phase k.
             k: the phase.
         """
         if k == 0 and self.beside is None:
@@ -82,10 +82,10 @@ DOMAINS = {
     "faces64": Domains(features=4, radius=50.0, growth=55.0, beside=900.0),
     "photos64": Domains(features=4, radius=50.0, growth=110.0, beside=550.0),
 }
-"""The paper's choices by a generator's name or family; any other takes the defaults.
+"""The choices by a generator's name or family; any other generator uses the defaults.
 
-The last three generators are not in the paper, and their radii are ours: the DCGAN's features have
+The last three generators are not in the paper, and their radii are ours. The DCGAN's features have
 mean L1 norms of 921, 1226 and 3886, those of faces64 341, 567, 891 and 1459, those of photos64 350,
-748, 1506 and 3378, so that the paper's radii would hold nothing; these are about 15 % of those.
-`beside` is as long as a w+.
+748, 1506 and 3378. The paper's radii would not constrain them; ours are about 15 % of the norms.
+`beside` is the L1 norm of a w+.
 """

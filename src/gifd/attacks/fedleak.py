@@ -1,4 +1,4 @@
-"""FedLeak: partial gradient matching and gradient regularisation, images drawn by a deep prior."""
+"""FedLeak: partial gradient matching, gradient regularisation and a deep prior."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ def fedleak(
     curvature: float | None = None,
     best: bool | None = None,
 ) -> Attack:
-    """An untrained network's weights, partial matching, gradient regularisation.
+    """The weights of an untrained network; partial matching and gradient regularisation.
 
-    The images that the network draws are to match in the largest half of the update.
+    The network's images must match the update in its largest half.
 
-    `paper`: 20,000 evaluations, two a step of AdamW at learning rate 0.01 with cosine decay
+    `paper`: 20,000 evaluations, two per step of AdamW at learning rate 0.01 with cosine decay,
     on `sum_l mean |u_l - v_l| + 1 - cos(u_l, v_l) + 1e-5 TV`, one restart, no pre-trained prior:
-    the settings of the code published with it. `gifd-paper` is the same: that paper does not
-    compare it.
+    the settings of the published code. `gifd-paper` is the same: GIFD's paper does not compare it.
 
     Args:
         preset: see above; 'strongest' is the paper plus the extensions below.

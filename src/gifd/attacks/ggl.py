@@ -1,4 +1,4 @@
-"""Generative Gradient Leakage (GGL): a prior's latent, searched without gradients."""
+"""Generative Gradient Leakage (GGL): a prior's latent by CMA-ES, without gradients."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def ggl(
     restarts: int | None = None,
     regression: float | None = None,
 ) -> Attack:
-    """Latent by CMA-ES, no gradients, for the least mean squared distance plus 0.1 KL.
+    """The latent by CMA-ES, without gradients; squared distance and 0.1 KL.
 
-    `paper`: 25,000 evaluations in populations of 18 (the strategy's default for 128 numbers),
+    `paper`: 25,000 evaluations in populations of 18 (the strategy's default for 128 variables),
     one restart. `gifd-paper`: 800 populations of 50, four restarts.
 
-    Noise maps are not searched. The divergence to the standard normal is left out for a
-    StyleGAN2, whose w is not normal, as GIFD's code leaves it out.
+    Noise maps are not searched. As in GIFD's code, the divergence from the standard normal is
+    omitted for a StyleGAN2, whose w is not normal.
 
     Args:
         prior: the generator.
         preset: see above; 'strongest' is the paper plus the extension below.
         restarts: by default the preset's.
-        regression: ours: what a regression to begin at costs (`gifd.search.Regression`), in
-            thousands of evaluations. The search then begins with a third of the spread, so as not
-            to lose it at once. 1 in 'strongest'.
+        regression: ours: begin at a regression's estimate (`gifd.search.Regression`); its cost
+            in thousands of evaluations. The search then begins with a third of the spread, to
+            stay near it. 1 in 'strongest'.
 
     Source: Li et al., Generative Gradient Leakage (GGL), CVPR 2022, arXiv:2203.15696.
 
     Differs from the official code: the start is drawn from the prior, not from U[0, 1]; its
-    CMA-ES runs squash the latent by tanh in place of the divergence.
+    CMA-ES runs squash the latent by tanh instead of using the divergence.
     """
     expect_prior(prior)
     compared = preset == "gifd-paper"

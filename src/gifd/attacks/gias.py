@@ -1,4 +1,4 @@
-"""Gradient Inversion in Alternative Spaces (GIAS): a latent, then the generator's own weights."""
+"""Gradient Inversion in Alternative Spaces (GIAS): the latent, then the generator's weights."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ def gias(
     regression: float | None = None,
     best: bool | None = None,
 ) -> Attack:
-    """Latent, then for each image the weights of a generator of its own.
+    """The latent, then the generator's weights, separately for each image.
 
-    Noise maps are drawn and stay as they are.
+    Noise maps are random and fixed.
 
     `paper`: 1,000 steps at learning rate 0.03 in the latent, then 8,000 at 1e-3 in the weights,
-    both Adam with tenfold decay at 3/8, 5/8, 7/8 on `1 - cos + 1e-6 TV`; 3 restarts, of which
-    the best latent goes on to the weights. `gifd-paper`: TV 1e-4, 4 restarts, and 1e-5 in the
-    weights of a BigGAN.
+    both by Adam with tenfold decay at 3/8, 5/8, 7/8 on `1 - cos + 1e-6 TV`; 3 restarts, the best
+    of which enters the weight phase. `gifd-paper`: TV 1e-4, 4 restarts, and learning rate 1e-5 in
+    the weights of a BigGAN.
 
     Args:
         prior: the generator.
         preset: see above; 'strongest' is the paper plus the extensions below.
         restarts: by default the preset's.
-        regression: ours: what a regression to begin at costs (`gifd.search.Regression`), as a
-            share of the latent's steps. 1 in 'strongest'.
+        regression: ours: begin at a regression's estimate (`gifd.search.Regression`); its cost
+            as a share of the latent's steps. 1 in 'strongest'.
         best: ours: keep each restart's best iterate of a phase, not its last. In 'strongest'.
 
     Source: Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021.
 
-    Differs from the official code: it sends the best latent into as many weight searches as
-    there were restarts, which are then all the same; here it is one.
+    Differs from the official code: it begins as many identical weight searches at the best
+    latent as there were restarts; here it is one.
     """
     expect_prior(prior)
     ours, compared = is_ours(preset), preset == "gifd-paper"

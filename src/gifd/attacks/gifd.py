@@ -27,40 +27,39 @@ def gifd(
     consensus: float | None = None,
     best: bool | None = None,
 ) -> Attack:
-    """Latent, then feature domains, each in an L1 ball; the least distance answers.
+    """The latent, then feature domains in L1 balls; the least distance answers.
 
-    The latent is searched, then the features behind stages 1..K, each from where the last ended.
-    For k = 1..K the variable is h_k, entered at h_k^0 = G_k(h_(k-1)) and after every step
-    projected onto `|h_k - h_k^0|_1 <= r_k`, `r_k = radius + (k - 1) * radius_step`. Every
-    phase: 1,000 steps of Adam at learning rate 0.1, warm-up and cosine decay, on
-    `1 - cos + 1e-4 TV + 1e-6 |x|_2 / (H W)`. A phase ends at its last iterate, where the next one
-    begins (in `strongest` at its best); of all ends the one with the least distance answers. The
-    radii are the paper's for its two generators, and ours for others (`DOMAINS`).
+    Searches the latent, then the features after stages 1..K, each from the end of the last phase.
+    For k = 1..K the variable is h_k. It begins at h_k^0 = G_k(h_(k-1)) and is projected onto
+    `|h_k - h_k^0|_1 <= r_k`, `r_k = radius + (k - 1) * radius_step`, after every step. Each phase
+    takes 1,000 steps of Adam at learning rate 0.1 with warm-up and cosine decay, on
+    `1 - cos + 1e-4 TV + 1e-6 |x|_2 / (H W)`. It ends at its last iterate (in `strongest` at its
+    best), where the next one begins; the end with the least distance is the answer. The radii
+    are the paper's for its two generators, and ours for others (`DOMAINS`).
 
     Args:
         prior: the generator.
         preset: 'paper' (and 'gifd-paper', which is the same), or 'strongest': the paper plus
             the extensions below.
         restarts: R; the paper's 4 by default.
-        features: K; by default the generator's in `DOMAINS`.
-        radius: r_1, likewise.
-        radius_step: the radii's growth, likewise.
-        drop_skip: lose StyleGAN2's RGB skip at every cut, as the official code does: only to
-            reproduce its numbers.
-        smoothing: ours: width of the smoothed replay (`gifd.search.smoothing`) of the domains
-            behind K / 2: it finishes what an exact one began. 0.3 in 'strongest'.
-        variation: ours: weight of the total variation in the feature domains, in place of the
+        features: K; by default as in `DOMAINS`.
+        radius: r_1; by default as in `DOMAINS`.
+        radius_step: growth of the radius per phase; by default as in `DOMAINS`.
+        drop_skip: drop StyleGAN2's RGB skip at every cut, only to reproduce the official code.
+        smoothing: ours: width of the smoothed replay (`gifd.search.smoothing`) in the domains
+            after K / 2, so that it finishes what an exact search began. 0.3 in 'strongest'.
+        variation: ours: weight of the total variation in the feature domains, instead of the
             paper's. 3e-3 in 'strongest'; 0 is the paper's.
-        consensus: ours: steps, as a share of a phase's, of one more run of the last phase, from
-            the consensus of the restarts (`gifd.search.Consensus`). 1 in 'strongest'; it needs
+        consensus: ours: run the last phase once more from the consensus of the restarts
+            (`gifd.search.Consensus`); its steps as a share of a phase's. 1 in 'strongest'; needs
             two restarts.
         best: ours: keep each restart's best iterate of a phase, not its last. In 'strongest'.
 
     Source: Fang et al., GIFD, ICCV 2023, arXiv:2308.04699.
 
-    Differs from the official code: all of the state is carried across a cut, the RGB skip too;
-    the schedule is read at the end of a step (`gifd.search.Adam`); every noise map still to come
-    is searched, there the first 5 + 2k; the answer is the best restart's image, there the last
+    Differs from the official code: the whole state is carried across a cut, also the RGB skip;
+    the schedule is read at the end of a step (`gifd.search.Adam`); all remaining noise maps are
+    searched, there the first 5 + 2k; the answer is the best restart's image, there the last
     restart's with the best one's distance.
     """
     expect_prior(prior)

@@ -1,4 +1,4 @@
-"""GradInversion: pixels towards the update, batch-norm statistics and the other restarts."""
+"""GradInversion: pixels with batch-norm statistics and group consistency."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from gifd.search import (
 
 REFERENCE = "Yin et al., See through Gradients (GradInversion), CVPR 2021, arXiv:2104.07586"
 MATCHING = 1e-3
-"""The paper's weight of the squared distance. Ours is 1, so its other weights are divided by it:
-Adam does not notice the scale of an objective."""
+"""The paper's weight of the squared distance. Ours is 1, so the other weights are divided by it:
+Adam is invariant to the scale of an objective."""
 
 
 def gradinversion(
@@ -31,15 +31,15 @@ def gradinversion(
     restarts: int | None = None,
     curvature: float | None = None,
 ) -> Attack:
-    """Pixels of several restarts that are drawn to their mean; batch-norm statistics.
+    """Pixels with batch-norm statistics; each restart is pulled towards the mean of all.
 
     `paper`: 1e-3 squared distance + 1e-4 TV + 1e-6 norm + 0.1 batch norm + 0.01 group; 20,000
     steps of Adam at learning rate 0.1, 50 of warm-up, cosine decay, Langevin noise 0.2, 8
-    restarts. The batch-norm term is there only if the ledger grants statistics.
+    restarts. The batch-norm term applies only if the ledger grants statistics.
 
     `gifd-paper`: mean squared distance + 1e-4 TV + 1e-6 norm + 0.01 group without registration,
-    from step 500 on every 100; 15,000 steps of Adam at 0.1, tenfold decay at 3/8, 5/8, 7/8, 4
-    restarts, no batch norm, no noise.
+    updated every 100 steps from step 500 on; 15,000 steps of Adam at 0.1, tenfold decay at 3/8,
+    5/8, 7/8, 4 restarts, no batch norm, no noise.
 
     Args:
         preset: see above; 'strongest' is the paper plus the extension below.
@@ -50,7 +50,7 @@ def gradinversion(
     Source: Yin et al., See through Gradients (GradInversion), CVPR 2021, arXiv:2104.07586.
 
     Differs from the paper: see `GroupConsistency`. There is no official code; the batch-norm
-    term is breaching's, the scale of norm and group are those of GIFD's code.
+    term is breaching's, the scales of norm and group are those of GIFD's code.
     """
     curvature = given(curvature, 4.0 if is_ours(preset) else 0.0)
     compared = preset == "gifd-paper"

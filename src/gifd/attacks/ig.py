@@ -1,4 +1,4 @@
-"""Inverting Gradients (IG): cosine matching of pixels with total variation."""
+"""Inverting Gradients (IG): pixels by cosine distance and total variation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def ig(
     variation: float | None = None,
     best: bool | None = None,
 ) -> Attack:
-    """Pixels for the least cosine distance plus total variation.
+    """Pixels by cosine distance and total variation.
 
     `paper`: signed Adam at learning rate 0.1 in normalised units, divided by ten after 3/8,
-    5/8 and 7/8 of 24,000 steps, TV 0.1, one start from normal noise, clipped to images: the
+    5/8 and 7/8 of 24,000 steps, TV 0.1, one restart from normal noise, clipped to [0, 1]: the
     settings of the authors' code for photographs.
 
     `gifd-paper`: unsigned, TV 1e-4, 15,000 steps, 4 restarts.
@@ -28,16 +28,16 @@ def ig(
     Args:
         preset: see above; 'strongest' is the paper plus the extensions below.
         restarts: by default the preset's.
-        smoothing: ours: width of the smoothed replay (`gifd.search.smoothing`), whose slope can be
-            trusted with less total variation. 0.3 in 'strongest'.
-        variation: ours: weight of the total variation, in place of the paper's. 0.01 in
+        smoothing: ours: width of the smoothed replay (`gifd.search.smoothing`), whose gradient
+            needs less total variation. 0.3 in 'strongest'.
+        variation: ours: weight of the total variation, instead of the paper's. 0.01 in
             'strongest'; 0 is the paper's.
         best: ours: keep each restart's best iterate, not its last. In 'strongest'.
 
     Source: Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv:2003.14053.
 
-    Differs from the official code: the answer is the last iterate whose distance is known, a step
-    before the code's.
+    Differs from the official code: the answer is the last evaluated iterate, one step before the
+    code's.
     """
     ours, compared = is_ours(preset), preset == "gifd-paper"
     smoothing = given(smoothing, 0.3 if ours else 0.0)

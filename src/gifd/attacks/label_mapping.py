@@ -1,4 +1,4 @@
-"""Label mapping: the class of a conditional prior that a private image looks like."""
+"""Label mapping: finds the class of a conditional prior for a private image."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Classifier = Callable[[Float[Tensor, "B C H W"]], Int[Tensor, "B"]]
 class LabelMapping:
     """A coarse pass with the private label, whose image is classified for the fine pass.
 
-    A conditional prior whose classes are not the private ones is asked for the wrong things by
-    the private label. So every phase runs a tenth of its steps first, the image found is
-    classified among the *prior's* classes, and the attack proper is conditioned on that. The
-    replay keeps the private label throughout.
+    If the classes of a conditional prior are not the victim's, the private label is wrong for
+    the prior. So a coarse pass runs a tenth of every phase's steps, its image is classified among
+    the *prior's* classes, and the attack proper uses that class for the prior. The replay keeps
+    the private label throughout.
 
     Args:
         classify: images in [0, 1] -> class indices of the prior (`gifd.priors.Remapper`).
-        name: of the classifier, for the record.
-        coarse: the coarse pass's share of every phase's steps.
+        name: name of the classifier, for the record.
+        coarse: share of every phase's steps in the coarse pass.
 
     Raises:
         InputError: a share outside (0, 1].
@@ -56,7 +56,7 @@ class LabelMapping:
         )
 
     def begin(self, labels: Int[Tensor, "R B"], classes: int, seed: int) -> Int[Tensor, "R B"]:
-        """The prior's labels of the coarse pass: the private ones where it has such, else drawn."""
+        """The prior's labels in the coarse pass: the private ones if it has them, else random."""
         drawn = torch.randint(classes, labels.shape, generator=torch.Generator().manual_seed(seed))
         known = labels.cpu()
         return torch.where(known < classes, known, drawn)

@@ -1,4 +1,4 @@
-"""Many: observations attacked in as few calls as fit the memory; an error costs its own alone."""
+"""Many: attack several observations, as many at once as fit the memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets: an attack as its paper has it, as GIFD's paper compares it, or with ours added."""
+"""Presets: an attack as in its paper, as in GIFD's comparison, or with our extensions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gifd.search import Consensus, Keeps, Latent, Measure, Phase, Regression
 T = TypeVar("T")
 
 Preset = Literal["paper", "gifd-paper", "strongest"]
-"""As its own paper has an attack, as GIFD's paper compares it, or with our extensions."""
+"""As in its own paper, as in GIFD's comparison, or with our extensions."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
@@ -38,25 +38,25 @@ def is_ours(preset: str) -> bool:
 
 
 def given(value: T | None, default: T) -> T:
-    """What was chosen, or the preset's."""
+    """The given value, or the preset's."""
     return default if value is None else value
 
 
 def kept(best: bool) -> Keeps:
-    """Which iterate of a phase goes on and may answer: the best, or the papers' last."""
+    """Which iterate a phase keeps: the best, or the last as in the papers."""
     return "best" if best else "last"
 
 
 def switched_on(**extensions: float) -> dict[str, float]:
-    """The extensions in use by name, with their strength, for the record."""
+    """The extensions in use, name -> strength, for the record."""
     return {name: float(value) for name, value in extensions.items() if value}
 
 
 def guessed_first(steps: int, measure: Measure) -> tuple[Phase, ...]:
-    """A phase of one evaluation that begins at a regression (`gifd.search.Regression`).
+    """A phase of one step that begins at a regression's estimate (`gifd.search.Regression`).
 
     Args:
-        steps: what it costs each restart, in victim gradients; 0: there is no such phase.
+        steps: its cost per restart in victim gradients; 0 for no phase.
         measure: of the attack.
     """
     if steps < 1:
@@ -68,11 +68,11 @@ def guessed_first(steps: int, measure: Measure) -> tuple[Phase, ...]:
 
 
 def agreed_last(phases: Sequence[Phase], share: float) -> tuple[Phase, ...]:
-    """These phases, and the last once more, by one restart from what all agree on.
+    """These phases, then the last once more, as one restart from the consensus of all.
 
     Args:
         phases: at least one.
-        share: its steps, as a share of the last one's; 0: there is no such phase.
+        share: its steps as a share of the last phase's; 0 for no phase.
     """
     if share <= 0:
         return tuple(phases)

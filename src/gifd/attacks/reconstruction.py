@@ -1,4 +1,4 @@
-"""Reconstruction: what an attack makes of an observation."""
+"""Reconstruction: the result of an attack."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from gifd.search import Measure, PhaseResult
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reconstruction:
-    """What an attack makes of an observation.
+    """The result of an attack on one observation.
 
     Args:
         images: (B, C, H, W) in [0, 1]: the answer.
-        labels: (B,) the labels it replayed with.
-        label_source: whether they were 'granted', 'inferred' (exact), 'estimated' or 'searched'
-            with the images.
-        hypotheses: how many labellings the restarts tried, in turn.
-        prior_labels: (B,) the classes a conditional prior was asked for; None without one.
+        labels: (B,) the labels of its replay.
+        label_source: 'granted', 'inferred' (exact), 'estimated' or 'searched' (optimised with
+            the images).
+        hypotheses: number of labellings that the restarts tried.
+        prior_labels: (B,) the classes given to a conditional prior; None without one.
         distance: the answer's matching distance, by `selection`.
-        selection: the one measure by which restarts, phases and the answer were chosen.
-        phase: the name of the phase that gave the answer.
-        phases: what every phase found.
-        interrupted: whether Ctrl-C cut the search short.
-        dropped: the restarts that became non-finite, by number.
-        at_once: how many observations were attacked together.
-        seed, seconds: of this run; of several at once each has an equal share of the time.
+        selection: the measure that selected restarts, phases and the answer.
+        phase: name of the phase that gave the answer.
+        phases: the result of every phase.
+        interrupted: whether Ctrl-C ended the search.
+        dropped: numbers of the restarts that became non-finite.
+        at_once: number of observations attacked together.
+        seed, seconds: of this run; several observations at once share the time equally.
     """
 
     images: Float[Tensor, "B C H W"]

@@ -1,1 +1,1 @@
-"""Campaigns: trials, their records and the store they are kept in."""
+"""Campaigns: trials, records and the store, sweeps, and what they measure."""

@@ -1,4 +1,4 @@
-"""The demo's private image: a public-domain portrait that a dependency ships."""
+"""The private image of the demo: a public-domain portrait from scikit-image."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from skimage import data
 from torch import Tensor
 
 FACE = (160, 48, 288, 176)
-"""The face in the portrait: left, upper, right, lower, in pixels; cropped as LFW crops faces."""
+"""The face in the portrait: left, upper, right, lower, in pixels; cropped as in LFW."""
 
 
 def demo_face(size: int = 64) -> Float[Tensor, "3 H W"]:
     """The face of NASA's portrait of Eileen Collins, in [0, 1], (3, size, size).
 
-    The portrait is in the public domain; scikit-image ships it as `data.astronaut()`.
+    The portrait is in the public domain; scikit-image includes it as `data.astronaut()`.
     """
     portrait = Image.fromarray(data.astronaut())  # type: ignore[no-untyped-call]
     face = portrait.crop(FACE)

@@ -1,4 +1,4 @@
-"""Digest: a value told by what it holds, so that two processes know equal settings as one."""
+"""Digest: a hash of a value's content, equal for equal settings in different processes."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ PACKAGE = Path(__file__).parents[1]
 
 
 class Digester:
-    """SHA-256 of anything a setting is made of: numbers, tensors, networks, dataclasses, functions.
+    """SHA-256 of numbers, tensors, networks, dataclasses, functions, and whatever holds them.
 
-    An object counts by its class and by all that it holds: tensors by their type, shape and
-    values wherever they live, mappings and sequences in their order, functions by their name,
-    defaults and closure. Of a user's own classes and functions the source files count too, with
-    the user's own files that these import: a victim with another `forward` is another victim.
-    What ours do is told by `source()`, and what PyTorch, NumPy and Python do by their versions.
+    An object is hashed by its class and content: tensors by type, shape and values on any device,
+    mappings and sequences in their order, functions by name, defaults and closure. For the user's
+    own classes and functions the source files count too, with the user's own files that they
+    import: a victim with another `forward` is another victim. The behaviour of gifd's own code is
+    covered by `source()`, that of PyTorch, NumPy and Python by their versions.
 
-    Each object is looked at once and then remembered as long as it lives: a network's weights
-    are not hashed again for every trial. So nothing may be changed between two questions.
+    Each object is hashed once and the hash is cached as long as the object lives, so a network's
+    weights are not hashed again for every trial. Do not modify an object between two calls.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[object], bytes]] = {}
         self._types: dict[type, bytes] = {}
         self._sources: dict[str, bytes] = {}
-        self._open: list[int] = []  # what is being looked at, from the outermost
-        self._above = math.inf  # the outermost of them that was met again
+        self._open: list[int] = []  # objects being hashed, from the outermost
+        self._above = math.inf  # index of the outermost of them that was met again
 
     def __call__(self, value: object) -> str:
         """32 hexadecimal digits.
 
         Raises:
-            InputError: something in it cannot be told by value.
+            InputError: something in it cannot be hashed by value.
         """
         return self._of(value).hex()[:32]
 
@@ -68,7 +68,7 @@ class Digester:
         if known is not None and known[0]() is value:
             return known[1]
         depth = len(self._open)
-        if id(value) in self._open:  # it holds itself: how far up says where
+        if id(value) in self._open:  # a cycle: hash how far up it leads
             place = self._open.index(id(value))
             self._above = min(self._above, place)
             return _hash("above", _plain(depth - place))
@@ -77,10 +77,10 @@ class Digester:
             found = self._held(value)
         finally:
             self._open.pop()
-        if self._above < depth:  # told by what is around it: true of it here only
+        if self._above < depth:  # depends on the objects around it: do not cache
             return found
         self._above = math.inf
-        with suppress(TypeError):  # no weak reference to it, as to a list: it is looked at again
+        with suppress(TypeError):  # no weak references, e.g. to a list: do not cache
             self._known[id(value)] = (weakref.ref(value), found)
         return found
 
@@ -117,10 +117,10 @@ class Digester:
             held = ((field.name, getattr(value, field.name)) for field in fields(value))
             return _hash("dataclass", own, *self._pairs(held))
         try:
-            reduced = value.__reduce_ex__(4)  # as pickle and copy take an object apart
+            reduced = value.__reduce_ex__(4)  # as in pickle and copy
         except Exception:
             raise InputError(
-                "expected settings that can be told by what they hold, got a "
+                "expected settings that can be hashed by their content, got a "
                 f"{type(value).__module__}.{type(value).__qualname__}: leave it out"
             ) from None
         if isinstance(reduced, str):
@@ -156,7 +156,7 @@ class Digester:
         return _hash("code", code.co_code, *map(self._of, (constants, list(code.co_names))))
 
     def _files(self, module: str) -> bytes:
-        """Of a module's file and of the user's own it imports; nothing where a version tells."""
+        """Hash of a module's file and the user's own files that it imports; empty if versioned."""
         if _versioned(module):
             return b""
         if module not in self._sources:
@@ -169,7 +169,7 @@ class Digester:
 
 @cache
 def source(package: Path = PACKAGE) -> str:
-    """The digest of the package's own source files, but for the rooms that show results only."""
+    """The digest of the package's source files, except those that only show results."""
     shown = {"cli", "report", "terminal.py", "__main__.py"}
     found = []
     for path in sorted(package.rglob("*.py")):
@@ -180,7 +180,7 @@ def source(package: Path = PACKAGE) -> str:
 
 
 def _collect(module: str, found: dict[str, bytes]) -> None:
-    """Add the file of a module that no version tells, and those of the modules it imports."""
+    """Add the file of an unversioned module, and those of the modules that it imports."""
     if module in found or _versioned(module):
         return
     loaded = sys.modules.get(module)
@@ -199,14 +199,14 @@ _INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")}
 
 
 def _versioned(module: str) -> bool:
-    """Whether the versions in a key say what it does."""
+    """Whether the versions in a key determine its behaviour."""
     top = module.partition(".")[0]
     known = sys.stdlib_module_names | {"gifd", "torch", "numpy"}
     return top in known - {"__main__"}
 
 
 def _tensor(tensor: Tensor) -> bytes:
-    """Its numbers in place of where they live; with whether they are trained."""
+    """Hash of dtype, shape, `requires_grad` and values, whatever the device."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     what = f"{tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}"
     return _hash("tensor", what.encode(), flat.view(torch.uint8).numpy().data)
@@ -221,7 +221,7 @@ def _plain(value: object) -> bytes:
 
 
 def _hash(kind: str, *parts: bytes | memoryview) -> bytes:
-    """Of parts each behind its length, so that no two lists of parts are one text."""
+    """Hash of the parts, each after its length, so that different lists give different bytes."""
     whole = hashlib.sha256(f"{kind} {len(parts)}".encode())
     for part in parts:
         whole.update(struct.pack("<q", len(part)))

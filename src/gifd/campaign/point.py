@@ -1,4 +1,4 @@
-"""Point: one defence at one strength against one attacker: what leaks and what is left."""
+"""Point: leakage and utility of one defence at one strength against one attacker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gifd.interval import mean_interval
 
 
 class Point(BaseModel):
-    """One point of a frontier. Scores are lists, a value an image; null where infinite.
+    """One point of a frontier. Scores are lists, one value per image; null if infinite.
 
-    `defense` is a name or 'none', `strength` its options; `accuracy`, `cosine`, `length` and
-    `epsilon` are what `gifd.campaign.utility` says.
+    `defense` is a name or 'none', `strength` its options. For `accuracy`, `cosine`, `length` and
+    `epsilon` see `gifd.campaign.utility.Utility`.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -33,7 +33,7 @@ class Point(BaseModel):
     psnr: list[float | None]
     ssim: list[float | None]
     stlpips: list[float | None]
-    accuracy: Annotated[float, Field(allow_inf_nan=True)]  # NaN where no image was held out
+    accuracy: Annotated[float, Field(allow_inf_nan=True)]  # NaN if no image was held out
     cosine: float | None
     length: float | None
     epsilon: float | None
@@ -44,11 +44,11 @@ class Point(BaseModel):
         return ATTACKERS.get(attacker, attacker)
 
     def mean(self, metric: str) -> tuple[float, float]:
-        """Of 'psnr', 'ssim' or 'stlpips' over the images, and half of its 95 % interval."""
+        """Mean of 'psnr', 'ssim' or 'stlpips' over the images, and half its 95 % interval."""
         return _interval([value for value in getattr(self, metric) if value is not None])
 
     def change(self, other: Point, metric: str) -> tuple[float, float]:
-        """Likewise of this point's value minus the other's, image by image."""
+        """The same for the paired differences, this point's minus the other's."""
         pairs = zip(getattr(self, metric), getattr(other, metric), strict=True)
         return _interval([a - b for a, b in pairs if a is not None and b is not None])
 

@@ -1,4 +1,4 @@
-"""Record: what one trial was and what came of it, as one JSON object."""
+"""Record: the settings and results of one trial, as one JSON object."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from gifd.campaign.renamed import ATTACKERS
 
 Number = float | None
-"""JSON has no infinity and no NaN: they are null."""
+"""None for infinity and NaN, which JSON does not have."""
 
 
 class Scores(BaseModel):
-    """Each metric; null where it was not computed, or is infinite.
+    """The value of each metric; null if it was not computed or is infinite.
 
-    PSNR is in dB, higher is better, as is SSIM; MSE (on [0, 1]), ST-LPIPS and LPIPS are better
-    lower. Of a batch they are means over its images, each matched with its reconstruction.
-    `own_metrics` are those of the user's, by name.
+    PSNR (in dB) and SSIM: higher is better. MSE (on [0, 1]), ST-LPIPS and LPIPS: lower is better.
+    For a batch they are means over its pairs of private image and reconstruction.
+    `own_metrics` are the user's own, by name.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -42,10 +42,10 @@ def as_scores(values: Mapping[str, Number]) -> dict[str, Any]:
 
 
 class PhaseRecord(Scores):
-    """One phase: its images' distance by the run's `selection`, their scores, and its course.
+    """One phase: distance by the run's `selection`, scores, and the curve of its search.
 
-    `curve` has a row a step and a distance a restart, by the phase's own distance and of its own
-    replay: smoothed by `smoothing`, or exact where that is 0. None: not known, in old records.
+    `curve` has one row per step and one column per restart, by the phase's own distance and
+    replay: smoothed by `smoothing`, or exact if that is 0; None in old records: unknown.
     """
 
     name: str
@@ -60,11 +60,11 @@ class PhaseRecord(Scores):
 
 
 class ImageRecord(Scores):
-    """One private image of the batch, and the reconstruction that was matched with it.
+    """One private image and the reconstruction that was assigned to it.
 
-    `label` is the true one, `label_used` what the attack replayed with, `prior_label` what a
-    conditional prior was asked for. `original_size` is its file's width and height, before it was
-    cropped to the centre square and resized; null where that is not known.
+    `label` is the true label, `label_used` that of the attack's replay, `prior_label` the class
+    given to a conditional prior. `original_size` is the width and height of the file, before it
+    was cropped to the centre square and resized; null if unknown.
     """
 
     name: str
@@ -76,12 +76,11 @@ class ImageRecord(Scores):
 
 
 class Record(Scores):
-    """One trial. Its distance and scores are of the answer; phases and images have their own.
+    """One trial. Its distance and scores are the answer's; phases and images have their own.
 
-    `selection` is the measure by which restarts, phases and the answer were chosen, and which every
-    `distance` here is of; None in records before version 3, whose phases were each measured by
-    their own. `defenses` are the client's; `ledger` lists all that the attacker was granted; None
-    is: not granted.
+    `selection` is the measure that selected restarts, phases and the answer, and of every
+    `distance` here; None in records before version 3, where each phase used its own. `defenses`
+    are the client's; `ledger` is everything granted to the attacker; None in it: not granted.
     """
 
     schema_version: int = 4
@@ -115,7 +114,7 @@ class Record(Scores):
     @field_validator("ledger")
     @classmethod
     def _renamed(cls, ledger: dict[str, object]) -> dict[str, object]:
-        """With the attacker's name of today."""
+        """With the attacker's present name."""
         attacker = ledger.get("attacker")
         if isinstance(attacker, str) and attacker in ATTACKERS:
             return ledger | {"attacker": ATTACKERS[attacker]}
@@ -124,7 +123,7 @@ class Record(Scores):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What came of a trial: its record and its pictures, (B, C, H, W) in [0, 1], in one order."""
+    """The result of a trial: record and pictures, (B, C, H, W) in [0, 1], in the same order."""
 
     record: Record
     private: Float[Tensor, "B C H W"]

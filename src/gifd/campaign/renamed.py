@@ -1,4 +1,4 @@
-"""Words that files of former versions hold, and what they are now."""
+"""Former names in files and options, and the present ones."""
 
 ATTACKERS = {"naive": "static", "told": "adaptive"}
-"""Of what an attacker knows of the defences (`gifd.attacker.observe`)."""
+"""Former name of an attacker -> present name (`gifd.attacker.observe`)."""

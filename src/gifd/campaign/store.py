@@ -1,6 +1,6 @@
-"""Store: a folder of finished trials, one folder each: record.json and its pictures.
+"""Store: a folder of finished trials, each a folder with record.json and pictures.
 
-A batch's pictures are sheets of its images; each image is there alone too, numbered.
+For a batch the pictures are sheets of its images; the single images are numbered.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class Stored:
 
 
 class Store:
-    """A folder that trials are added to and reports are made from.
+    """A folder to which trials are added, and from which reports are made.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be created or written to.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def add(self, outcome: Outcome) -> Stored:
-        """Write one trial; its record last, so that a folder with a record is whole."""
+        """Write one trial; its record last, so that a folder with a record is complete."""
         record = outcome.record
         stem = _plain(Path(record.image).stem) or "image"
         name = f"{stem}-{_plain(record.attack)}-{record.preset}"
@@ -75,7 +75,7 @@ class Store:
         return Stored(folder, record)
 
     def __iter__(self) -> Iterator[Stored]:
-        """The trials in the order in which they were added.
+        """The trials in the order of addition.
 
         Raises:
             InputError: a record that this version cannot read.
@@ -83,7 +83,7 @@ class Store:
         for path in sorted(self.folder.glob(f"trials/*/{RECORD}")):
             try:
                 record = Record.model_validate_json(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:  # pydantic's too, and a text that is none
+            except (OSError, ValueError) as error:  # ValueError: pydantic's, or invalid UTF-8
                 reason = one_line(error)
                 raise InputError(f"expected a record of gifd at '{path}', got: {reason}") from None
             yield Stored(path.parent, record)
@@ -98,5 +98,5 @@ class Store:
 
 
 def _plain(text: str) -> str:
-    """As part of a file's name: an attack of one's own may be called anything."""
+    """Text as part of a file name: the user's own attack can have any name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text)

@@ -1,8 +1,7 @@
-"""Sweep: many results in one file, each found again by a key of all that decides it.
+"""Sweep: many results in one file, each under a key of all settings that determine it.
 
-A sweep makes a plan of trials, asks for the key of each and computes what its file does not hold.
-What is printed are the results of today's plan: rows of other settings may lie in the same file
-and are neither printed nor touched.
+A sweep plans trials, computes the key of each, and runs those whose keys are not in its file. It
+prints the results of the present plan only; rows of other settings in the file are left alone.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """What is drawn for one client of a sweep.
+    """The seeds of one client of a sweep.
 
     Args:
-        victim: of the weights of its model, as `gifd attack --victim-seed`.
-        trial: of the attack's start and of its defences' draws, as `gifd attack --seed`.
+        victim: for the weights of its model, as `gifd attack --victim-seed`.
+        trial: for the attack's start and its defences, as `gifd attack --seed`.
     """
 
     victim: int
@@ -48,12 +47,12 @@ class Seeds:
 
 
 def seeds_of(index: int, *, seed: int, victim_seed: int = 0) -> Seeds:
-    """The seeds of client number `index`, from 0: each has its own.
+    """The seeds of client number `index`, from 0.
 
-    An interval over clients then covers victims, starts and noise too, not the images alone. All
-    attacks and defences meet client `index` with the same seeds, so that they are compared pair
-    by pair. NumPy's `SeedSequence` spreads (seed, index) over 32 bits: clients of one sweep are
-    not the next sweep's moved by one.
+    Each client has its own seeds, so that an interval over clients covers victims, starts and
+    noise as well as images. They are the same for all attacks and defences, so that differences
+    are paired. NumPy's `SeedSequence` spreads (seed, index) over 32 bits, so that sweeps with
+    consecutive seeds do not share clients.
     """
     return Seeds(victim=_spread(victim_seed, index, 0), trial=_spread(seed, index, 1))
 
@@ -65,51 +64,49 @@ def _spread(seed: int, index: int, stream: int) -> int:
 
 
 def drawn(defenses: Sequence[Defense], seed: int) -> tuple[Defense, ...]:
-    """The same defences for one client, where what they draw is among their settings (ATS)."""
+    """The defences for one client, with random settings (ATS) drawn from the seed."""
     return tuple(defense.drawn(seed) for defense in defenses)
 
 
 def covered(victims: int) -> str:
-    """What an interval over clients covers, where so many victims were drawn, in a sentence."""
+    """A sentence on what an interval over clients covers, for this number of victims."""
     if victims > 1:
-        return "Victim, start and noise are drawn anew for each n: intervals cover them too."
-    return "Start and noise are drawn anew for each n, the victim is one: intervals hold for it."
+        return "Each n has its own victim, start and noise: intervals cover them too."
+    return "Each n has its own start and noise, all share one victim: intervals hold for it."
 
 
 # -- keys ------------------------------------------------------------------------------
 
 
 class Keys:
-    """Keys of results: SHA-256 over all that decides them (see `Digester`).
+    """Keys of results: SHA-256 over all settings that determine them (see `Digester`).
 
-    Of a trial: the images and labels as tensors; the client, that is the model (parameters and
-    buffers by value, normalisation, loss, code), the protocol, the grants, the defences and the
-    seed of their draws; the attacker; the attack with all its settings, its prior's and its label
-    mapping's weights by value; the metrics; the attack's seed. The names of image files
-    and of the victim decide nothing and do not count.
+    For a trial: the images and labels; the client, i.e. the model (parameters and buffers by
+    value, normalisation, loss, code), protocol, grants, defences and their seed; the attacker; the
+    attack with all its settings, the weights of its prior and its label mapping; the metrics; the
+    attack's seed. The names of image files and of the victim do not count.
 
-    Of a federation: its model, images, labels, defences, rounds, clients, batches and seed; it is
-    a result of its own, which several attackers share.
+    For a federation: its model, images, labels, defences, rounds, clients, batches and seed. It
+    is a result of its own, which several attackers share.
 
-    Of both: gifd's version and source, PyTorch's version, those of the libraries that
-    search or score, the kind of device and the number of threads. These last change how sums are
-    rounded, which hundreds of steps may turn into another picture, and they change the seconds.
-    Which processor it is does not count, so that the shards of one sweep may run on several
-    machines.
+    For both: gifd's version and source, the versions of PyTorch and of the libraries that search
+    or score, the kind of device and the number of threads. The last two change rounding, which
+    hundreds of steps can amplify, and the seconds. The processor does not count, so parts of a
+    sweep can run on several machines.
     """
 
     def __init__(self) -> None:
         self._digest = Digester()
 
     def of(self, value: object) -> str:
-        """Of any setting alone, as a model: equal where its values are."""
+        """The key of a single setting, e.g. a model: equal for equal values."""
         return self._digest(value)
 
     def trial(self, trial: Trial) -> str:
-        """Of what `Trial.run` finds."""
+        """The key of a trial's result."""
         apart = ("names", "victim", "metrics")
         decided = {f.name: getattr(trial, f.name) for f in fields(trial) if f.name not in apart}
-        offline = "offline"  # where a metric's weights come from, not which
+        offline = "offline"  # the source of a metric's weights does not count
         metrics = [
             (type(metric), {n: v for n, v in vars(metric).items() if n != offline})
             for metric in trial.metrics
@@ -120,7 +117,7 @@ class Keys:
         return self._digest(("trial", decided, metrics, where))
 
     def federation(self, federation: Federation) -> str:
-        """Of what `Federation.run` finds."""
+        """The key of a federation's result."""
         decided = {f.name: getattr(federation, f.name) for f in fields(federation)}
         decided["data"] = (federation.data.images, federation.data.labels)
         spends = any(isinstance(defense, DPSGD) for defense in federation.defenses)
@@ -152,11 +149,11 @@ def _version(package: str) -> str | None:
 
 
 def finished(trial: Trial, callback: Callback | None = None) -> Record:
-    """The record of a whole run.
+    """The record of a complete run.
 
     Raises:
-        GifdError: whatever the client or the attack refuses.
-        KeyboardInterrupt: Ctrl-C cut it short: what was found so far is not its result.
+        GifdError: an error of the client or the attack.
+        KeyboardInterrupt: Ctrl-C ended it; a partial result is not recorded.
     """
     ((_, record),) = finished_together([trial], callback)
     return record
@@ -165,11 +162,11 @@ def finished(trial: Trial, callback: Callback | None = None) -> Record:
 def finished_together(
     trials: Sequence[Trial], callback: Callback | None = None
 ) -> Iterator[tuple[Trial, Record]]:
-    """The trials of one lot with the records of their whole runs, before any error is raised.
+    """The records of the trials that ran completely; then the first error is raised.
 
     Raises:
-        GifdError: whatever a client or the attack refuses, of the first one.
-        KeyboardInterrupt: Ctrl-C cut one short.
+        GifdError: an error of a client or the attack.
+        KeyboardInterrupt: Ctrl-C ended one of them.
     """
     errors: list[GifdError] = []
     interrupted = False
@@ -189,16 +186,16 @@ def finished_together(
 
 
 class Results:
-    """The rows of a JSON Lines file by their keys; each is appended as it is computed.
+    """The rows of a JSON Lines file by their keys; new rows are appended immediately.
 
-    Several processes may append to one file. A line that a kill left torn is no result: what it
-    was to hold is computed again.
+    Several processes may append to one file. An incomplete line, left by a kill, is ignored and
+    computed again.
 
     Args:
-        path: the file; it need not be there.
+        path: the file; it need not exist.
 
     Raises:
-        InputError: it cannot be read, or holds something else than such rows.
+        InputError: it cannot be read, or contains other lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -206,7 +203,7 @@ class Results:
         self._rows: dict[str, Row] = {}
         try:
             text = path.read_bytes().decode("utf-8") if path.exists() else ""
-        except (OSError, ValueError) as error:  # a text or a path that is none
+        except (OSError, ValueError) as error:  # ValueError: invalid UTF-8 or path
             raise InputError(f"expected results in '{path}', got: {one_line(error)}") from None
         for number, line in enumerate(text.split("\n"), start=1):
             row = _row(line, f"line {number} of '{path}'")
@@ -243,7 +240,7 @@ _BEGINNING = '{"key": "'
 
 
 def _row(line: str, where: str) -> Row | None:
-    """The row of a line; None for an empty or a torn one."""
+    """The row of a line; None for an empty or incomplete one."""
     try:
         row = json.loads(line) if line.strip() else None
     except (ValueError, RecursionError) as error:
@@ -253,17 +250,17 @@ def _row(line: str, where: str) -> Row | None:
         raise InputError(f"expected results in JSON Lines, got {where}: {reason}") from None
     if row is not None and not (isinstance(row, dict) and isinstance(row.get("key"), str)):
         raise InputError(
-            f"expected results with keys of their settings, got {where} without one (an older "
-            "version's): they cannot be matched, name another --out"
+            f"expected results with keys of their settings, got {where} without one (from an "
+            "older version): name another --out"
         )
     return row
 
 
 def number(row: Row, name: str) -> float:
-    """A number of a row.
+    """A number in a row.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a finite number.
     """
     value = row.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):

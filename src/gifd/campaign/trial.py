@@ -1,4 +1,4 @@
-"""Trial: one client's private images, one attack, run and scored."""
+"""Trial: one client's private images and one attack, run and scored."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ LOT = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trial:
-    """What is to be done.
+    """A planned trial.
 
     Args:
-        names: of the private images, for the record.
+        names: names of the private images, for the record.
         images: (B, C, H, W) in [0, 1].
         labels: (B,) their class indices.
-        client: who holds them: its model, its protocol, its defences and what it grants.
-        victim: how the model came about, for the record.
+        client: the client that holds them.
+        victim: origin of the model, for the record.
         attack: the attack.
         metrics: computed for the answer and for every phase.
         attacker: what the attacker knows of the client's defences: 'static', 'adaptive' or
             'estimated' (`observe`).
-        seed: of the attack.
-        sizes: width and height of each image's file, for the record, where they are known.
+        seed: seed of the attack.
+        sizes: width and height of each image's file, for the record, if known.
 
     Raises:
-        InputError: no such attacker.
+        InputError: an unknown attacker.
     """
 
     names: Sequence[str]
@@ -67,15 +67,15 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The first image's, and how many more there are."""
+        """The first image's name, and the number of further images."""
         more = len(self.names) - 1
         return self.names[0] + (f" and {more} more" if more else "")
 
     def run(self, callback: Callback | None = None) -> Outcome:
-        """The client uploads its update, an attack inverts what is observed, metrics compare.
+        """Run the client's step, the attack and the metrics.
 
         Raises:
-            GifdError: whatever the client or the attack refuses.
+            GifdError: an error of the client, the attack or a metric.
         """
         (outcome,) = run_together([self], callback)
         if isinstance(outcome, GifdError):
@@ -241,7 +241,7 @@ def _means(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def _sha256(image: Tensor) -> str:
-    """Of the image's pixels in 8 bits."""
+    """SHA-256 of the image's pixels in 8 bits."""
     pixels = (image.cpu() * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
     return hashlib.sha256(pixels).hexdigest()
 
@@ -258,7 +258,7 @@ def _tf32(device: torch.device) -> bool | None:
 
 
 def _peak_memory(device: torch.device) -> int | None:
-    """Bytes: of the accelerator's allocator, or of this process since it began."""
+    """Peak memory in bytes: the accelerator's allocator, or this process since it started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

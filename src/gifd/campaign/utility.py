@@ -1,4 +1,4 @@
-"""Utility: what a defence costs, seen by the updates and by a model that learns from them."""
+"""Utility: the cost of a defence, in the updates and in the accuracy of the trained model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from gifd.updates import Update
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """What is left of the updates and of the learning.
+    """The quality of the defended updates and of the trained model.
 
     Args:
-        accuracy: of the model on held-out images at the end, in [0, 1].
-        cosine: between defended and undefended updates, the mean over rounds; None where they
-            are of different models.
-        length: of a defended update over an undefended one, likewise.
-        epsilon: the privacy budget spent at delta = 1e-5, for DP-SGD with noise where Opacus is
+        accuracy: of the final model on held-out images, in [0, 1].
+        cosine: between defended and undefended updates, averaged over rounds; None if they
+            belong to different models.
+        length: of a defended update relative to an undefended one, likewise.
+        epsilon: the privacy budget at delta = 1e-5, for DP-SGD with noise if Opacus is
             installed.
     """
 
@@ -41,7 +41,7 @@ class Utility:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Federation:
-    """What is to be learnt, and behind which defences: the arguments of `utility`."""
+    """A federation to simulate: the arguments of `utility`."""
 
     model: Model
     data: ImageSet
@@ -52,7 +52,7 @@ class Federation:
     seed: int
 
     def run(self, callback: Callable[[int, float], None] | None = None) -> Utility:
-        """Learn it.
+        """Run it.
 
         Raises:
             InputError: see `utility`.
@@ -82,23 +82,23 @@ def utility(
     seed: int = 0,
     callback: Callable[[int, float], None] | None = None,
 ) -> Utility:
-    """A short federation: clients with these defences, a server that learns from their mean.
+    """Simulate a short federation of clients with these defences.
 
-    The images are dealt to the clients at random; a fifth is held out. In every round each
-    client computes the defended update of one batch of its own; the server takes their mean as
-    the gradient of Adam, so that a defence is not judged by its scale.
+    The images are distributed over the clients at random; a fifth is held out. In every round
+    each client computes the defended update of a batch of its own. The server uses the mean as
+    the gradient of Adam, so that the scale of a defended update does not matter.
 
     Args:
-        model: where the federation begins; it stays as it is.
+        model: the initial model; it is not modified.
         data: labelled images.
         defenses: of every client.
         protocol: what a client computes; FedSGD by default.
-        rounds: of the federation.
-        clients: in every round.
-        batch: images of each.
-        lr: the server's.
-        seed: of all randomness.
-        callback: told of each round and the loss on its last client's batch.
+        rounds: number of rounds.
+        clients: clients per round.
+        batch: images per client.
+        lr: the server's learning rate.
+        seed: seed of all randomness.
+        callback: called with each round and the loss on its last client's batch.
 
     Source: Reddi et al., Adaptive Federated Optimization, ICLR 2021 (FedAdam).
 

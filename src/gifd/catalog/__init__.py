@@ -1,4 +1,4 @@
-"""The catalogue: names, and what is built from them."""
+"""The catalogue: names, and the objects that are built from them."""
 
 from gifd.catalog.builders import (
     attack,

@@ -1,7 +1,7 @@
-"""The builders: from a text and what a user chose to the thing itself.
+"""The builders: from a text and settings to an object.
 
-Every text is a name of the catalogue or one's own object, with or without options, in one of the
-forms of `gifd.catalog.resolver`.
+Every text is a name of the catalogue or the user's own object, with or without options, in one of
+the forms of `gifd.catalog.resolver`.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def attack(
 ) -> Attack:
     """Build an attack.
 
-    One's own is a function like ours: it is handed `prior`, `preset` and `restarts` if it has
-    parameters of these names, and returns an `Attack`.
+    The user's own attack is a function like the built-in ones: it receives `prior`, `preset` and
+    `restarts` if it has parameters of these names, and returns an `Attack`.
 
     Args:
-        text: a key of `ATTACKS` or one's own; its options are the function's own arguments.
-        prior: for attacks that have one.
+        text: a key of `ATTACKS` or the user's own; its options are the function's arguments.
+        prior: for attacks that use one.
         preset: 'paper', 'gifd-paper' or 'strongest'.
-        without: extensions of ours to switch off, where it has them.
-        steps: the total over its phases; the preset's own by default.
-        evaluations: in place of steps, the victim gradients to spend, restarts included.
-        restarts: the preset's own by default.
-        label_mapping: for attacks whose prior is conditional.
+        without: extensions to switch off, if it has them.
+        steps: total steps per restart over its phases; by default the preset's.
+        evaluations: instead of steps, victim gradients to spend, over all restarts.
+        restarts: by default the preset's.
+        label_mapping: for attacks with a conditional prior.
 
     Raises:
         InputError: an unknown name, a wrong option, a prior missing, or a number out of range.
@@ -80,7 +80,7 @@ def attack(
 
 
 def needs_prior(text: str) -> bool:
-    """Whether an attack is to be handed a prior.
+    """Whether an attack takes a prior.
 
     Raises:
         InputError: see `attack`.
@@ -95,15 +95,15 @@ def _attack(text: str) -> Found[Attack]:
 def prior(
     text: str, *, size: int | None = None, options: Sequence[str] = (), offline: bool = False
 ) -> Generator:
-    """A prior by name, fetched where it is not cached; one's own; or from a checkpoint.
+    """A prior by name, downloaded if it is not cached; the user's own; or from a checkpoint.
 
     Args:
-        text: a key of `PRIORS`, one's own, or the path of a checkpoint file or folder (see
+        text: a key of `PRIORS`, the user's own, or the path of a checkpoint file or folder (see
             `gifd.priors.checkpoints` for the formats).
-        size: of the private images: a prior's larger images are averaged down to it, unless the
-            options say how.
-        options: more of them, each `key=value`; of a checkpoint, those of its architecture.
-        offline: refuse to fetch.
+        size: side of the private images: larger images of a prior are averaged down to it, unless
+            the options choose a size.
+        options: further options, each `key=value`; for a checkpoint, those of its architecture.
+        offline: download nothing.
 
     Raises:
         InputError: an unknown name or option.
@@ -137,20 +137,19 @@ def label_mapping(
     classes: int,
     callback: Callable[[int, float], None] | None = None,
 ) -> LabelMapping | None:
-    """The label mapping by what a user asks for.
+    """The label mapping for a prior and a victim.
 
     Args:
-        how: 'auto' maps where the prior knows another number of classes than the victim, 'on'
-            maps, 'off' does not; or the file of a remapper. For 'auto' and 'on' a remapper is
+        how: 'auto' maps if the prior and the victim have different numbers of classes, 'on'
+            always, 'off' never; or the file of a remapper. For 'auto' and 'on' a remapper is
             trained on samples of the prior and cached.
         prior: any; an unconditional one needs no mapping.
-        classes: of the victim.
-        callback: told of every step, where one is trained.
+        classes: number of the victim's classes.
+        callback: called with every step of the training and its loss.
 
     Raises:
-        InputError: a remapper for another prior, or mapping asked for where there is nothing to
-            map to.
-        WeightsError: a file that is no remapper.
+        InputError: a remapper for another prior, or a mapping for an unconditional prior.
+        WeightsError: a file that is not a remapper.
     """
     if prior.classes is None:
         if how in ("auto", "off"):
@@ -178,7 +177,7 @@ def label_mapping(
 
 
 def _remapper_path(prior: Generator) -> Path:
-    """Where the remapper of exactly these weights is cached."""
+    """The cache file of the remapper for these weights."""
     digest = hashlib.sha256()
     for stage in prior.stages:
         for tensor in stage.state_dict().values():
@@ -187,16 +186,16 @@ def _remapper_path(prior: Generator) -> Path:
 
 
 def defense(text: str) -> Defense:
-    """A defence: `name:option=value,option=value`, or one's own.
+    """A defence: `name:option=value,option=value`, or the user's own.
 
     Raises:
-        InputError: an unknown name or option, one that is missing, or a value out of range.
+        InputError: an unknown name, an unknown or missing option, or a value out of range.
     """
     return resolve(text, DEFENSES, "defence", (Defense,)).made()
 
 
 def label_estimator(text: str) -> LabelEstimator:
-    """An estimator of label counts: a key of `LABELS`, or one's own.
+    """An estimator of label counts: a key of `LABELS`, or the user's own.
 
     Raises:
         InputError: an unknown name or option.
@@ -205,11 +204,11 @@ def label_estimator(text: str) -> LabelEstimator:
 
 
 def metric(text: str, *, offline: bool = False) -> Metric:
-    """A metric: a key of `METRICS`, or one's own.
+    """A metric: a key of `METRICS`, or the user's own.
 
     Args:
-        text: which.
-        offline: for those that fetch weights: refuse to.
+        text: its name.
+        offline: download nothing.
 
     Raises:
         InputError: an unknown name or option.
@@ -226,23 +225,23 @@ def victim(
     device: torch.device | str = "cpu",
     offline: bool = False,
 ) -> Model:
-    """A victim, its weights drawn with `seed`.
+    """A victim, with random weights from `seed` unless it is trained.
 
-    Those of `VICTIMS` are in eval mode, with ImageNet's normalisation. One's own is a `Model`
-    (normalisation and loss included), a `torch.nn.Module` that takes images normalised with
-    ImageNet's mean and standard deviation, or what makes one: it is handed `classes` and `size`
-    if it has parameters of these names without a default.
+    Those of `VICTIMS` are in eval mode, with ImageNet's normalisation. The user's own is a `Model`
+    (with its normalisation and loss), a `torch.nn.Module` that takes images normalised with
+    ImageNet's mean and standard deviation, or a function that makes one: it receives `classes` and
+    `size` if it has parameters of these names without a default.
 
     Args:
-        text: a key of `VICTIMS`, or one's own.
-        classes: of a victim that does not decide that itself.
+        text: a key of `VICTIMS`, or the user's own.
+        classes: number of classes, unless the victim decides it.
         size: side of the private images.
-        seed: of the weights.
-        device: where they are put.
-        offline: for those that fetch weights: refuse to.
+        seed: seed of the weights.
+        device: device of the weights.
+        offline: download nothing.
 
     Raises:
-        InputError: an unknown name, or one's own that cannot be imported or called.
+        InputError: an unknown name, or the user's own that cannot be imported or called.
     """
     if not 2 <= classes <= MOST_CLASSES:
         raise InputError(f"expected at least 2 classes, at most {MOST_CLASSES:,}, got {classes}")

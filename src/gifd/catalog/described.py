@@ -1,4 +1,4 @@
-"""What an object says of itself: the first paragraph of its docstring, and its source."""
+"""Descriptions from docstrings: the first paragraph, and the source."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 
 
 def summary(thing: object) -> str:
-    """The first paragraph, on one line, without its full stop."""
+    """The first paragraph, on one line, without the final full stop."""
     return _paragraphs(thing)[0].removesuffix(".")
 
 
 def reference(thing: object) -> str:
-    """Who and when of what follows 'Source:', as 'Yin et al., CVPR 2021'; empty without one."""
+    """Authors, venue and year after 'Source:', e.g. 'Yin et al., CVPR 2021'; else empty."""
     for paragraph in _paragraphs(thing):
         if paragraph.startswith("Source:"):
             return _who_and_when(paragraph.removeprefix("Source:"))
@@ -20,7 +20,7 @@ def reference(thing: object) -> str:
 
 
 def _who_and_when(source: str) -> str:
-    """Of a source without a year, nothing."""
+    """Authors, venue and year of a source; empty if it has no year."""
     who, *clauses = source.strip().split(", ")
     dated = (re.match(r".*?\b(19|20)\d\d\b", clause) for clause in clauses)
     when = next((found.group() for found in dated if found), "")

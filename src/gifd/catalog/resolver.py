@@ -1,6 +1,6 @@
-"""Resolver: from a text on a command line to the object it names, and to what that makes.
+"""Resolver: from a text on the command line to the object that it names or makes.
 
-A text is a name of the catalogue or one's own object, with or without options:
+A text is a name of the catalogue or the user's own object, with or without options:
 
     name                            name:key=value,key=value
     package.module:object           package.module:object:key=value,key=value
@@ -33,15 +33,15 @@ _COMMA = re.compile(r",(?=\w+=)")
 @final
 @dataclass(frozen=True, kw_only=True)
 class Found(Generic[T]):
-    """What a text names.
+    """The object that a text names.
 
     Args:
-        text: as it was written.
-        name: without the options.
-        thing: a class or function that makes what is wanted, or that itself.
-        kinds: the types of what is wanted.
+        text: the text.
+        name: the text without the options.
+        thing: a class or function that makes the wanted object, or the object itself.
+        kinds: types of the wanted object.
         chosen: the options, converted.
-        own: whether it is the user's.
+        own: whether it is the user's own.
     """
 
     text: str
@@ -53,22 +53,22 @@ class Found(Generic[T]):
 
     @property
     def ready(self) -> bool:
-        """Whether it is what is wanted, not what makes it."""
+        """Whether `thing` is the wanted object itself."""
         return isinstance(self.thing, self.kinds)
 
     def takes(self, parameter: str) -> bool:
-        """Whether it is called with a parameter of this name."""
+        """Whether it has a parameter of this name."""
         return not self.ready and parameter in parameters(self.thing)
 
     def needs(self, parameter: str) -> bool:
-        """Whether it cannot be called without this parameter."""
+        """Whether it has a parameter of this name without a default."""
         return self.takes(parameter) and parameters(self.thing)[parameter].required
 
     def made(self, **offered: object) -> T:
-        """What is wanted; called with the options, and with what is offered and it takes.
+        """The wanted object; made with the options and those of the offered arguments it takes.
 
         Raises:
-            InputError: an argument is missing, the user's code fails or returns something else.
+            InputError: an argument is missing, the user's code fails or returns another type.
         """
         if self.ready:
             return self.thing  # type: ignore[return-value]
@@ -110,19 +110,19 @@ def resolve(
     settings: Sequence[str] = (),
     also: str = "",
 ) -> Found[T]:
-    """Find what a text names, and read its options.
+    """Find the object that a text names, and read its options.
 
     Args:
-        text: in one of the forms above. Modules are looked for in the current folder too, and a
-            file's own imports in its folder.
+        text: in one of the forms above. Modules are also searched for in the current folder, and
+            the imports of a file in its folder.
         table: the names of the catalogue.
-        what: is looked for, for errors: 'attack', 'defence', ...
-        kinds: its types: an imported object of one of them is taken as it is.
+        what: the kind of object, for errors: 'attack', 'defence', ...
+        kinds: its types; an imported object of one of them is used as it is.
         settings: further options, each `key=value`.
-        also: what a text could have been too, for an error.
+        also: further valid forms of a text, for errors.
 
     Raises:
-        InputError: an unknown name, what cannot be imported, or wrong options.
+        InputError: an unknown name, a failed import, or wrong options.
     """
     name, written = split(text, table)
     own = name not in table
@@ -136,7 +136,7 @@ def resolve(
     if isinstance(thing, kinds):
         if written:
             raise InputError(
-                f"expected no options for '{name}', which is made already, got '{written[0]}'"
+                f"expected no options for '{name}', a finished object, got '{written[0]}'"
             )
         chosen: dict[str, object] = {}
     elif callable(thing):
@@ -150,7 +150,7 @@ def resolve(
 
 
 def split(text: str, table: Mapping[str, object]) -> tuple[str, list[str]]:
-    """The name in a text, and the options behind it; a comma parts them where a key follows."""
+    """The name in a text, and its options, separated by commas before a key."""
     name, _, rest = text.partition(":")
     if name not in table:
         parts = _OWN.fullmatch(text)
@@ -161,12 +161,12 @@ def split(text: str, table: Mapping[str, object]) -> tuple[str, list[str]]:
 
 
 def told(error: BaseException) -> str:
-    """An error of the user's code, on one line."""
+    """An error in the user's code, on one line."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _is_own(name: str) -> bool:
-    """Whether a colon is there and behind it an object's name or nothing yet, or a file alone."""
+    """Whether a name looks like the user's own: with a colon, or the name of a Python file."""
     _, colon, thing = name.rpartition(":")
     return name.endswith(".py") or (bool(colon) and (not thing or thing.isidentifier()))
 
@@ -188,7 +188,7 @@ def _read(thing: Callable[..., object], name: str, settings: Sequence[str]) -> d
 
 
 def _imported(name: str, what: str) -> Any:
-    """The object behind `package.module:object` or `path/to/file.py:object`."""
+    """Import `package.module:object` or `path/to/file.py:object`."""
     place, _, attribute = ("", "", "") if name.endswith(".py") else name.rpartition(":")
     if not place or not attribute:
         raise InputError(f"expected your own {what} as {_FORMS}, got '{name}': name the object")
@@ -216,7 +216,7 @@ def _module(place: str, name: str, what: str) -> ModuleType:
 
 
 def _executed(path: Path) -> ModuleType:
-    """The module of a file, under a name of its own, once."""
+    """Load a file as a module with a unique name, once."""
     unique = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     name = f"gifd_own_{path.stem}_{unique}"
     if name in sys.modules:
@@ -225,7 +225,7 @@ def _executed(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles look there
+    sys.modules[name] = module  # dataclasses and pickle need it there
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Signatures: the parameters of a class or function that a text can give, by their annotations."""
+"""Signatures: parameters of classes and functions that can be given as text, by annotation."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Option:
     """A parameter.
 
     Args:
-        kinds: `bool`, `int`, `float`, `str`, `NoneType` or the values of a `Literal`, one of which
-            its value is; none where no text can give it.
+        kinds: the allowed types and values: `bool`, `int`, `float`, `str`, `NoneType` or the
+            values of a `Literal`; empty if it cannot be given as text.
         required: whether it has no default.
     """
 
@@ -31,10 +31,10 @@ class Option:
     required: bool
 
     def read(self, name: str, value: str) -> object:
-        """The value that a text stands for.
+        """Convert a text to a value.
 
         Raises:
-            InputError: it stands for none.
+            InputError: no allowed type or value fits.
         """
         for kind in sorted(self.kinds, key=lambda kind: kind is not NoneType):
             try:
@@ -60,7 +60,7 @@ def parameters(thing: Callable[..., object] | object) -> dict[str, Option]:
 
 
 def options(thing: Callable[..., object], besides: Collection[str] = ()) -> dict[str, Option]:
-    """Those that a text can give, less those named, and those said once for all objects."""
+    """The parameters that can be given as text, except `besides` and those common to all."""
     return {
         name: option
         for name, option in parameters(thing).items()
@@ -71,14 +71,14 @@ def options(thing: Callable[..., object], besides: Collection[str] = ()) -> dict
 def _signature(thing: Any) -> inspect.Signature:
     try:
         return inspect.signature(thing, eval_str=True)
-    except NameError:  # a name that is imported for type checkers alone
+    except NameError:  # a name that is imported for type checkers only
         return inspect.signature(thing)
-    except (TypeError, ValueError):  # some of Python's own have none
+    except (TypeError, ValueError):  # some built-ins have none
         return inspect.Signature()
 
 
 def _kinds(annotation: Any, default: object = None) -> tuple[Any, ...]:
-    """What its annotation says; without one, or one that cannot be read, its default."""
+    """The kinds by annotation; without a readable one, by the default's type."""
     if isinstance(annotation, str) or annotation is Parameter.empty:
         known = default is not None and default is not Parameter.empty
         annotation = type(default) if known else str

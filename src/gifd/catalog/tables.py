@@ -1,7 +1,7 @@
-"""The tables: what each name on a command line stands for. The only strings.
+"""The tables: the object of each name on the command line.
 
-What a thing is, where it comes from and which options it has, it says itself: in its docstring
-(`gifd.catalog.described`) and its signature (`gifd.catalog.signatures`).
+Descriptions and sources are in the objects' docstrings (`gifd.catalog.described`), options in
+their signatures (`gifd.catalog.signatures`).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ METRICS: Mapping[str, type[Metric]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ByHandEntry:
-    """A public prior that its user downloads: where it is, on which terms, what it is."""
+    """A public prior that users download themselves: source, licence, size, description."""
 
     source: str
     licence: str
@@ -143,7 +143,7 @@ BY_HAND: Mapping[str, ByHandEntry] = {
         source="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/ffhq.pkl",
         licence="NVIDIA Source Code License, non-commercial",
         size="",
-        summary="the paper's faces: StyleGAN2, FFHQ, 1024 px",
+        summary="StyleGAN2 of faces (FFHQ), 1024 px, as in the paper",
     ),
     **{
         f"biggan-deep-{side}": ByHandEntry(
@@ -151,9 +151,9 @@ BY_HAND: Mapping[str, ByHandEntry] = {
             "folder as pytorch_model.bin and config.json",
             licence="as released by DeepMind",
             size=f"{megabytes} MB",
-            summary=f"BigGAN-deep, ImageNet, {side} px{', the paper' if side == 256 else ''}",
+            summary=f"BigGAN-deep of ImageNet, {side} px{', as in the paper' * (side == 256)}",
         )
         for side, megabytes in ((128, 201), (256, 224), (512, 225))
     },
 }
-"""Public files too large, or bound to terms too strict, to fetch for anyone."""
+"""Public files that are too large, or whose terms are too strict, to download automatically."""

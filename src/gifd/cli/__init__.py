@@ -48,7 +48,7 @@ def _version(asked: bool) -> bool:
 def root(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Say which this is.", is_eager=True, callback=_version),
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
     ] = False,
 ) -> None:
     """What does a federated-learning update give away?"""
@@ -57,7 +57,7 @@ def root(
 @app.command("list")
 @terminal.one_line_errors
 def list_() -> None:
-    """What can be named: attacks, defences, priors, victims, label estimators, metrics."""
+    """List every name with its options: attacks, defences, priors, victims, metrics."""
     terminal.table("Attacks", _HEADS, _rows(catalog.ATTACKS))
     terminal.table("Defences", _HEADS, _rows(catalog.DEFENSES))
     priors = [
@@ -70,7 +70,7 @@ def list_() -> None:
         for name, prior in catalog.PRIORS.items()
     ]
     by_hand = [(name, other.summary, "", "by hand") for name, other in catalog.BY_HAND.items()]
-    terminal.table("Priors", ("name", "what it is", "options", "comes"), [*priors, *by_hand])
+    terminal.table("Priors", ("name", "what it is", "options", "weights"), [*priors, *by_hand])
     terminal.table("Victims", _HEADS, _rows(catalog.VICTIMS))
     estimators: dict[str, type[LabelEstimator]] = {
         **catalog.LABELS,
@@ -94,7 +94,7 @@ def list_() -> None:
 
 _HEADS = ("name", "what it is", "options", "paper")
 _GIVEN = ("preset", "restarts", "classes", "size")
-"""Parameters that have an option of the command line to themselves."""
+"""Parameters with an option of their own on the command line."""
 
 
 def _rows(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""`gifd attack`: private images dealt to clients, each client's update attacked."""
+"""`gifd attack`: distribute private images to clients and attack each client's update."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def attack(
         list[str] | None,
         typer.Option(
             "--attack",
-            help="As 'gifd' or 'gifd:features=3', or your own: 'file.py:object'; may be repeated. "
-            "Default: gifd.",
+            help="E.g. 'gifd', 'gifd:features=3,smoothing=0' ('gifd list'), or your own: "
+            "'file.py:object'; may be repeated. Default: gifd.",
         ),
     ] = None,
     prior: Annotated[
@@ -66,48 +66,58 @@ def attack(
     ] = None,
     prior_option: Annotated[
         list[str] | None,
-        typer.Option(help="key=value of the prior or its architecture; may be repeated."),
+        typer.Option(help="key=value, an option of the prior; may be repeated."),
     ] = None,
     victim: Victim = "resnet18",
     preset: Annotated[
-        str, typer.Option(help="'strongest' (ours added), 'paper' (its own) or 'gifd-paper'.")
+        str,
+        typer.Option(
+            help="'paper' (the attack's own), 'gifd-paper' (as in GIFD's comparison) or "
+            "'strongest' (with our extensions)."
+        ),
     ] = "strongest",
     without: Annotated[
         list[str] | None,
-        typer.Option(help="An extension of 'strongest' to switch off; may be repeated."),
+        typer.Option(
+            help="Extension of 'strongest' to switch off in all attacks; may be repeated."
+        ),
     ] = None,
     steps: Steps = None,
     evaluations: Evaluations = None,
     restarts: Restarts = None,
     batch_size: Annotated[
-        int, typer.Option(help="Images a client holds; they are dealt in their order.", min=1)
+        int, typer.Option(help="Images per client, in the given order.", min=1)
     ] = 1,
     label: Annotated[
         list[int] | None,
-        typer.Option(help="The images' class: one for all, or one each. Default: 0."),
+        typer.Option(help="Class of the images: one for all, or one each. Default: 0."),
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="In place of --label: a pattern whose group is the class in a name."),
+        typer.Option(
+            help="Instead of --label: a regular expression whose group is the class in a file name."
+        ),
     ] = None,
     grant_labels: Annotated[
-        bool, typer.Option("--grant-labels", help="Tell the attacker the labels.")
+        bool, typer.Option("--grant-labels", help="Grant the attacker the labels.")
     ] = False,
     grant_batch_norm: Annotated[
         str | None,
-        typer.Option(help="Tell batch-norm statistics: of 'running' or of the private 'batch'."),
+        typer.Option(
+            help="Grant the attacker batch-norm statistics: 'running', or of the private 'batch'."
+        ),
     ] = None,
     defense: Annotated[
         list[str] | None,
         typer.Option(
-            help="As 'sparsify:rate=0.9' ('gifd list'), or your own: 'file.py:object'; may be "
-            "repeated, in order."
+            help="E.g. 'sparsify:rate=0.9' ('gifd list'), or your own: 'file.py:object'; may be "
+            "repeated, applied in order."
         ),
     ] = None,
     attacker: Annotated[
         str,
         typer.Option(
-            help="static ignores the defences, adaptive knows them, estimated guesses them."
+            help="'static' ignores the defences, 'adaptive' knows them, 'estimated' guesses them."
         ),
     ] = "adaptive",
     lr: LearningRate = None,
@@ -116,7 +126,7 @@ def attack(
     label_mapping: Annotated[
         str | None,
         typer.Option(
-            help="For a conditional prior of other classes: auto, on, off, or a remapper's file. "
+            help="For a conditional prior with other classes: auto, on, off, or a remapper file. "
             "Default: auto."
         ),
     ] = None,
@@ -130,8 +140,8 @@ def attack(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also this metric: 'lpips' (extra 'lpips'), or your own: 'file.py:object'; may be "
-            "repeated."
+            help="Additional metric: 'lpips' (extra 'lpips'), or your own: 'file.py:object'; may "
+            "be repeated."
         ),
     ] = None,
     lpips: Annotated[bool, typer.Option("--lpips", hidden=True)] = False,
@@ -140,10 +150,10 @@ def attack(
         Path | None, typer.Option(help="Folder of the results. Default: runs/<date and time>.")
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object a trial on stdout.")
+        bool, typer.Option("--json", help="Print one JSON object per trial on stdout.")
     ] = False,
 ) -> None:
-    """Compute each client's update, attack it, and say what came back."""
+    """Compute each client's update, attack it, score and report the reconstructions."""
     if len(images) % batch_size:
         raise InputError(
             f"expected a number of images that {batch_size} divides (--batch-size), got "
@@ -159,7 +169,7 @@ def attack(
         device=device_of(device, max_memory),
         offline=offline,
     )
-    classes = model.classes((len(model.mean), size, size))  # an own victim's are its own
+    classes = model.classes((len(model.mean), size, size))  # your own victim decides them
     client = Client(
         model=model,
         protocol=chosen_protocol(lr, local_steps),
@@ -187,7 +197,7 @@ def attack(
     }
     unused = [option for option, value in of_prior.items() if value]
     if unused and not any(each.prior for each in built):
-        terminal.note(f"no attack here has a prior: {', '.join(unused)} not used")
+        terminal.note(f"no attack here uses a prior: {', '.join(unused)} not used")
     asked = [*(metric or ()), *(["lpips"] if lpips else [])]  # --lpips: its name until 0.2
     metrics = chosen_metrics(asked, offline=offline)
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
@@ -216,10 +226,10 @@ def attack(
 
 
 def _sizes(images: list[Path], size: int) -> dict[Path, tuple[int, int]]:
-    """Each readable image's own width and height; what reading makes of them is noted, once."""
+    """The width and height of each readable image; crops and enlargements are noted, once."""
     found: dict[Path, tuple[int, int]] = {}
     for path in images:
-        with suppress(InputError):  # told when its trial comes
+        with suppress(InputError):  # reported by its trial
             read_image(path, size=size, told=partial(found.__setitem__, path))
     made = framing(list(found.values()), size)
     if made:

@@ -1,4 +1,4 @@
-"""Choices: from the names on a command line to attacks and metrics, loaded and tried."""
+"""Choices: from names on the command line to attacks, victims and metrics."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from gifd.priors import Generator
 from gifd.training import REMAPPER_STEPS
 
 MODAL = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
-"""Layers that compute otherwise in training mode."""
+"""Layers that behave differently in training mode."""
 STANDARD = ("psnr", "ssim", "mse", "stlpips")
-"""The metrics that every record has."""
+"""The metrics in every record."""
 
 
 def chosen_attacks(
@@ -40,10 +40,10 @@ def chosen_attacks(
     restarts: int | None,
     mapped: Callable[[Generator], LabelMapping | None] = lambda prior: None,
 ) -> list[Attack]:
-    """The attacks, by name or one's own; the prior is loaded only if one of them has one.
+    """The attacks, by name or your own; the prior is loaded only if one of them uses it.
 
     Raises:
-        InputError: also for an extension to switch off that none of them has on.
+        InputError: also if no attack uses an extension in `without`.
     """
     generator = load() if any(catalog.needs_prior(name) for name in names) else None
     label_mapping = None if generator is None else mapped(generator)
@@ -66,7 +66,7 @@ def chosen_attacks(
         for extension in without:
             if extension not in on:
                 raise InputError(
-                    f"expected --without an extension that is on ({', '.join(on) or 'none is'}), "
+                    f"expected --without an extension in use ({', '.join(on) or 'none is'}), "
                     f"got '{extension}'"
                 )
     return built
@@ -81,30 +81,30 @@ def chosen_victim(
     device: torch.device | str = "cpu",
     offline: bool = False,
 ) -> Model:
-    """The victim; that it is in training mode is noted where a layer hears it."""
+    """The victim; training mode is noted if it affects a layer."""
     model = catalog.victim(
         text, classes=classes, size=size, seed=seed, device=device, offline=offline
     )
     if any(part.training and isinstance(part, MODAL) for part in model.module.modules()):
         terminal.note(
             f"'{text}' is in training mode: batch norms use the batch's own statistics, dropout is "
-            "random; return it after .eval() for its evaluation mode"
+            "random; call .eval() before you return it for evaluation mode"
         )
     return model
 
 
 def chosen_mapping(how: str, prior: Generator, classes: int) -> LabelMapping | None:
-    """The label mapping, its remapper trained under a bar where none is cached."""
+    """The label mapping; its remapper is trained with a progress bar if none is cached."""
     note = (
         f"the classes of {prior} are not the victim's: a classifier is trained on its samples, "
-        "once (--label-mapping off goes without)"
+        "once (--label-mapping off skips this)"
     )
     with terminal.steps(f"remapper of {prior.name}", REMAPPER_STEPS, note) as callback:
         return catalog.label_mapping(how, prior, classes=classes, callback=callback)
 
 
 def chosen_labels(images: Sequence[Path], given: Sequence[int], pattern: str | None) -> list[int]:
-    """The images' classes: one for all, one each, or read in their names."""
+    """The images' classes: one for all, one each, or from their names."""
     if pattern is not None:
         return [class_in(path.name, pattern) for path in images]
     if len(given) not in (1, len(images)):
@@ -121,7 +121,7 @@ def chosen_labels(images: Sequence[Path], given: Sequence[int], pattern: str | N
 
 
 def chosen_protocol(lr: float | None, local_steps: int | None) -> Protocol:
-    """FedSGD, or FedAvg where a learning rate is given."""
+    """FedSGD, or FedAvg if a learning rate is given."""
     if lr is None:
         if local_steps is not None:
             raise InputError("expected --lr with --local-steps (FedAvg), got none: give both")
@@ -130,26 +130,26 @@ def chosen_protocol(lr: float | None, local_steps: int | None) -> Protocol:
 
 
 def chosen_attacker(name: str) -> Attacker:
-    """The attacker by name; by a former name with a note of the new one."""
+    """The attacker by name; a former name gives a note."""
     if name in ATTACKERS:
         terminal.note(f"the attacker '{name}' is now called '{ATTACKERS[name]}': use that word")
     return known_attacker(ATTACKERS.get(name, name))
 
 
 def chosen_grant(statistics: str | None) -> Literal["running", "batch"] | None:
-    """Which batch-norm statistics the attacker is told."""
+    """Which batch-norm statistics are granted."""
     if statistics in (None, "running", "batch"):
         return statistics  # type: ignore[return-value]
     raise InputError(f"expected statistics of 'running' or 'batch', got '{statistics}'")
 
 
 def chosen_metrics(texts: Sequence[str] = (), *, offline: bool = False) -> list[Metric]:
-    """The metrics of every record and those asked for; of one name, the last.
+    """The standard metrics and the requested ones; the last one of each name.
 
-    Each is tried once: missing weights or extras are told before hours of search.
+    Each is called once, so that missing weights or extras are reported before the search.
 
     Raises:
-        InputError: also where one's own cannot compare two images.
+        InputError: also if your own metric cannot compare two images.
     """
     blank = torch.zeros(1, 3, 64, 64)
     metrics: dict[str, Metric] = {}
@@ -160,13 +160,13 @@ def chosen_metrics(texts: Sequence[str] = (), *, offline: bool = False) -> list[
             metrics[metric.name] = metric
         except GifdError:
             raise
-        except Exception as error:  # of one's own
+        except Exception as error:  # of the user's code
             raise InputError(
                 f"expected the metric '{text}' to compare two images, it raised "
                 f"{catalog.told(error)}"
             ) from None
         if shape != (1,):
             raise InputError(
-                f"expected the metric '{text}' to give a value a pair, (1,), got shape {shape}"
+                f"expected the metric '{text}' to return a value per pair, (1,), got shape {shape}"
             )
     return list(metrics.values())

@@ -1,4 +1,4 @@
-"""`gifd demo`: two attacks on a public-domain portrait, and a report about them."""
+"""`gifd demo`: two attacks on a public-domain portrait, and a report."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def demo(
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
 ) -> None:
-    """Attack a public-domain portrait with 'ig' and 'gifd' and write a report about it.
+    """Attack a public-domain portrait with 'ig' and 'gifd' and write a report.
 
-    The picture is NASA's portrait of the astronaut Eileen Collins, which scikit-image ships.
+    The picture is NASA's portrait of the astronaut Eileen Collins, included in scikit-image.
     """
     model = catalog.victim("resnet18", classes=10, size=64, seed=0, device=device_of(device))
     built = chosen_attacks(

@@ -1,4 +1,4 @@
-"""`gifd frontier`: what each defence hides, and what it costs."""
+"""`gifd frontier`: leakage against accuracy, for each defence and strength."""
 
 from __future__ import annotations
 
@@ -39,19 +39,22 @@ GRID = (
 SCORES = ("psnr", "ssim", "stlpips")
 ROW = {"image", "attack", "preset", "evaluations", "distance", "seed", *SCORES}
 VICTIM_SEED = 0
-"""The victim is one model under audit: where the federation begins is what is attacked."""
+"""There is one victim, the model under audit, where the federation also begins."""
 
 
 @one_line_errors
 def frontier(
     images: Annotated[Path, typer.Argument(help="Private images: a folder or zip.")],
-    data: Annotated[Path, typer.Option(help="Labelled images to learn from: a folder or zip.")],
+    data: Annotated[Path, typer.Option(help="Labelled training images: a folder or zip.")],
     labels: Annotated[
-        str, typer.Option(help="A pattern whose group is the class in a path, of both.")
+        str,
+        typer.Option(help="Regular expression whose group is the class in a path, for both sets."),
     ] = "class([0-9]+)",
     grid: Annotated[
         list[str] | None,
-        typer.Option(help="As 'noise:std=0.001/0.01/0.1'; may be repeated. Default: six defences."),
+        typer.Option(
+            help="E.g. 'noise:std=0.001/0.01/0.1'; may be repeated. Default: six defences."
+        ),
     ] = None,
     attack: Annotated[str, typer.Option(help="From 'gifd list'.")] = "gifd",
     preset: str = "strongest",
@@ -63,24 +66,25 @@ def frontier(
     ] = None,
     prior: str = "photos64",
     victim: str = "convnet",
-    match: Annotated[str, typer.Option(help="Which private images.")] = "*",
-    limit: Annotated[int, typer.Option(help="How many, evenly spaced.", min=1)] = 4,
-    size: Annotated[int, typer.Option(help="Of the private images.", min=16)] = 64,
+    match: Annotated[str, typer.Option(help="Pattern of the private images' file names.")] = "*",
+    limit: Annotated[int, typer.Option(help="Private images to use, evenly spaced.", min=1)] = 4,
+    size: Annotated[int, typer.Option(help="Side of the private images.", min=16)] = 64,
     evaluations: Evaluations = 160,
     restarts: Restarts = 1,
-    rounds: Annotated[int, typer.Option(help="Of the federation.", min=1)] = 200,
-    clients: Annotated[int, typer.Option(help="Of the federation.", min=1)] = 8,
-    batch_size: Annotated[int, typer.Option(help="Of its clients.", min=1)] = 16,
-    data_size: Annotated[int, typer.Option(help="Side of its images.", min=8)] = 32,
+    rounds: Annotated[int, typer.Option(help="Rounds of the federation.", min=1)] = 200,
+    clients: Annotated[int, typer.Option(help="Clients per round.", min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(help="Images per client and round.", min=1)] = 16,
+    data_size: Annotated[int, typer.Option(help="Side of the training images.", min=8)] = 32,
     seed: Seed = 0,
     device: Device = "auto",
     max_memory: MaxMemory = None,
     offline: Offline = False,
     out: Annotated[
-        Path, typer.Option(help="Folder; what it holds of these settings is kept.")
+        Path,
+        typer.Option(help="Folder of the results; existing ones of these settings are reused."),
     ] = Path("runs/frontier"),
 ) -> None:
-    """Attack each defence at each strength, train a federation with it, and draw both."""
+    """Attack each defence at each strength, train a federation with it, and plot both."""
     plan = [("none", "")] + [cell for row in grid or GRID for cell in cells(row)]
     named = map(chosen_attacker, attacker or ("static", "adaptive"))
     attackers = list(dict.fromkeys(named))
@@ -113,7 +117,7 @@ def frontier(
     known = [class_in(name, labels) for name, _ in private]
     results, keys = Results(out / "frontier.jsonl"), Keys()
     if any(name == "dpsgd" for name, _ in plan) and not accountant_installed():
-        terminal.say.print("note: epsilon is left out, it needs Opacus: pip install 'gifd[dp]'")
+        terminal.say.print("note: epsilon is omitted, it needs Opacus: pip install 'gifd[dp]'")
     points = []
     for name, strength in dict.fromkeys(plan):
         defenses = (
@@ -198,10 +202,10 @@ def frontier(
 
 
 def cells(row: str) -> list[tuple[str, str]]:
-    """`name:a=1/2,b=3` as ('name', 'a=1,b=3') and ('name', 'a=2,b=3'); the name may be one's own.
+    """`name:a=1/2,b=3` -> ('name', 'a=1,b=3'), ('name', 'a=2,b=3'); your own defences too.
 
     Raises:
-        InputError: a defence or a strength that there is not.
+        InputError: an unknown defence or option.
     """
     name, settings = catalog.split(row, catalog.DEFENSES)
     choices = []
@@ -215,10 +219,10 @@ def cells(row: str) -> list[tuple[str, str]]:
 
 
 def _point(rows: Sequence[Row], learned: Row, **setting: object) -> Point:
-    """The point of the attacks on all images and of the federation.
+    """The point from the attacks on all images and the federation.
 
     Raises:
-        InputError: a row that is none of these.
+        InputError: a row of another kind.
     """
     scores = {metric: [row.get(metric) for row in rows] for metric in SCORES}
     cost = {name: learned.get(name) for name in ("accuracy", "cosine", "length", "epsilon")}
@@ -231,7 +235,7 @@ def _point(rows: Sequence[Row], learned: Row, **setting: object) -> Point:
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """JSON has no infinity and no NaN: they are null."""
+    """With null for infinity and NaN, which JSON does not have."""
     return {
         name: value if value is not None and math.isfinite(value) else None
         for name, value in values.items()

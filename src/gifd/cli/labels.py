@@ -25,7 +25,7 @@ from gifd.updates import Update
 @one_line_errors
 def labels(
     update: Annotated[Path, typer.Argument(help="The client's update, a safetensors file.")],
-    batch_size: Annotated[int, typer.Option(help="How many images it was computed on.", min=1)],
+    batch_size: Annotated[int, typer.Option(help="Number of private images.", min=1)],
     victim: Victim = "resnet18",
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
     size: Annotated[int, typer.Option(help="Side of the private images.", min=8)] = 64,
@@ -36,17 +36,18 @@ def labels(
         str, typer.Option(help=f"One of {', '.join([*catalog.LABELS, 'own-images'])}.")
     ] = "dummy-mean",
     own: Annotated[
-        Path | None, typer.Option(help="For own-images: the attacker's own, a folder or zip.")
+        Path | None,
+        typer.Option(help="For own-images: the attacker's labelled images, a folder or zip."),
     ] = None,
     own_labels: Annotated[
         str,
-        typer.Option(help="The group of this pattern names an own image's class in its path."),
+        typer.Option(help="Regular expression whose group is the class in their paths."),
     ] = "class([0-9]+)",
     lr: LearningRate = None,
     local_steps: LocalSteps = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object on stdout.")] = False,
 ) -> None:
-    """Estimate how often each class is in a client's batch, from its update alone."""
+    """Estimate how often each class occurs in a client's batch, from its update alone."""
     model = chosen_victim(victim, classes=classes, size=size, seed=victim_seed)
     upload = Upload(
         update=Update.load(update),
@@ -58,7 +59,7 @@ def labels(
     observation = observe(upload)
     found = _estimator(estimator, own, own_labels, size)(observation)
     if batch_size == 1 and (reading := read_label(observation)).doubt is not None:
-        terminal.note(f"the label is not to be trusted: {reading.refusal()}")
+        terminal.note(f"the label is not reliable: {reading.refusal()}")
     rows = [
         (str(label), str(int(count)), f"{float(share):.2f}", f"{float(sure):.2f}")
         for label, (count, share, sure) in enumerate(

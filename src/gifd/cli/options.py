@@ -12,18 +12,17 @@ from gifd.terminal import note
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 LearningRate = Annotated[
-    float | None, typer.Option("--lr", help="Of clients that send a weight delta (FedAvg).")
+    float | None,
+    typer.Option("--lr", help="Learning rate of clients that send a weight delta (FedAvg)."),
 ]
-LocalSteps = Annotated[int | None, typer.Option(help="Their local steps. Default: 1.", min=1)]
-Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
+LocalSteps = Annotated[int | None, typer.Option(help="Local steps of FedAvg. Default: 1.", min=1)]
+Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
 LAST_SEED = 2**32 - 1
-"""Every library's generator takes seeds up to this one, and 64 bits hold what we derive of it."""
+"""The largest seed that all libraries accept, and whose derived seeds fit 64 bits."""
 Seed = Annotated[
-    int, typer.Option(help="Of the attack's and the defences' randomness.", min=0, max=LAST_SEED)
+    int, typer.Option(help="Seed of the attack and the defences.", min=0, max=LAST_SEED)
 ]
-Steps = Annotated[
-    int | None, typer.Option(help="Steps of each restart, all phases together.", min=1)
-]
+Steps = Annotated[int | None, typer.Option(help="Steps per restart, over all phases.", min=1)]
 Victim = Annotated[
     str,
     typer.Option(
@@ -32,9 +31,9 @@ Victim = Annotated[
 ]
 Evaluations = Annotated[
     int | None,
-    typer.Option(help="In place of steps: victim gradients, all restarts together.", min=1),
+    typer.Option(help="Budget: victim gradients over all restarts, instead of steps.", min=1),
 ]
-Restarts = Annotated[int | None, typer.Option(help="Searches beside each other.", min=1)]
+Restarts = Annotated[int | None, typer.Option(help="Number of parallel searches.", min=1)]
 
 
 MaxMemory = Annotated[
@@ -66,7 +65,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         if (torch.zeros(1, device=device) + 1).tolist() != [1.0]:  # 'meta' holds no numbers
             raise RuntimeError("it does not compute")
-    except Exception as error:  # each backend that is not there raises its own
+    except Exception as error:  # each missing backend raises its own type
         raise InputError(
             f"expected a usable device (cpu, cuda, cuda:1, mps), got '{one_line(name, 40)}': "
             f"{one_line(error)}"

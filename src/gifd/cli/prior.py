@@ -1,4 +1,4 @@
-"""`gifd prior`: list, fetch, inspect, convert and sample; `train` and `score` are next door."""
+"""`gifd prior`: list, fetch, inspect, convert and sample priors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ prior_app.command("remapper")(remapper)
 @prior_app.command("list")
 @one_line_errors
 def prior_list() -> None:
-    """The priors by name, their licence, and whether they are cached."""
+    """List the priors with their licences, and whether they are cached."""
     rows = []
     for name, prior in catalog.PRIORS.items():
         file = catalog.WEIGHTS[name]
@@ -50,14 +50,14 @@ PriorName = Annotated[
 ]
 Options = Annotated[
     list[str] | None,
-    typer.Option("--option", help="key=value of the prior or its architecture; may be repeated."),
+    typer.Option("--option", help="key=value, an option of the prior; may be repeated."),
 ]
 
 
 @prior_app.command("fetch")
 @one_line_errors
 def prior_fetch(name: PriorName) -> None:
-    """Fetch a prior's weights into the cache and check them."""
+    """Download a prior's weights into the cache and check them."""
     catalog.prior(name)
     if name not in catalog.WEIGHTS:
         raise InputError(f"expected a name from 'gifd prior list' to fetch, got the file '{name}'")
@@ -67,7 +67,7 @@ def prior_fetch(name: PriorName) -> None:
 @prior_app.command("info")
 @one_line_errors
 def prior_info(name: PriorName, options: Options = None) -> None:
-    """What a prior is made of: its stages and the state behind each."""
+    """Show a prior's stages and the state after each."""
     generator = catalog.prior(name, options=options or ())
     title = repr(generator)
     if name in catalog.WEIGHTS:
@@ -86,7 +86,7 @@ def prior_info(name: PriorName, options: Options = None) -> None:
         )
     terminal.table(
         title,
-        ("depth", "", "state behind it", "parameters", "searched"),
+        ("depth", "", "state after it", "parameters", "searched"),
         rows,
     )
 
@@ -96,11 +96,11 @@ def prior_info(name: PriorName, options: Options = None) -> None:
 def prior_sample(
     name: PriorName,
     options: Options = None,
-    count: Annotated[int, typer.Option(help="How many images.", min=1, max=400)] = 16,
+    count: Annotated[int, typer.Option(help="Number of images.", min=1, max=400)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the latents.", min=0, max=LAST_SEED)] = 0,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
 ) -> None:
-    """Draw images from a prior into one PNG grid."""
+    """Write a grid of a prior's samples as a PNG."""
     images = catalog.prior(name, options=options or ()).sample(count, seed)
     write_image(grid(images), out)
     terminal.tell(str(out))
@@ -112,7 +112,7 @@ def prior_convert(
     source: Annotated[Path, typer.Argument(help="A checkpoint file or folder.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
 ) -> None:
-    """Rewrite a checkpoint as one safetensors file, which any tool reads safely."""
+    """Convert a checkpoint to one safetensors file, which contains no code."""
     checkpoint = read_checkpoint(source)
     generator = checkpoint.generator(name=source.stem)
     write_checkpoint(checkpoint, target)

@@ -1,4 +1,4 @@
-"""`gifd prior remapper`: the classifier that label mapping asks."""
+"""`gifd prior remapper`: train the classifier for label mapping."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def remapper(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder or zip the prior was trained on. Default: its samples."),
+        typer.Option(help="The prior's training images, folder or zip. Default: its samples."),
     ] = None,
     labels: Annotated[
-        str, typer.Option(help="Of the data: a regular expression, as for 'gifd prior train'.")
+        str, typer.Option(help="Classes of the data, as for 'gifd prior train --labels'.")
     ] = "/",
-    match: Annotated[str, typer.Option(help="Which file names of the data.")] = "*",
-    steps: Annotated[int, typer.Option(help="Of 64 images each.", min=1)] = REMAPPER_STEPS,
+    match: Annotated[str, typer.Option(help="Pattern of the data's file names.")] = "*",
+    steps: Annotated[int, typer.Option(help="Steps of 64 images.", min=1)] = REMAPPER_STEPS,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0, max=LAST_SEED)] = 0,
     device: Device = "auto",
     offline: Offline = False,
 ) -> None:
-    """Train a classifier of images into a prior's classes, for 'gifd attack --label-mapping'."""
+    """Train a classifier for a prior's classes, for 'gifd attack --label-mapping'."""
     check_ending(out)
     generator = catalog.prior(prior, offline=offline)
     if generator.classes is None:
@@ -56,4 +56,4 @@ def remapper(
             callback=callback,
         )
     write_remapper(found, out)
-    terminal.tell(f"{out}: right on {found.accuracy:.0%} of images kept out")
+    terminal.tell(f"{out}: accuracy {found.accuracy:.0%} on held-out images")

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from gifd import catalog, terminal
-from gifd.campaign.judge import Judgement, judge
+from gifd.campaign.prior_score import PriorScore, score_prior
 from gifd.cli.options import LAST_SEED, Offline
 from gifd.errors import InputError
 from gifd.images import class_in, read_images, write_image
@@ -24,26 +24,30 @@ from gifd.terminal import one_line_errors
 @one_line_errors
 def score(
     priors: Annotated[list[str], typer.Argument(help="Names or checkpoint files to compare.")],
-    images: Annotated[Path, typer.Option(help="Folder or zip of images that none has seen.")],
-    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
-    limit: Annotated[int, typer.Option(help="How many, evenly spaced.", min=2)] = 12,
+    images: Annotated[Path, typer.Option(help="Folder or zip of held-out images.")],
+    match: Annotated[str, typer.Option(help="Pattern of the file names to use.")] = "*",
+    limit: Annotated[int, typer.Option(help="Images to use, evenly spaced.", min=2)] = 12,
     labels: Annotated[
         str | None,
         typer.Option(
             help="For conditional priors: a regular expression whose group is the class's "
-            "number, as in 'class([0-9]+)'. Default: drawn."
+            "number, as in 'class([0-9]+)'. Default: random classes."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Of each search, all phases together.", min=8)] = 400,
-    samples: Annotated[int, typer.Option(help="Of each prior, for the shift.", min=2)] = 500,
+    steps: Annotated[int, typer.Option(help="Steps per search, over all phases.", min=8)] = 400,
+    samples: Annotated[
+        int, typer.Option(help="Samples of each prior, for the shift.", min=2)
+    ] = 500,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0, max=LAST_SEED)] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for sheets of what was found.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Every value, on stdout.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for sheets of the fitted images.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print every value on stdout.")] = False,
     offline: Offline = False,
 ) -> None:
-    """Judge priors: how well each expresses IMAGES, found by their pixels and no gradient.
+    """Score priors: how well each expresses held-out images, fitted by pixels, not by gradients.
 
-    PSNR and ST-LPIPS with 95 % intervals, in the latent alone and with feature domains; the
+    Prints PSNR and ST-LPIPS with 95 % intervals, in the latent alone and with feature domains. The
     shift is the kernel distance between the images and the prior's samples.
     """
     generators = [catalog.prior(name, offline=offline) for name in priors]
@@ -56,7 +60,7 @@ def score(
         raise InputError(f"expected at least two images in '{images}', got {len(found)}")
     pictures = torch.stack([picture for _, picture in found])
     numbers = None if labels is None else [class_in(name, labels) for name, _ in found]
-    judgements = []
+    scores = []
     for generator in generators:
         with terminal.progress(generator.name) as bar:
 
@@ -65,7 +69,7 @@ def score(
                     dataclasses.replace(now, phase=f"image {index + 1}/{len(found)}, {now.phase}")
                 )
 
-            judgement = judge(
+            scored = score_prior(
                 generator,
                 pictures,
                 steps=steps,
@@ -75,25 +79,25 @@ def score(
                 offline=offline,
                 callback=told,
             )
-        judgements.append(judgement)
+        scores.append(scored)
         if out is not None:
-            rows = [pictures, *judgement.fits.values()]
+            rows = [pictures, *scored.fits.values()]
             sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-            write_image(sheet, out / f"{judgement.prior}.png")
-    _show(judgements, len(found))
+            write_image(sheet, out / f"{scored.prior}.png")
+    _show(scores, len(found))
     if json:
         plain = [
             {f.name: getattr(j, f.name) for f in dataclasses.fields(j) if f.name != "fits"}
-            for j in judgements
+            for j in scores
         ]
         report = {"images": [name for name, _ in found], "steps": steps, "seed": seed}
         Console().print_json(json_.dumps(report | {"priors": plain}))
 
 
-def _show(judgements: list[Judgement], count: int) -> None:
+def _show(scores: list[PriorScore], count: int) -> None:
     heads = ("prior", "latent PSNR", "ST-LPIPS", "features PSNR", "ST-LPIPS", "shift")
-    rows = [(j.prior, *_cells(j.psnr, j.stlpips), f"{j.shift:.1f}") for j in judgements]
-    first, *others = judgements
+    rows = [(j.prior, *_cells(j.psnr, j.stlpips), f"{j.shift:.1f}") for j in scores]
+    first, *others = scores
     for other in others:
         psnr, stlpips = (
             {

@@ -1,4 +1,4 @@
-"""`gifd prior train`: a folder of images becomes a prior."""
+"""`gifd prior train`: train a prior on a folder of images."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _RECIPE = Recipe()
 def train(
     data: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    images: Annotated[int, typer.Option(help="How many to show in all.", min=1)] = 2_000_000,
+    images: Annotated[int, typer.Option(help="Total images to show.", min=1)] = 2_000_000,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop after these; --resume goes on later.", min=0)
+        float | None, typer.Option(help="Stop after this time; --resume continues.", min=0)
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the state beside OUT.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the state next to OUT.")] = False,
     size: Annotated[
-        int | None, typer.Option(help="Resize and crop to it; else all must be of one size.")
+        int | None, typer.Option(help="Resize and crop to this side. Default: all equal already.")
     ] = None,
-    match: Annotated[str, typer.Option(help="Which file names.")] = "*",
+    match: Annotated[str, typer.Option(help="Pattern of the file names to use.")] = "*",
     labels: Annotated[
         str | None,
         typer.Option(
             help="Conditional: a regular expression whose group is the class, as in "
-            "'class([0-9]+)'; '/' takes the folders' names."
+            "'class([0-9]+)'; '/' uses the folder names."
         ),
     ] = None,
     channel_base: Annotated[
-        int, typer.Option(help="Channels at resolution r: this over r ...")
+        int, typer.Option(help="Channels at resolution r: channel_base / r ...")
     ] = _RECIPE.channel_base,
     channel_max: Annotated[int, typer.Option(help="... but at most this.")] = _RECIPE.channel_max,
     latent: Annotated[int, typer.Option(help="Size of z and w.")] = _RECIPE.latent,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = _RECIPE.batch,
+    batch: Annotated[int, typer.Option(help="Images per step.")] = _RECIPE.batch,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = _RECIPE.lr,
     gamma: Annotated[
         float | None, typer.Option(help="Weight of R1. Default: 2e-4 size^2 / batch.")
@@ -52,7 +52,7 @@ def train(
         float, typer.Option(help="Weight of the path length regulariser; the paper's is 2.")
     ] = _RECIPE.path_length,
     augment: Annotated[
-        float, typer.Option(help="What adaptive augmentation aims at; 0 for none.")
+        float, typer.Option(help="Target of adaptive augmentation; 0 for none.")
     ] = _RECIPE.augment,
     mirror: Annotated[bool, typer.Option(help="Mirror half of the images.")] = _RECIPE.mirror,
     precision: Annotated[
@@ -66,16 +66,16 @@ def train(
         int, typer.Option(help="Seed of all randomness.", min=0, max=LAST_SEED)
     ] = _RECIPE.seed,
     device: Device = "auto",
-    save_every: Annotated[int, typer.Option(help="Images between two savings.", min=1)] = 50_000,
+    save_every: Annotated[int, typer.Option(help="Images between two saves.", min=1)] = 50_000,
     score_samples: Annotated[
         int, typer.Option("--score", help="Samples to score at the end; 0 for none.", min=0)
     ] = 2000,
     licence: Annotated[
-        str, typer.Option(help="Of the data, for the model card.")
+        str, typer.Option(help="Licence of the data, for the model card.")
     ] = "that of the data",
     offline: Offline = False,
 ) -> None:
-    """Train a prior of your own on DATA: a StyleGAN2 that every attack can take apart."""
+    """Train your own prior on DATA: a StyleGAN2 for every attack with a prior."""
     where = device_of(device)
     if precision is None:
         precision = "float32" if where.type == "cpu" else "bfloat16"

@@ -1,4 +1,4 @@
-"""Trials on the command line: run one after the other, stored, told, and what failed said."""
+"""Trials on the command line: run, store and report them, with one line per error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gifd.report import write_report
 def run_trials(
     prepared: Iterable[Callable[[], Iterable[Trial]]], store: Store, *, json: bool
 ) -> None:
-    """Run what can be run; a bad image costs its own trials and no others."""
+    """Run the trials; an error ends only the trials of its own images."""
     records: list[Record] = []
     told: set[tuple[str, str]] = set()
     interrupted = False

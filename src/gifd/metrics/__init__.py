@@ -1,4 +1,4 @@
-"""How close a reconstruction comes to the true image. Attacks never see these."""
+"""Metrics: scores of reconstructions against the private images. Attacks never use them."""
 
 from gifd.metrics.kernel import kernel_distance
 from gifd.metrics.lpips import LPIPS

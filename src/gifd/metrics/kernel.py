@@ -1,4 +1,4 @@
-"""Kernel distance: how far two sets of images are apart, without pairs."""
+"""Kernel distance: a distance between two sets of images, without pairs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from gifd.metrics.stlpips import alexnet_features
 def kernel_distance(
     images: Float[Tensor, "B C H W"], others: Float[Tensor, "D C H W"], *, offline: bool = False
 ) -> float:
-    """How far two sets of images are apart: 1000 times an unbiased squared MMD.
+    """The distance between two sets of images: 1000 times an unbiased squared MMD.
 
     The kernel is `(x . y + 1)^3` on AlexNet's five layers (the trunk of ST-LPIPS, fetched once),
-    see `alexnet_features`. About 0, also below, for two draws from one source, however many:
-    unlike FID it may be used on few images.
+    see `alexnet_features`. For two draws from one source it is about 0, and can be negative, at
+    any sample size: unlike FID it can be used on few images.
 
     Args:
-        images: in [0, 1], at least two.
-        others: likewise; how many need not agree.
+        images: at least two, in [0, 1].
+        others: likewise; the numbers may differ.
         offline: use cached weights and download nothing.
 
     Raises:
-        InputError: fewer than two images in a set, or too small ones.
-        WeightsError: the weights cannot be had.
+        InputError: fewer than two images in a set, or images that are too small.
+        WeightsError: the weights cannot be loaded.
 
     Source: Binkowski et al., Demystifying MMD GANs, ICLR 2018 (KID, there on Inception).
     """
@@ -37,7 +37,7 @@ def kernel_distance(
 
 
 def mmd(x: Float[Tensor, "B D"], y: Float[Tensor, "C D"]) -> float:
-    """`E k(x, x') + E k(y, y') - 2 E k(x, y)`, the first two over distinct pairs: unbiased."""
+    """The unbiased `E k(x, x') + E k(y, y') - 2 E k(x, y)`, the first two over distinct pairs."""
     x, y = x.double(), y.double()
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:

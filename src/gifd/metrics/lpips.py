@@ -23,7 +23,7 @@ class LPIPS(Metric):
     The package loads AlexNet's ImageNet weights through torchvision, which downloads them once.
 
     Raises:
-        InputError: On the first call, where the package or its weights are missing.
+        InputError: On the first call, if the package or its weights are missing.
 
     Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric,
     CVPR 2018.
@@ -44,7 +44,7 @@ class LPIPS(Metric):
 @functools.cache
 def _network() -> Any:
     try:
-        with warnings.catch_warnings():  # the package calls torchvision by a deprecated option
+        with warnings.catch_warnings():  # the package uses a deprecated option of torchvision
             warnings.simplefilter("ignore")
             import lpips
 

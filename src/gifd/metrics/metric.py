@@ -1,4 +1,4 @@
-"""What a metric is: one number per pair of a reconstruction and its true image."""
+"""Metric: one number per pair of reconstruction and true image."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -11,14 +11,13 @@ from gifd.errors import InputError
 
 
 class Metric(ABC):
-    """A distance or a likeness of two images, computed pair by pair on the CPU.
+    """A distance or similarity of two images, computed for each pair.
 
-    Metrics are always computed on the CPU, so a value does not depend on the device that the
-    images come from.
+    Metrics are always computed on the CPU, so values do not depend on the images' device.
 
     Attributes:
-        name: The key of its values in a table.
-        higher_is_better: Whether a larger value means a closer reconstruction.
+        name: The key of its values.
+        higher_is_better: Whether larger values mean closer reconstructions.
     """
 
     name: ClassVar[str]
@@ -37,8 +36,8 @@ class Metric(ABC):
             One value per pair (B,), float64, on the CPU.
 
         Raises:
-            InputError: A batch is empty, not four-dimensional, not of floats, or leaves [0, 1];
-                the two shapes differ; or the metric cannot measure images of this size.
+            InputError: A batch is empty, not four-dimensional, not of floats, or outside [0, 1];
+                the shapes differ; or the images are too small for the metric.
         """
         check_pair(images, truth)
         with torch.no_grad():
@@ -48,11 +47,11 @@ class Metric(ABC):
     def _values(
         self, images: Float[Tensor, "B C H W"], truth: Float[Tensor, "B C H W"]
     ) -> Float[Tensor, "B"]:
-        """The values of checked float64 images on the CPU; returns (B,), float64."""
+        """The values for validated float64 images on the CPU; returns (B,), float64."""
 
 
 def check_pair(images: Tensor, truth: Tensor) -> None:
-    """Refuse two batches that no metric can compare.
+    """Check that metrics can compare two batches.
 
     Raises:
         InputError: See ``Metric.__call__``.
@@ -67,7 +66,7 @@ def check_pair(images: Tensor, truth: Tensor) -> None:
 
 
 def check_side(batch: Tensor, least: int, name: str) -> None:
-    """Refuse images that a metric's window or network does not fit into.
+    """Check that images are large enough for a metric's window or network.
 
     Raises:
         InputError: The height or the width is below ``least`` pixels.
@@ -81,7 +80,7 @@ def check_side(batch: Tensor, least: int, name: str) -> None:
 
 
 def as_rgb(batch: Tensor, name: str) -> Tensor:
-    """Three channels for a network trained on colour: grey (B, 1, H, W) is repeated.
+    """Three channels, for a network trained on colour images: grey (B, 1, H, W) is repeated.
 
     Raises:
         InputError: The images have neither one nor three channels.
@@ -102,7 +101,7 @@ def _check_batch(role: str, batch: Tensor) -> None:
             f"expected {role} of floats in [0, 1], got {batch.dtype}: divide bytes by 255"
         )
     low, high = (bound.item() for bound in batch.detach().aminmax())
-    if not (low >= 0 and high <= 1):  # so written that NaN is refused too
+    if not (low >= 0 and high <= 1):  # also refuses NaN
         raise InputError(
             f"expected {role} with values in [0, 1], got {low:.4g} to {high:.4g}: clamp or rescale"
         )

@@ -44,8 +44,8 @@ class SSIM(Metric):
 
     ``(2 m_x m_y + C1)(2 s_xy + C2) / ((m_x^2 + m_y^2 + C1)(s_x^2 + s_y^2 + C2))``
 
-    with means, variances and covariance under an 11x11 Gaussian window of sigma 1.5 that lies
-    wholly inside the image, ``C1 = 0.01^2`` and ``C2 = 0.03^2``.
+    with means, variances and covariance under an 11x11 Gaussian window of sigma 1.5 inside the
+    image, ``C1 = 0.01^2`` and ``C2 = 0.03^2``.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural
     similarity", IEEE TIP 13(4), 2004, eq. 13-17; applied to each channel.

@@ -1,6 +1,6 @@
-"""Scoring a batch: which reconstruction belongs to which true image, and how close it is.
+"""Scoring a batch: assign reconstructions to true images, then measure each pair.
 
-An update says nothing of the order of its batch, so a reconstructed batch comes in any order.
+An update does not contain the order of its batch, so a reconstructed batch has no fixed order.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from gifd.metrics.metric import Metric, check_pair
 
 
 def match(images: Shaped[Tensor, "..."], truth: Shaped[Tensor, "..."]) -> Int[Tensor, "B"]:
-    """The order of the reconstructions with the least total squared error to the truth.
+    """Assign reconstructions to true images with the least total squared error.
 
     Args:
         images: Reconstructions (B, C, H, W), values in [0, 1].
@@ -40,15 +40,15 @@ def score(
     truth: Shaped[Tensor, "..."],
     metrics: Sequence[Metric],
 ) -> dict[str, list[float]]:
-    """Match the reconstructions with the true images, then measure each pair.
+    """Assign reconstructions to true images (`match`), then measure each pair.
 
     Args:
         images: Reconstructions (B, C, H, W) in any order, values in [0, 1].
         truth: True images of the same shape, values in [0, 1].
-        metrics: The metrics, each of its own name.
+        metrics: Metrics with different names.
 
     Returns:
-        For each metric's name B values in the order of ``truth``. PSNR is inf for equal images.
+        Metric name -> B scores in the order of ``truth``. PSNR is inf for equal images.
 
     Raises:
         InputError: See ``Metric.__call__``; or two metrics share a name.
@@ -56,5 +56,5 @@ def score(
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         raise InputError(f"expected metrics of different names, got {', '.join(names)}")
-    matched = images[match(images, truth).to(images.device)]
-    return {metric.name: metric(matched, truth).tolist() for metric in metrics}
+    paired = images[match(images, truth).to(images.device)]
+    return {metric.name: metric(paired, truth).tolist() for metric in metrics}

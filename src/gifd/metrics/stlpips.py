@@ -1,8 +1,8 @@
-"""ST-LPIPS: a learned perceptual distance that forgives small shifts.
+"""ST-LPIPS: a learned perceptual distance that tolerates small shifts.
 
 Source: Ghildyal and Liu, "Shift-tolerant Perceptual Similarity Metric", ECCV 2022, with their
-AlexNet weights. The trunk is AlexNet with stride 1 in the first convolution and, wherever
-AlexNet goes down by two, a 3x3 binomial blur of stride 2 behind two pixels of mirrored border.
+AlexNet weights. The trunk is AlexNet with stride 1 in the first convolution and, in place of each
+downsampling by two, a 3x3 binomial blur of stride 2 after reflection padding by two pixels.
 """
 
 import functools
@@ -32,7 +32,7 @@ class STLPIPS(Metric):
         offline: Use cached weights and download nothing.
 
     Raises:
-        WeightsError: On the first call, where the weights cannot be had.
+        WeightsError: On the first call, if the weights cannot be loaded.
 
     Source: Ghildyal and Liu, Shift-tolerant Perceptual Similarity Metric, ECCV 2022.
     """
@@ -57,12 +57,12 @@ class STLPIPS(Metric):
 def alexnet_features(
     images: Float[Tensor, "B C H W"], *, offline: bool = False
 ) -> Float[Tensor, "B 1152"]:
-    """What the trunk sees in images in [0, 1]: its five layers, of unit length at every place,
-    averaged over the places; each layer's share of the squared length is at most 1 / 5.
+    """The trunk's features of images in [0, 1]: its five layers, normalised at each position and
+    averaged over positions. Each layer contributes at most 1 / 5 to the squared length.
 
     Raises:
-        InputError: images of fewer than 21 pixels, or neither grey nor in colour.
-        WeightsError: the weights cannot be had.
+        InputError: images smaller than 21 pixels, or with neither 1 nor 3 channels.
+        WeightsError: the weights cannot be loaded.
     """
     check_side(images, _LEAST_SIDE, "AlexNet's features")
     x = as_rgb(images, "AlexNet's features").float().cpu()
@@ -113,7 +113,7 @@ def _features(x: Float[Tensor, "B 3 H W"], weights: dict[str, Tensor]) -> list[T
 
 
 def _blur(h: Tensor) -> Tensor:
-    """Each channel under (1, 2, 1)/4 along both axes, every second pixel kept."""
+    """Each channel filtered by (1, 2, 1)/4 along both axes, with stride 2."""
     line = torch.tensor([0.25, 0.5, 0.25], dtype=h.dtype)
     kernel = torch.outer(line, line).expand(h.shape[1], 1, 3, 3)
     mirrored = functional.pad(h, (2, 2, 2, 2), mode="reflect")

@@ -1,4 +1,4 @@
-"""Image priors: generators that can be taken apart. They know nothing of federated learning."""
+"""Image priors: generators that can be cut between stages, independent of federated learning."""
 
 from gifd.priors.biggan import biggan
 from gifd.priors.checkpoints import Checkpoint, read_checkpoint, write_checkpoint

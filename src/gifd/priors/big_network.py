@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class Statistics(nn.Module):
-    """Batch statistics recorded at truncations 0, 1/(n-1), ... 1, and `mean` and `inverse` of one.
+    """Batch statistics recorded at truncations 0, 1/(n-1), ... 1; `mean`, `inverse` of one.
 
-    Between two records the reference weighs the *farther* one more (`coef * first + (1 - coef) *
-    second`, with coef the distance from the first); so does this, for the same images.
+    Between two records the reference code weighs the *farther* one more (`coef * first + (1 -
+    coef) * second`, with coef the distance from the first); so does this, for equal images.
     """
 
     def __init__(self, channels: int, records: int) -> None:
@@ -30,7 +30,7 @@ class Statistics(nn.Module):
         self.inverse: Tensor
 
     def read(self, truncation: float, eps: float) -> None:
-        """Take mean and 1 / standard deviation at the truncation."""
+        """Set mean and 1 / standard deviation for a truncation."""
         share, whole = math.modf(truncation / (1.0 / (len(self.running_means) - 1)))
         first = int(whole)
         mean, var = self.running_means[first], self.running_vars[first]
@@ -73,10 +73,10 @@ class Norm(Statistics):
 
 @final
 class ResidualBlock(nn.Module):
-    """Norm, ReLU, convolution, four times, through a bottleneck; the shortcut drops channels.
+    """A bottleneck of four (norm, ReLU, convolution); the shortcut drops channels.
 
     Args:
-        inputs, outputs: channels; half as many behind where they differ.
+        inputs, outputs: channels; `outputs` is `inputs` or half of it.
         condition: size of the condition.
         up: whether the image doubles in size.
         records: of the statistics.
@@ -108,7 +108,7 @@ class ResidualBlock(nn.Module):
 
 @final
 class SelfAttention(nn.Module):
-    """Every place looks at every 2 x 2 patch: `x + gamma o(softmax(theta' phi) g)`.
+    """Attention from every position to every 2 x 2 patch: `x + gamma o(softmax(theta' phi) g)`.
 
     Source: Zhang et al., Self-Attention Generative Adversarial Networks, ICML 2019.
     """
@@ -122,7 +122,7 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Float[Tensor, "B C H W"], cond: Tensor) -> Float[Tensor, "B C H W"]:
-        """The same shape; the condition is not read."""
+        """The same shape; the condition is not used."""
         theta = self.snconv1x1_theta(x).flatten(2)  # (B, C/8, HW)
         phi = F.max_pool2d(self.snconv1x1_phi(x), 2).flatten(2)  # (B, C/8, HW/4)
         g = F.max_pool2d(self.snconv1x1_g(x), 2).flatten(2)  # (B, C/2, HW/4)

@@ -1,4 +1,4 @@
-"""BigGAN-deep as a chain of stages: its latent, and the generator made of its weights."""
+"""BigGAN-deep as a chain of stages: its latent, and the generator from its weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Layer(Stage):
         self.body = body
 
     def forward(self, state: State) -> State:
-        """The state behind it."""
+        """The state after it."""
         return {**state, IMAGE: self.body(state[IMAGE], state["cond"])}
 
 
@@ -42,7 +42,7 @@ class FirstLayer(Stage):
         self.embeddings, self.gen_z, self.layer = embeddings, gen_z, layer
 
     def forward(self, state: State) -> State:
-        """`cond` is z beside the class's embedding, (B, Z + E)."""
+        """`cond` is z concatenated with the class embedding, (B, Z + E)."""
         embedded = self.embeddings.weight.T[state["label"]]  # (B, E)
         cond = torch.cat([state[IMAGE], embedded], dim=1)
         x = self.gen_z(cond).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)  # (B, C, 4, 4)
@@ -51,9 +51,9 @@ class FirstLayer(Stage):
 
 @final
 class LastLayer(Stage):
-    """The last layer, then norm, ReLU, convolution and tanh: behind it `x` are images.
+    """The last layer, then norm, ReLU, convolution and tanh; its output `x` is the image.
 
-    Of the convolution's channels only the first three are colours.
+    Only the first three channels of the convolution are colours.
     """
 
     def __init__(self, layer: Layer, bn: Norm, conv_to_rgb: nn.Conv2d) -> None:
@@ -75,7 +75,7 @@ def _named(
     bn: Norm,
     conv_to_rgb: nn.Conv2d,
 ) -> nn.ModuleDict:
-    """The parts under the checkpoint's names."""
+    """The parts, named as in the checkpoint."""
     layers = nn.ModuleList(bodies)
     top = {"gen_z": gen_z, "layers": layers, "bn": bn, "conv_to_rgb": conv_to_rgb}
     return nn.ModuleDict({"embeddings": embeddings, "generator": nn.ModuleDict(top)})
@@ -84,13 +84,13 @@ def _named(
 @final
 @dataclass(frozen=True, kw_only=True)
 class ClassLatent:
-    """Draws `x` = z, standard normal, beside the `label`.
+    """Draws `x` = z, standard normal, with a `label`.
 
-    Below a truncation of 1, z is drawn within two standard deviations and scaled by it, as
-    BigGAN's authors do.
+    With a truncation below 1, z is drawn within two standard deviations and scaled by it, as in
+    BigGAN's paper.
 
     Args:
-        size: of z.
+        size: size of z.
         truncation: in (0, 1].
     """
 
@@ -116,16 +116,16 @@ def biggan(
     area: int | None = None,
     name: str = "biggan-deep",
 ) -> Generator:
-    """A BigGAN-deep from weights named as Hugging Face's PyTorch code names them.
+    """A BigGAN-deep from weights named as in Hugging Face's PyTorch code.
 
-    Sizes, depth and the place of the attention are read off the weights. One stage a layer,
-    counting the attention: 11, 13 and 15 for 128, 256 and 512 px. The state between stages is
+    Sizes, depth and the position of the attention are inferred from the weights. One stage per
+    layer, attention included: 11, 13 and 15 for 128, 256 and 512 px. The state between stages is
     `x` (B, C, H, W) and the condition `cond` (B, Z + E). Spectral norm (`weight_orig`,
     `weight_u`, `weight_v`) is folded into plain weights.
 
     Args:
         tensors: `embeddings.weight`, `generator.gen_z.*`, `generator.layers.*`, ...
-        truncation: in (0, 1]; chooses the recorded statistics and narrows z.
+        truncation: in (0, 1]; selects the recorded statistics and scales z.
         upsample: which residual blocks double the size; by default every second one.
         eps: of the norms.
         area: average the images down to this size.
@@ -210,19 +210,19 @@ _LAYERS = {
     256: "16 16 16 16 8 8 8 8 4 4 2 2 1",
     512: "16 16 16 16 8 8 8 8 4 4 2 2 1 1 1",
 }
-"""Channels from block to block, in multiples of the width."""
+"""Channels of consecutive blocks, in multiples of the width."""
 
 
 def biggan_tensors(
     resolution: int, *, width: int = 128, z: int = 128, classes: int = 1000, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Random weights of an official BigGAN-deep, named as `biggan` reads them.
+    """Random weights of an official BigGAN-deep, named as for `biggan`.
 
     Args:
         resolution: 128, 256 or 512.
         width: channels of the last block.
-        z: size of the latent, and of a class's embedding.
-        classes: how many.
+        z: size of the latent, and of a class embedding.
+        classes: number of classes.
         seed: of the weights.
 
     Raises:
@@ -250,10 +250,10 @@ def biggan_tensors(
 
 
 def fold_spectral_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Plain weights, `W / (u' W v)`, in place of `weight_orig`, `weight_u` and `weight_v`.
+    """Replace `weight_orig`, `weight_u` and `weight_v` by plain weights, `W / (u' W v)`.
 
     Source: Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018;
-    u and v are the stored ones, as `torch.nn.utils.spectral_norm` uses them in eval mode.
+    with the stored u and v, as in `torch.nn.utils.spectral_norm` in eval mode.
     """
     folded = {}
     for key, tensor in tensors.items():

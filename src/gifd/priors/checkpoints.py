@@ -1,11 +1,11 @@
-"""Checkpoint files of public generators: five formats in, one generator or one format out.
+"""Checkpoint files of public generators, in five formats.
 
 | format | file | recognised by |
 |---|---|---|
 | gifd | `.safetensors` written by `write_checkpoint` | its metadata |
 | rosinality, StyleGAN2 | `.pt` with `g_ema` | its names |
 | NVIDIA, StyleGAN2 | `.pkl` | its ending |
-| Hugging Face, BigGAN-deep | `pytorch_model.bin` beside `config.json`, or the folder | its names |
+| Hugging Face, BigGAN-deep | `pytorch_model.bin` with `config.json`, or the folder | its names |
 | DCGAN | a state dict with `main.0.weight` | its names |
 
 All are read as tensors only; nothing in a file is executed.
@@ -41,11 +41,11 @@ from gifd.tensor_files import (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A generator's weights under our names, and what cannot be read off them.
+    """A generator's weights under our names, and settings that they do not contain.
 
     Args:
         architecture: a key of `ARCHITECTURES`.
-        tensors: by name, as that architecture's builder takes them.
+        tensors: by name, as for that architecture's builder.
         options: arguments of the builder that belong to the weights (a clamp, an epsilon).
     """
 
@@ -57,7 +57,7 @@ class Checkpoint:
         """The generator; `options` are further arguments of its builder.
 
         Raises:
-            WeightsError: the tensors are not those of the architecture.
+            WeightsError: the tensors do not fit the architecture.
         """
         build, _ = ARCHITECTURES[self.architecture]
         return build(self.tensors, **{**self.options, **options}, name=name)
@@ -132,7 +132,7 @@ ARCHITECTURES: Mapping[
     "biggan-deep": (biggan, {"truncation": _share, "area": _pixels}),
     "dcgan": (dcgan, {}),
 }
-"""The builders by name, and those of their arguments that a user chooses, with their parsers."""
+"""The builders by name, and the arguments that a user can choose, with their parsers."""
 
 
 _CARRIED: Mapping[str, Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
@@ -151,7 +151,7 @@ _CARRIED: Mapping[str, Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
         "eps": ("a number above 0 and at most 1", lambda v: _within(v, 1.0)),
     },
 }
-"""Those that belong to the weights and travel with them in our files, and what each must be."""
+"""Arguments that belong to the weights and are stored with them, with their valid values."""
 
 
 def _within(value: object, most: float) -> bool:
@@ -167,10 +167,10 @@ def _check_options(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint in any of the formats above.
+    """Read a checkpoint in any of the formats above.
 
     Raises:
-        WeightsError: missing, damaged, asking for code to be run, or of no known architecture.
+        WeightsError: missing, damaged, containing code, or of an unknown architecture.
     """
     if is_folder(path):
         path = path / "pytorch_model.bin"
@@ -202,7 +202,7 @@ def _read(path: Path) -> Checkpoint:
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """One safetensors file with the architecture and the options in its metadata.
+    """Write one safetensors file with the architecture and the options in its metadata.
 
     Raises:
         InputError: another ending than .safetensors, or it cannot be written.
@@ -300,7 +300,7 @@ def _rosinality_layer(
     found[f"{new}.affine.weight"] = own[f"{old}.conv.modulation.weight"]
     found[f"{new}.affine.bias"] = own[f"{old}.conv.modulation.bias"]
     map_ = own.get(f"noises.noise_{noise}")
-    if map_ is None:  # older files have none; their code draws them
+    if map_ is None:  # older files have none; their code uses random ones
         side = 4 * 2 ** ((noise + 1) // 2)
         map_ = torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(noise))
     found[f"{new}.noise_const"] = map_[0, 0]

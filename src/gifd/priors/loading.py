@@ -1,4 +1,4 @@
-"""Loading: weights into the network that they say they are, which may not outgrow them."""
+"""Loading: weights into a network, which may not be larger than they are."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def load_weights(
 ) -> Net:
     """The network that `build()` makes, with these weights.
 
-    Sizes are read off a file's tensors one by one, and two that do not belong together may ask
-    for a network larger than any memory: it is given up where it outgrows the weights.
+    Sizes are inferred from single tensors of a file, and inconsistent ones could ask for a network
+    larger than the memory. So building stops when the network is larger than the weights.
 
     Args:
-        build: makes the network of the sizes that were read.
+        build: makes the network from the inferred sizes.
         tensors: by the network's names.
         what: the network's kind, for errors.
-        optional: endings of what may be missing.
+        optional: endings of the names that may be missing.
 
     Raises:
         WeightsError: names or shapes differ.
@@ -66,7 +66,7 @@ _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.r
 
 
 class _Bounded(TorchFunctionMode):
-    """Within, new tensors may hold so many numbers, all together."""
+    """A context that limits the total size of new tensors."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

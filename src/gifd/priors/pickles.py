@@ -1,9 +1,9 @@
-"""NVIDIA's network pickles, read without running anything of theirs.
+"""NVIDIA's network pickles, read without running code from them.
 
-Such a file is a pickle of modules that carry their own source code, which `pickle.load` would
-execute. Here every name that the file asks for is looked up in a short table of inert
-replacements: containers, tensors, numbers. A module becomes a `Network`: its class name, its
-arguments, its tensors. Anything else is refused, and nothing of the file is ever called.
+Such a file is a pickle of modules with their own source code, which `pickle.load` would execute.
+Here every name in the file is looked up in a short table of inert replacements: containers,
+tensors, numbers. A module becomes a `Network` with its class name, arguments and tensors. Any
+other name is refused, and no code from the file is called.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_NETWORKS = 1000
 
 
 class Network:
-    """A pickled module: what it was, what it was built with, what it holds.
+    """A pickled module: its class name, arguments and content.
 
     Attributes:
         kind: its class name.
@@ -49,7 +49,7 @@ class Network:
         """All parameters and buffers by dotted name, detached.
 
         Raises:
-            WeightsError: a network that is inside itself, or in endlessly many places.
+            WeightsError: networks that contain themselves, or too many.
         """
         ahead: list[tuple[str, Network]] = [("", self)]
         seen = 0
@@ -84,7 +84,7 @@ class Network:
 
 
 class _Inert:
-    """Stands for an object of no interest: it takes arguments and a state and does nothing."""
+    """Replaces an irrelevant object: it accepts arguments and a state and does nothing."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
@@ -94,7 +94,7 @@ class _Inert:
 
 
 class _Dict(dict[str, Any]):
-    """A dict that also takes a pickled object's state."""
+    """A dict that also accepts a pickled object's state."""
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
@@ -102,7 +102,7 @@ class _Dict(dict[str, Any]):
 
 
 class _DType(_Inert):
-    """NumPy's name of a number type; whatever else the file says of it is ignored."""
+    """The name of a NumPy dtype; its further arguments are ignored."""
 
     def __init__(self, kind: object, *_: object) -> None:
         self.kind = str(kind)
@@ -110,7 +110,7 @@ class _DType(_Inert):
 
 @final
 class _Call:
-    """A function that a file may call. It takes no state: a file cannot change it."""
+    """A function that a file may call. It accepts no state, so a file cannot change it."""
 
     __slots__ = ("_function",)
 
@@ -192,17 +192,17 @@ class _RefusedError(Exception):
 
 
 def _check_places(whole: bytes) -> None:
-    """Refuse places to remember objects at that no writer counts up to: room is made for them."""
+    """Refuse memo indices larger than any writer uses: the unpickler would allocate memory."""
     for count, (code, argument, _) in enumerate(pickletools.genops(whole)):
         if code.name in _PUTS and isinstance(argument, int) and argument > count:
             raise pickle.UnpicklingError(f"an object at place {argument:,}")
 
 
 def read_networks(path: Path) -> dict[str, Network]:
-    """The networks of an NVIDIA pickle by name (`G`, `D`, `G_ema`).
+    """Read the networks of an NVIDIA pickle by name (`G`, `D`, `G_ema`).
 
     Raises:
-        WeightsError: missing, damaged, no such pickle, or it asks for anything to be run.
+        WeightsError: missing, damaged, not such a pickle, or containing other names.
     """
     try:
         if not is_file(path):
@@ -215,7 +215,7 @@ def read_networks(path: Path) -> dict[str, Network]:
     except _RefusedError as refused:
         raise WeightsError(
             f"{path} asks for '{one_line(refused, 80)}', which no network needs, so it was not "
-            "loaded: expected a StyleGAN2 pickle of NVIDIA's PyTorch code"
+            "loaded: expected a StyleGAN2 pickle from NVIDIA's PyTorch code"
         ) from None
     except FileNotFoundError:
         raise WeightsError(
@@ -223,8 +223,8 @@ def read_networks(path: Path) -> dict[str, Network]:
         ) from None
     except Exception as error:  # a damaged pickle raises nearly every type
         raise WeightsError(
-            f"{path} is damaged or no network pickle ({one_line(error, 120)}): expected a "
-            "StyleGAN2 pickle of NVIDIA's PyTorch code"
+            f"{path} is damaged or not a network pickle ({one_line(error, 120)}): expected a "
+            "StyleGAN2 pickle from NVIDIA's PyTorch code"
         ) from None
     found = {}
     if isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Remapper: which of a conditional prior's classes an image looks like."""
+"""Remapper: classifies images into the classes of a conditional prior."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SIDE = 64
 
 
 class RemapperNet(nn.Module):
-    """Four strided convolutions, group-normalised so that a single image will do.
+    """Four strided convolutions with group norm, so that single images can be classified.
 
     Args:
-        classes: of the prior.
-        colours: of its images.
+        classes: number of the prior's classes.
+        colours: channels of its images.
         width: channels of the first convolution; they double three times.
     """
 
@@ -53,12 +53,12 @@ class RemapperNet(nn.Module):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Remapper:
-    """A classifier over a prior's classes, and how often it is right.
+    """A classifier for a prior's classes, and its accuracy.
 
     Args:
         net: maps images in [0, 1] to logits.
-        classes: how many.
-        accuracy: on images that it was not trained on, in [0, 1].
+        classes: number of classes.
+        accuracy: on held-out images, in [0, 1].
         name: for records.
     """
 
@@ -75,7 +75,7 @@ class Remapper:
 
 
 def write_remapper(remapper: Remapper, path: Path) -> None:
-    """One safetensors file.
+    """Write a remapper as one safetensors file.
 
     Raises:
         InputError: another ending than .safetensors, or it cannot be written.
@@ -85,10 +85,10 @@ def write_remapper(remapper: Remapper, path: Path) -> None:
 
 
 def read_remapper(path: Path) -> Remapper:
-    """A remapper that `write_remapper` wrote.
+    """Read a remapper written by `write_remapper`.
 
     Raises:
-        WeightsError: missing, damaged, or something else.
+        WeightsError: missing, damaged, or another kind of file.
     """
     tensors = read_tensors(path)
     metadata = read_metadata(path)
@@ -101,7 +101,7 @@ def read_remapper(path: Path) -> Remapper:
         (classes,) = tensors["head.bias"].shape
         accuracy = float(metadata["accuracy"])
     except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path} is no whole remapper: {one_line(error)}") from None
+        raise WeightsError(f"{path} is not a complete remapper: {one_line(error)}") from None
     if not 0 <= accuracy <= 1:
         raise WeightsError(f"{path}: expected an accuracy in [0, 1], got {accuracy}")
     require_finite(tensors, path)

@@ -1,4 +1,4 @@
-"""The priors of our own that ship with the package, and their weights' checksums."""
+"""The priors included in the package, with the checksums of their weights."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def photos64(
 def _shipped(
     file: ShippedFile, latent: LatentSpace, resolution: int | None, area: int | None
 ) -> Generator:
-    """One of ours. Its noise maps hardly matter: they are neither drawn nor searched."""
+    """An included prior. Its noise maps hardly matter: they are neither random nor searched."""
     return read_checkpoint(fetch(file)).generator(
         name=file.name,
         latent=latent,

@@ -1,4 +1,4 @@
-"""StyleGAN2's networks: the mapping network, then blocks of modulated convolutions beside RGB."""
+"""StyleGAN2's networks: the mapping network, and blocks of modulated convolutions with RGB."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SLOPE, GAIN, EPS = 0.2, math.sqrt(2.0), 1e-8
 
 
 def activate(x: Tensor) -> Tensor:
-    """Leaky ReLU, scaled so that a normal input keeps its size."""
+    """Leaky ReLU, scaled to preserve the magnitude of a normal input."""
     return F.leaky_relu(x, SLOPE) * GAIN
 
 
@@ -48,7 +48,7 @@ class EqualLinear(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """`w = f(z)`, or f(z, label): both are normalised, then pass `layers` linear layers.
+    """`w = f(z)` or `f(z, label)`: both are normalised, then mapped by `layers` linear layers.
 
     Args:
         z, w: sizes of the latent and of the intermediate latent.
@@ -56,7 +56,7 @@ class MappingNetwork(nn.Module):
         layers: depth.
         hidden: width between the layers; w by default.
         embedding: width of the label's embedding; w by default.
-        lr: its learning rate as a share of the others', part of the weights' scale.
+        lr: learning rate multiplier, part of the weights' scale.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class MappingNetwork(nn.Module):
         self.w_avg: Tensor
 
     def forward(self, z: Float[Tensor, "B Z"], labels: Tensor | None) -> Float[Tensor, "B W"]:
-        """(B, z) and, where it is conditional, (B,) class indices -> (B, w)."""
+        """(B, z) and, if it is conditional, (B,) class indices -> (B, w)."""
         x = _normalize(z)
         if self.classes:
             embed = self.embed  # of a one-hot label: a row of its weights
@@ -97,8 +97,8 @@ class MappingNetwork(nn.Module):
 class ModulatedConv(nn.Module):
     """A convolution whose input channels are scaled by a style and whose output has unit norm.
 
-    Scaling activations instead of weights gives the same numbers, needs no weights a sample,
-    and the demodulation `1 / |W s|` of a whole batch is one product of matrices.
+    Scaling activations instead of weights gives the same numbers without weights per sample, and
+    the demodulation `1 / |W s|` of a whole batch is one matrix product.
     """
 
     def __init__(self, inputs: int, outputs: int, size: int, w: int) -> None:
@@ -121,7 +121,7 @@ class SynthesisLayer(ModulatedConv):
         w: size of the intermediate latent.
         resolution: of the output, for the constant noise map.
         up: whether to double the size first.
-        clamp: activations are kept within +-clamp, as networks trained in half precision need.
+        clamp: clamp activations to +-clamp, for networks trained in half precision.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class SynthesisLayer(ModulatedConv):
 
 
 class ToRGB(ModulatedConv):
-    """Modulated 1x1 convolution to colours, without demodulation."""
+    """Modulated 1x1 convolution to RGB, without demodulation."""
 
     def __init__(self, inputs: int, channels: int, w: int, *, clamp: float | None) -> None:
         super().__init__(inputs, channels, 1, w)
@@ -175,13 +175,13 @@ class ToRGB(ModulatedConv):
 class SynthesisBlock(Stage):
     """One resolution: `(x, rgb, w, noise)` -> the same at twice the size.
 
-    The first block starts from a constant and reads no `x`. Behind the last one the image is
-    `x` and nothing else is left.
+    The first block starts from a constant and uses no `x`. After the last one the state is only
+    the image, as `x`.
 
     Args:
         index: 0 for 4 x 4, 1 for 8 x 8, ...
-        inputs, outputs: channels in front and behind; `inputs` is 0 for the first.
-        channels: colours.
+        inputs, outputs: channels before and after; `inputs` is 0 for the first.
+        channels: channels of the images.
         w: size of the intermediate latent.
         clamp: see `SynthesisLayer`.
     """
@@ -202,7 +202,7 @@ class SynthesisBlock(Stage):
         self.resample_filter: Tensor
 
     def forward(self, state: State) -> State:
-        """The state behind this block."""
+        """The state after this block."""
         w, k, taps = state["w"], 2 * self.index, self.resample_filter  # (B, L, D)
         if k == 0:
             x = self.const.expand(len(w), -1, -1, -1)  # (B, C, 4, 4)
@@ -224,14 +224,14 @@ class SynthesisBlock(Stage):
 
 @final
 class StyleNetwork(nn.Module):
-    """The whole of a StyleGAN2's generator, its parts named as NVIDIA's code names them.
+    """A complete StyleGAN2 generator, with parts named as in NVIDIA's code.
 
-    This is what is trained; `gifd.priors.stylegan2` makes a generator that can be cut of its
+    This is the network to train; `gifd.priors.stylegan2` makes a `Generator` from its
     `state_dict()`.
 
     Args:
-        channels: of each block, from 4 x 4 up: the images have `4 * 2**(len(channels) - 1)`.
-        colours: of the images.
+        channels: of each block, from 4 x 4 up to images of side `4 * 2**(len(channels) - 1)`.
+        colours: channels of the images.
         z, w, classes, layers, hidden, embedding, mapping_lr: see `MappingNetwork`.
         clamp: see `SynthesisLayer`.
     """
@@ -268,22 +268,22 @@ class StyleNetwork(nn.Module):
 
     @property
     def blocks(self) -> list[SynthesisBlock]:
-        """One a resolution, from 4 x 4 up."""
+        """One per resolution, from 4 x 4 up."""
         return [block for block in self.synthesis.children() if isinstance(block, SynthesisBlock)]
 
     @property
     def layers(self) -> int:
-        """L, how many styles the blocks read: one a convolution, and one for the last colours."""
+        """L, the number of styles: one per convolution, and one for the last RGB layer."""
         return 2 * len(self.blocks)
 
     @property
     def noise_maps(self) -> list[Tensor]:
-        """The constant noise maps, each (H, W), in the order of the layers."""
+        """The constant noise maps, each (H, W), in layer order."""
         layers = (layer for block in self.blocks for layer in block.children())
         return [layer.noise_const for layer in layers if isinstance(layer, SynthesisLayer)]
 
     def forward(self, w: Float[Tensor, "B L D"], noise: State) -> Float[Tensor, "B C H W"]:
-        """Images, about [-1, 1], from a style a layer and the maps `noise0`, `noise1`, ..."""
+        """Images, about [-1, 1], from one style per layer and the maps `noise0`, `noise1`, ..."""
         state: State = {**noise, "w": w}
         for block in self.blocks:
             state = block(state)
@@ -291,7 +291,7 @@ class StyleNetwork(nn.Module):
 
 
 def _normalize(x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-    """To a mean square of 1."""
+    """Scale to a mean square of 1."""
     return x * (x.square().mean(1, keepdim=True) + EPS).rsqrt()
 
 

@@ -1,4 +1,4 @@
-"""StyleGAN2 as a chain of stages: its latent spaces, and the generator made of its weights."""
+"""StyleGAN2 as a chain of stages: its latent spaces, and the generator from its weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPTIONAL = ("w_avg", "resample_filter")
 
 @final
 class FirstBlock(Stage):
-    """From the latent to the first block's state: map z to w, or broadcast w, or take w+."""
+    """From the latent to the first block's state: map z to w, broadcast w, or use w+."""
 
     def __init__(
         self, space: LatentSpace, mapping: MappingNetwork | None, block: SynthesisBlock, layers: int
@@ -33,7 +33,7 @@ class FirstBlock(Stage):
         self.searchable = block.searchable
 
     def forward(self, state: State) -> State:
-        """`x` is z (B, Z), w (B, D) or w+ (B, L, D); behind it `w` is (B, L, D)."""
+        """In: `x` is z (B, Z), w (B, D) or w+ (B, L, D). Out: `w` is (B, L, D)."""
         w = state[IMAGE]
         if self.mapping is not None:
             w = self.mapping(w, state.get("label"))
@@ -50,19 +50,19 @@ class StyleLatent:
 
     - z: standard normal.
     - w: `f(z)`.
-    - w+: one w a layer, each `leaky_relu(m + s n)` with n standard normal: m and s are the mean
-      and the standard deviation of `leaky_relu^-1(f(z))` over `SAMPLES` draws, so that w+ is
-      distributed like f(z), dimension by dimension.
+    - w+: one w per layer, each `leaky_relu(m + s n)` with n standard normal. m and s are the mean
+      and the standard deviation of `leaky_relu^-1(f(z))` over `SAMPLES` draws, so that each
+      dimension of w+ is distributed like f(z).
 
     Args:
-        space: which of them.
+        space: z, w or w+.
         mapping: f, on the CPU.
-        layers: L, how many w a w+ holds.
-        noise: 'random' draws each map, 'const' takes the network's own.
+        layers: L, the number of w in a w+.
+        noise: 'random' draws each map, 'const' uses the network's own.
         maps: the network's own noise maps, each (H, W).
 
     Source: Wulff and Torralba, Improving Inversion and Generation Diversity in StyleGAN using a
-    Gaussianized Latent Space, 2020; GIFD's code reads m and s from a file that it does not hold.
+    Gaussianized Latent Space, 2020; GIFD's code reads m and s from a file that is not published.
     """
 
     space: LatentSpace
@@ -75,7 +75,7 @@ class StyleLatent:
     SAMPLES = 8192
 
     def __call__(self, count: int, rng: torch.Generator, labels: Tensor | None = None) -> State:
-        """`count` latents as `x`, with `label` where the space is z, and `noise0`, `noise1`, ..."""
+        """`count` latents as `x`, with `label` if the space is z, and `noise0`, `noise1`, ..."""
         state = self._latent(count, rng, labels)
         for index, own in enumerate(self.maps):
             shape = (count, 1, *own.shape)
@@ -100,7 +100,7 @@ class StyleLatent:
 
     @torch.no_grad()
     def fit(self, label: int | None) -> tuple[Tensor, Tensor]:
-        """The m and s of w+, each (D,), for one class or for an unconditional network."""
+        """The m and s of w+, each (D,), for a class or for an unconditional network."""
         if label not in self._fits:
             z = torch.randn(
                 self.SAMPLES, self.mapping.z, generator=torch.Generator().manual_seed(0)
@@ -121,11 +121,11 @@ def stylegan2_tensors(
     layers: int = 8,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Random weights of a StyleGAN2, named as `stylegan2` reads them: to train or to test.
+    """Random weights of a StyleGAN2, named as for `stylegan2`, to train or to test.
 
     Args:
-        channels: of each block, from 4 x 4 up: the images have `4 * 2**(len(channels) - 1)`.
-        colours: of the images.
+        channels: of each block, from 4 x 4 up to images of side `4 * 2**(len(channels) - 1)`.
+        colours: channels of the images.
         z: size of the latent.
         w: size of the intermediate latent.
         classes: size of the one-hot label; 0 for an unconditional network.
@@ -150,25 +150,26 @@ def stylegan2(
     mapping_lr: float = 0.01,
     name: str = "stylegan2",
 ) -> Generator:
-    """A StyleGAN2 from weights named as NVIDIA's PyTorch code names them; one stage a resolution.
+    """A StyleGAN2 from weights named as in NVIDIA's PyTorch code; one stage per resolution.
 
-    Resolution, channels, depths and sizes are read off the weights. The state between stages is
-    `x` (B, C, H, W), `rgb` (B, 3, H, W), `w` (B, L, D) and the noise maps still to come.
+    Resolution, channels, depths and sizes are inferred from the weights. The state between stages
+    is `x` (B, C, H, W), `rgb` (B, 3, H, W), `w` (B, L, D) and the remaining noise maps.
 
     Args:
         tensors: `mapping.*` and `synthesis.b4.*`, `synthesis.b8.*`, ...
         latent: the space that the latent is drawn from and searched in.
-        noise: where the noise maps start: 'random', or the network's own ('const').
-        optimise: what may be optimised beside the latent or the feature.
-        resolution: stop at this resolution and answer with its `rgb`: the early exit.
+        noise: initial noise maps: 'random', or the network's own ('const').
+        optimise: what may be optimised in addition to the latent or the feature.
+        resolution: early exit: stop at this resolution and use its `rgb` as the image.
         area: average the images down to this size.
-        clamp: of activations, as the network was trained (256 for NVIDIA's in half precision).
+        clamp: of activations, as in training (256 for NVIDIA's in half precision).
         mapping_lr: the mapping network's learning rate multiplier, part of its weights' scale.
         name: for records.
 
     Raises:
-        WeightsError: these are not the weights of a StyleGAN2 with RGB skips.
-        InputError: a resolution that it does not pass, or a size its images do not divide into.
+        WeightsError: not the weights of a StyleGAN2 with RGB skips.
+        InputError: a resolution that it does not have, or a size that its images do not divide
+            into.
 
     Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN, CVPR 2020.
     """

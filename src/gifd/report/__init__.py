@@ -1,4 +1,4 @@
-"""Reports: pictures and pages made from a store, and from nothing else."""
+"""Reports: pictures and pages, made from a store alone."""
 
 from gifd.report.html import write_report
 from gifd.report.strip import draw_strip

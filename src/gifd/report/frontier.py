@@ -1,4 +1,4 @@
-"""The frontier's picture: leakage against utility, one curve a defence, attackers apart."""
+"""The frontier's picture: leakage against utility, one curve per defence and attacker."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ STYLES = {"static": ("--", "o"), "adaptive": ("-", "o"), "estimated": (":", "s")
 def write_frontier(points: Sequence[Point], folder: Path) -> Path:
     """Write `frontier.png` and a self-contained `frontier.html`.
 
-    Leakage is drawn as the change against no defence, paired over the images: what they differ
-    in among themselves is no matter of the defence.
+    Leakage is the change relative to no defence, paired over the images, which removes the
+    differences between images.
 
     Returns:
-        the path of the page.
+        The path of the page.
 
     Raises:
         InputError: there is no point without a defence.
@@ -31,7 +31,7 @@ def write_frontier(points: Sequence[Point], folder: Path) -> Path:
     bare = next((point for point in points if point.defense == "none"), None)
     if bare is None:
         raise InputError(
-            "expected at least one point, of no defence, to compare others with, got "
+            "expected at least one point without a defence to compare with, got "
             f"{[point.defense for point in points]}"
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about the trials of a store."""
+"""A self-contained HTML page about the trials in a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store, Stored
 from gifd.errors import InputError, one_line
-from gifd.report.strip import behind, decibel, draw_strip, group_by_batch, trial_picture
+from gifd.report.strip import decibel, defended_by, draw_strip, group_by_batch, trial_picture
 
 COLOURS = ("#3867d6", "#d6503f", "#1f9e89", "#a05fc4", "#c98a1b", "#5b6472")
 
@@ -22,10 +22,10 @@ def write_report(store: Store, *, title: str = "What the update gave away") -> P
     """Write `report.html` and `strip.png` into the store's folder.
 
     Returns:
-        the path of the page. It needs no other file and no network.
+        The path of the page, which needs no other file and no network.
 
     Raises:
-        InputError: the store holds no trial, one without its pictures, or cannot be written to.
+        InputError: the store is empty, misses pictures, or cannot be written to.
     """
     trials = list(store)
     if not trials:
@@ -48,12 +48,12 @@ def write_report(store: Store, *, title: str = "What the update gave away") -> P
 
 
 class _Group:
-    """One private batch and the trials on it, as the template shows them."""
+    """One private batch and its trials, for the template."""
 
     def __init__(self, trials: Sequence[Stored]) -> None:
         self.first = trials[0].record
         self.image = self.first.image
-        self.behind = behind(self.first)
+        self.defended_by = defended_by(self.first)
         self.private = _embed(trials[0].private)
         self.trials = trials
         self.records = [trial.record for trial in trials]
@@ -73,7 +73,7 @@ class _Group:
 
     @property
     def best(self) -> dict[str, float]:
-        """The best value of each metric in this group, to be set bold."""
+        """The best value of each metric in this group, shown in bold."""
         best: dict[str, float] = {}
         for name, pick in (("psnr", max), ("ssim", max), ("mse", min), ("stlpips", min)):
             values = [v for r in self.records if (v := getattr(r, name)) is not None]
@@ -85,7 +85,7 @@ class _Group:
 def _chart(records: Sequence[Record]) -> dict[str, object]:
     """Least distance so far against evaluations, on a logarithmic axis, as SVG paths.
 
-    Distances of exact and of smoothed replays are not comparable: a line begins anew between them.
+    Distances of exact and smoothed replays are not comparable, so each has a line of its own.
     """
     lines: list[tuple[str, str, bool, list[tuple[float, float]]]] = []
     for i, record in enumerate(records):

@@ -1,4 +1,4 @@
-"""Strip: a row of pictures for each private batch - itself, then what each attack made of it."""
+"""Strip: a row of pictures per private batch, the original and each attack's reconstruction."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ _INK, _PAPER, _FAINT = (24, 26, 32), (255, 255, 255), (110, 116, 128)
 _OF_THE_SETTING = ("attacker", "protocol", "labels", "batch_norm")
 
 
-def behind(record: Record) -> str:
-    """Which defences a trial was behind, and what its attacker knew; nothing without any."""
+def defended_by(record: Record) -> str:
+    """A trial's defences and its attacker's knowledge; empty without defences."""
     attacker = record.ledger.get("attacker")
     return f"{', '.join(record.defenses)}, {attacker}" if record.defenses else ""
 
 
 def group_by_batch(trials: Iterable[Stored]) -> list[list[Stored]]:
-    """The trials of one private batch behind the same defences with the same grants together, in
-    the order of their first appearance.
-    """
+    """Group trials by private batch, defences, grants and victim, in order of first appearance."""
     groups: dict[str, list[Stored]] = {}
     for trial in trials:
         record = trial.record
@@ -41,7 +39,7 @@ def group_by_batch(trials: Iterable[Stored]) -> list[list[Stored]]:
 
 
 def decibel(value: float | None) -> str:
-    """A PSNR for people; null in a record is an exact copy."""
+    """A PSNR as text; None in a record means equal images."""
     return "exact" if value is None else f"{value:.1f} dB"
 
 
@@ -50,7 +48,7 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
 
     Args:
         trials: of one or more private batches.
-        path: where the PNG goes.
+        path: of the PNG.
     """
     rows = group_by_batch(trials)
     columns = 1 + max(len(row) for row in rows)
@@ -61,7 +59,7 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
     large, small = ImageFont.load_default(15), ImageFont.load_default(13)
     for line, row in enumerate(rows):
         top = _GAP + line * (_TILE + _CAPTION + _GAP)
-        tiles = [(row[0].private, "private", behind(row[0].record) or row[0].record.image)]
+        tiles = [(row[0].private, "private", defended_by(row[0].record) or row[0].record.image)]
         for trial in row:
             record = trial.record
             score = decibel(record.psnr)
@@ -78,10 +76,10 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
 
 
 def trial_picture(file: Path) -> bytes:
-    """The bytes of one of a trial's pictures.
+    """The bytes of a trial's picture.
 
     Raises:
-        InputError: it is not there, or cannot be read.
+        InputError: it is missing or cannot be read.
     """
     try:
         return file.read_bytes()
@@ -92,7 +90,7 @@ def trial_picture(file: Path) -> bytes:
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
-    """Enlarged to a tile by whole pixels, or shrunk to it by averaging; its shape is kept."""
+    """Scaled to a tile, up by whole pixels or down by averaging; the aspect ratio is kept."""
     scale = _TILE / max(picture.size)
     size = (round(picture.width * scale), round(picture.height * scale))
     return picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""The machine that searches: objective, spaces, optimisers, initialisers, and the one loop."""
+"""The search engine: objective, spaces, optimisers, initialisers, and one loop."""
 
 from gifd.search.consensus import consensus
 from gifd.search.curvature import smoothed_curvature

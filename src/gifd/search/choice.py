@@ -1,4 +1,4 @@
-"""Choice: one of two tensors, search by search."""
+"""Choice: `torch.where` with a condition per search."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def chosen(taken: Bool[Tensor, "N R"], one: Tensor, other: Tensor | float) -> Tensor:
-    """Where a search is taken `one`, elsewhere `other`; both (N, R, ...).
+    """`one` for the searches in `taken`, `other` for the rest; both (N, R, ...).
 
-    On a CPU, where a look costs nothing, nothing is copied if all are taken.
+    On a CPU, where reading a value is cheap, nothing is copied if all are taken.
     """
     if taken.device.type == "cpu" and bool(taken.all()):
         return one

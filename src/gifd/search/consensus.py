@@ -1,4 +1,4 @@
-"""Consensus: the one state that several restarts agree on."""
+"""Consensus: the mean state of several restarts, from which a phase begins."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def consensus(
     images: Float[Tensor, "R B C H W"],
     labels: Int[Tensor, "R B"],
 ) -> State:
-    """The mean of the restarts' states: what each got wrong by chance is averaged away.
+    """The mean of the restarts' states, which averages out the errors of single restarts.
 
-    An update says nothing of the order of the images that share a label, so each restart's
-    are first put into the order of the first one's, by the least squared distance between
-    images. Restarts that were replayed with other labels than the first are left out, and what
-    is no real number, as a class, is the first one's.
+    An update does not fix the order of images with the same label. So the images of each restart
+    are first put into the order of the best restart's, by the assignment of least squared
+    distance within each label. Restarts replayed with other labels than the best one are left
+    out. Tensors that are not floating point, such as classes, are the best restart's.
 
     Args:
-        states: one a restart, the best first; their tensors are (B, ...).
-        images: what each shows.
-        labels: what each was replayed with.
+        states: one per restart, the best first; their tensors are (B, ...).
+        images: the images of each restart.
+        labels: the labels that each restart was replayed with.
 
-    Source: ours; that restarts err by chance and agree on what is there is the observation of
-    Yin et al., See through Gradients, CVPR 2021, who draw images to their mean.
+    Source: ours; after the observation of Yin et al., See through Gradients, CVPR 2021, that
+    restarts differ in their errors and agree on the content.
     """
     ordered = []
     for state, shown, own in zip(states, images, labels, strict=True):
@@ -49,8 +49,8 @@ def consensus(
 def _order(
     images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], labels: Int[Tensor, "B"]
 ) -> Int[Tensor, "B"]:
-    """Which of the images belongs to each of the reference, within their labels."""
+    """For each image of the reference the index of the image assigned to it, within its label."""
     away = torch.cdist(reference.double().flatten(1), images.double().flatten(1)).square()
     other = labels[:, None] != labels
-    apart = away.masked_fill(other, float(away.sum()) + 1)  # never cheaper than any order within
+    apart = away.masked_fill(other, float(away.sum()) + 1)  # dearer than any order within labels
     return torch.as_tensor(linear_sum_assignment(apart.cpu().numpy())[1])

@@ -1,14 +1,14 @@
-"""Smoothed curvature: a replay whose second derivative sees the ReLUs flip.
+"""Smoothed curvature: a replay whose second derivative includes the ReLUs' sign changes.
 
 The update is piecewise smooth in the image and jumps where a ReLU's input changes sign.
-Autograd's second derivative knows the pieces and none of the jumps. Here the forward pass
-and the first backward pass stay exact; only the derivative *of the ReLU's mask* is given a
-kernel: for pre-activations `a` of a layer
+Autograd's second derivative ignores the jumps. Here the forward pass and the first backward pass
+stay exact; only the derivative *of the ReLU's mask* is replaced by a kernel: for pre-activations
+`a` of a layer
 
     relu'(a)  = [a > 0]                                      (exact)
     relu''(a) = k(a) = s (1 - s) / h,  s = sigmoid(a / h),  h = width * std(a)
 
-in place of a Dirac impulse that autograd drops. Values and distances do not change.
+instead of the Dirac impulse that autograd drops. Values and distances do not change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gifd.search.relus import FLAT, ReLUMode
 def smoothed_curvature(width: float) -> AbstractContextManager[object]:
     """A context in which every ReLU-like call has the smoothed second derivative.
 
-    It catches the calls, not the modules: any victim is replayed so without touching it.
+    It intercepts calls, not modules, and so works for any victim without changing it.
 
     Args:
         width: kernel width c as a multiple of the pre-activations' standard deviation;
@@ -55,7 +55,7 @@ class _Mask(torch.autograd.Function):
 
 
 class _ReLU(torch.autograd.Function):
-    """`max(a, 0)` whose derivative is `_Mask`, so that a second derivative exists."""
+    """`max(a, 0)` with the derivative `_Mask`, so that a second derivative exists."""
 
     generate_vmap_rule = True
 
@@ -75,5 +75,5 @@ class _ReLU(torch.autograd.Function):
 
 class _Curved(ReLUMode):
     def instead(self, a: Tensor, h: Tensor) -> Tensor:
-        flat = h <= 2 * FLAT * self.width  # the inputs are all alike: there is nothing to smooth
+        flat = h <= 2 * FLAT * self.width  # all inputs are equal: nothing to smooth
         return _ReLU.apply(a, h.detach().masked_fill(flat, torch.inf))  # type: ignore[no-any-return, no-untyped-call]

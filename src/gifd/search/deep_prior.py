@@ -1,4 +1,4 @@
-"""Deep prior: an image as what an untrained network draws, whose weights are searched."""
+"""Deep prior: images as the output of an untrained network whose weights are searched."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from gifd.search.spaces import Draw, SearchContext, Space
 class DeepPrior(Space):
     """The weights of one untrained convolutional network for the whole batch.
 
-    The network turns fixed noise, a vector an image, into images; its architecture alone is the
-    prior. Its state is the noise, (S, B, 128), and every weight, (S, 1, ...).
+    The network maps fixed noise, one vector per image, to images; its architecture is the
+    prior. The state is the noise, (S, B, 128), and every weight, (S, 1, ...).
 
     Args:
         width: channels up to 32 px; half of them at 64 px, a quarter beyond.
         noise: length of an image's noise vector.
 
-    Source: Ulyanov et al., Deep Image Prior, CVPR 2018; the network is that of FedLeak's
-    published code.
+    Source: Ulyanov et al., Deep Image Prior, CVPR 2018; the network of FedLeak's published code.
 
-    Differs from that code: no spectral norm. Each of its layers is followed by batch norm, so
-    that neither the images nor the signs of the gradients depend on the weights' norms.
+    Differs from that code: no spectral norm. A batch norm follows each layer, so neither the
+    images nor the signs of the gradients depend on the weights' norms.
     """
 
     width: int = 256
@@ -47,11 +46,11 @@ class DeepPrior(Space):
 
     @property
     def needs_prior(self) -> bool:
-        """It is its own."""
+        """It needs no prior."""
         return False
 
     def start(self, context: SearchContext, draw: Draw) -> State:
-        """Weights as PyTorch draws them and standard normal noise, each restart its own."""
+        """PyTorch's initial weights and standard normal noise, separately for each restart."""
         drawn = []
         seed = int(torch.randint(2**31, (1,), generator=draw.rng))
         with torch.random.fork_rng(devices=[]):
@@ -65,13 +64,13 @@ class DeepPrior(Space):
         return {name: tensor.to(like) for name, tensor in state.items()}
 
     def enter(self, context: SearchContext, origin: Space, state: State) -> State:
-        """Only from itself: other images are not its own."""
+        """Only from a deep prior: it cannot show given images."""
         if not isinstance(origin, DeepPrior):
             raise InputError(f"expected a deep prior to begin with, got {origin} before it")
         return state
 
     def position(self, stages: int) -> int:
-        """As a whole generator: only the pixels can follow."""
+        """At the end of a generator: only pixels can follow."""
         return stages
 
     def searched(self, context: SearchContext) -> tuple[str, ...]:
@@ -79,13 +78,13 @@ class DeepPrior(Space):
         return tuple(name for name, _ in self._outline(context).named_parameters())
 
     def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
-        """What the network draws with these weights from the noise."""
+        """The network's images, with these weights, from the noise."""
         weights = {name: tensor[0] for name, tensor in state.items() if name != IMAGE}
         drawn: Tensor = functional_call(self._outline(context), weights, (state[IMAGE],))
         return drawn
 
     def _outline(self, context: SearchContext) -> nn.Module:
-        """The network's shape alone, without weights."""
+        """The network without weights."""
         return _outline(self.noise, self.width, *self._size(context))
 
     def _network(self, context: SearchContext) -> nn.Module:
@@ -105,7 +104,7 @@ class DeepPrior(Space):
 
 @cache
 def _outline(noise: int, width: int, channels: int, doublings: int) -> nn.Module:
-    """Made once: a vectorised call may not draw weights, not even such as have no values."""
+    """Made once: weights, even on the meta device, cannot be initialised in a vectorised call."""
     with torch.device("meta"):
         return _Network(noise, width, channels, doublings)
 

@@ -15,12 +15,12 @@ from gifd.errors import InputError
 from gifd.updates import Update
 
 _TINY = 1e-24
-"""Added to squared norms, so that the gradient of a norm exists at zero; a product of two would
-be less than the least float32."""
+"""Added to squared norms, so that the gradient of a norm exists at zero. Added to each factor: a
+product of two would underflow in float32."""
 
 
 class Distance(ABC):
-    """How far a replayed update is from the observed one; 0 where they are equal."""
+    """The distance between a replayed update and the observed one; 0 if they are equal."""
 
     @abstractmethod
     def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
@@ -32,11 +32,11 @@ class Distance(ABC):
 class Cosine(Distance):
     """`1 - <u, v> / (|u| |v|) + norm * log(|u| / |v|)^2` over all parameters concatenated.
 
-    With `norm = 0` it is the papers' distance, which cannot hear the length of an update. The
-    length carries contrast and brightness, so an attack may ask for it too (ours).
+    With `norm = 0` it is the papers' scale-invariant distance. The length of an update carries
+    contrast and brightness; the second term (ours) compares it.
 
     Args:
-        norm: weight of the lengths' term.
+        norm: weight of the second term.
 
     Source: Geiping et al., Inverting Gradients, NeurIPS 2020, Eq. 4.
     """
@@ -59,7 +59,7 @@ class Squared(Distance):
     """`|u - v|^2` over all parameters.
 
     Args:
-        mean: divide by the number of parameter tensors, as the code of GGL and GIFD does.
+        mean: divide by the number of parameter tensors, as in the code of GGL and GIFD.
 
     Source: Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, Eq. 4.
     """
@@ -67,7 +67,7 @@ class Squared(Distance):
     mean: bool = False
 
     def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
-        """At least 0, in squared gradient units."""
+        """At least 0, in squared units of the gradient."""
         squares = (replayed - observed).squares()
         return squares.mean() if self.mean else squares.sum()
 
@@ -75,15 +75,15 @@ class Squared(Distance):
 @final
 @dataclass(frozen=True, kw_only=True)
 class LayerCosine(Distance):
-    """The mean over parameters l of `1 - cos(u_l, v_l)`, each parameter counted alike.
+    """The mean over parameters l of `1 - cos(u_l, v_l)`, with equal weight for each parameter.
 
-    The global cosine listens mostly to the last layers, whose gradients are longest; this
-    one hears the first layers, which know where things are in the image. With `norm` above
-    0 the norms must agree too: `norm * mean_l log(|u_l| / |v_l|)^2` is added, which
-    carries brightness and contrast, to which a cosine is deaf.
+    The global cosine is dominated by the last layers, whose gradients are longest; this one
+    weighs the first layers more, which carry the layout of the image. The cosine is
+    scale-invariant; with `norm` above 0, `norm * mean_l log(|u_l| / |v_l|)^2` is added, which
+    compares the lengths and so brightness and contrast.
 
     Args:
-        norm: weight of the norms' term.
+        norm: weight of the second term.
     """
 
     norm: float = 0.0
@@ -101,16 +101,16 @@ class LayerCosine(Distance):
 @final
 @dataclass(frozen=True, kw_only=True)
 class PartialMatching(Distance):
-    """`sum_l mean |m_l u_l - m_l v_l| + 1 - cos(m_l u_l, m_l v_l)`, m_l the longest part of u_l.
+    """`sum_l mean |m_l u_l - m_l v_l| + 1 - cos(m_l u_l, m_l v_l)`, m_l a mask.
 
-    Of every parameter l only the share of elements counts whose *replayed* gradient is the
-    largest; which these are is found anew at every evaluation.
+    The mask selects the elements of parameter l whose *replayed* gradient is largest in
+    magnitude. It is recomputed at every evaluation.
 
     Args:
         share: of the elements, in (0, 1].
 
     Source: Fan et al., Boosting Gradient Leakage Attacks: Data Reconstruction in Realistic FL
-    Settings (FedLeak), USENIX Security 2025, arXiv:2506.08435, as its published code has it.
+    Settings (FedLeak), USENIX Security 2025, arXiv:2506.08435, as in its published code.
     """
 
     share: float = 0.5
@@ -120,7 +120,7 @@ class PartialMatching(Distance):
             raise InputError(f"expected a share in (0, 1], got {self.share}")
 
     def __call__(self, replayed: Update, observed: Update) -> Float[Tensor, ""]:
-        """At least 0; 0 where the updates are equal."""
+        """At least 0; 0 if the updates are equal."""
         kept = replayed.detach().map(self._mask)
         u, v = replayed.times(kept), observed.times(kept)
         away = [tensor.abs().mean() for tensor in (u - v).tensors]
@@ -129,7 +129,7 @@ class PartialMatching(Distance):
         return torch.stack(away).sum() + (1 - dots / lengths).sum()
 
     def _mask(self, tensor: Tensor) -> Tensor:
-        """1 where an element is among the largest, else 0."""
+        """1 for the largest elements, else 0."""
         size = tensor.abs().flatten()
         smallest = size.kthvalue(max(1, math.ceil((1 - self.share) * size.numel()))).values
         return (tensor.abs() >= smallest).to(tensor.dtype)

@@ -13,7 +13,7 @@ from gifd.search.population import Numbers, Population, Strategy
 from gifd.search.step import Seen
 
 WORST = 1e30
-"""What a strategy is told of a candidate whose objective is not finite."""
+"""The objective reported for a candidate whose objective is not finite."""
 
 
 def evolve(
@@ -25,15 +25,15 @@ def evolve(
     *,
     seeds: Sequence[Sequence[int]],
 ) -> Iterator[Seen]:
-    """So many candidates of each search, each told in its turn.
+    """Evaluate `steps` candidates of each search, a generation at once, and yield each one.
 
     Args:
         evaluation: of the phase.
-        rule: how candidates are bred.
-        x: where it begins, (N, R, M).
-        alive: who takes part, (N, R).
-        steps: candidates of each search; the last generation may be cut short.
-        seeds: one a search.
+        rule: makes the candidates.
+        x: the start, (N, R, M).
+        alive: active searches, (N, R).
+        steps: candidates per search; the last generation may be cut short.
+        seeds: one per search.
     """
     images, restarts, _ = x.shape
     means = x.double().cpu().numpy()
@@ -65,7 +65,7 @@ def evolve(
 
 
 def _tensor(x: Tensor, asked: dict[tuple[int, int], list[Numbers]], size: int) -> Tensor:
-    """The candidates as (N, R, P, M); of a search without a strategy, where it stands."""
+    """The candidates as (N, R, P, M); for a search without a strategy, its present state."""
     found = x[:, :, None].repeat(1, 1, size, 1)
     for (n, r), candidates in asked.items():
         found[n, r] = torch.from_numpy(np.stack(candidates[:size])).to(found)

@@ -23,14 +23,14 @@ from gifd.search.standing import Standing, apart, flat
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Beginning:
-    """What an initialiser has to work with.
+    """The inputs of an initialiser.
 
     Args:
         context: of the run.
         space: of the phase that begins.
-        before: how the last phase ended, in its own space; of the first phase random draws.
-        observations, draws: one an image.
-        values: the distances (N, R) of states (N, R, ...) of the new space, without gradients.
+        before: the end of the last phase, in its own space; random draws for the first phase.
+        observations, draws: one per image.
+        values: states (N, R, ...) of the new space -> distances (N, R), without gradients.
     """
 
     context: SearchContext
@@ -52,47 +52,47 @@ class Beginning:
 
 
 class Initializer(ABC):
-    """A rule for where a phase begins.
+    """Chooses where a phase begins.
 
-    Every subclass has `evaluations`, what it costs each search in victim gradients.
+    Every subclass has `evaluations`, its cost per search in victim gradients.
     """
 
     evaluations: int
 
     @abstractmethod
     def __call__(self, beginning: Beginning) -> Standing:
-        """The searches in the new space, at where they begin."""
+        """The searches in the new space, where they begin."""
 
     def at_cost(self, evaluations: int) -> Initializer:
-        """The same rule at another cost, as near as it can."""
+        """The same initialiser at this cost, or as near as possible."""
         return self
 
     def searches(self, before: int) -> int:
-        """How many of so many searches an image go on."""
+        """How many of an image's searches continue."""
         return before
 
 
 @final
 @dataclass(frozen=True)
 class Carried(Initializer):
-    """Where the last phase ended; of the first phase at random draws."""
+    """Begin where the last phase ended; the first phase at random draws."""
 
     evaluations = 0
 
     def __call__(self, beginning: Beginning) -> Standing:
-        """What the last phase kept."""
+        """The iterates that the last phase kept."""
         return beginning.entered(beginning.before)
 
 
 @final
 @dataclass(frozen=True)
 class Consensus(Initializer):
-    """One search an image, from the mean of all that go on (`gifd.search.consensus`)."""
+    """Begin one search per image, at the mean of its active restarts (`gifd.search.consensus`)."""
 
     evaluations = 0
 
     def __call__(self, beginning: Beginning) -> Standing:
-        """The best search of each image, its state in place of its own the mean."""
+        """The best search of each image, its state replaced by the mean."""
         before, context = beginning.before, beginning.context
         best_first = before.best_first()
         ranked, means = before.chosen(best_first), []
@@ -116,12 +116,12 @@ class Consensus(Initializer):
 @final
 @dataclass(frozen=True, kw_only=True)
 class RankedDraws(Initializer):
-    """The nearest of several random draws, each search for itself.
+    """Begin at the best of several random draws, separately for each search.
 
-    It needs no gradients, and where they mislead far from the truth it finds a better start.
+    It needs no gradients, which are often misleading far from the solution.
 
     Args:
-        evaluations: draws beside the first, each compared by one evaluation.
+        evaluations: draws after the first; each costs one evaluation.
     """
 
     evaluations: int = 100
@@ -131,11 +131,11 @@ class RankedDraws(Initializer):
             raise InputError(f"expected at least 0 further draws, got {self.evaluations}")
 
     def at_cost(self, evaluations: int) -> Initializer:
-        """So many draws."""
+        """With this many further draws."""
         return RankedDraws(evaluations=evaluations)
 
     def __call__(self, beginning: Beginning) -> Standing:
-        """The draw whose distance is least; the first is where the search stands."""
+        """The draw of least distance; the first one is the search's present state."""
         best = beginning.entered(beginning.before)
         least = beginning.values(best.state) if self.evaluations else best.distance
         for _ in range(self.evaluations):

@@ -1,4 +1,4 @@
-"""Keeping: which iterate of each search is its result."""
+"""Keeping: the iterate of each search that is its result so far."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gifd.search.step import Seen
 
 
 class Kept(NamedTuple):
-    """An iterate (N, R, M) of each search and its distance (N, R); infinite: there is none yet."""
+    """An iterate (N, R, M) of each search and its distance (N, R); infinite if none yet."""
 
     x: Tensor
     distance: Tensor
 
     @classmethod
     def nothing(cls, x: Tensor) -> Kept:
-        """Before anything was evaluated."""
+        """The value before the first evaluation."""
         return cls(x, x.new_full(x.shape[:2], torch.inf))
 
     def after(self, seen: Seen, keeps: Keeps) -> Kept:
-        """The better of this and a new iterate, or simply the new one; finite ones only."""
+        """The better of this and the new iterate, or just the new one; only if it is finite."""
         taken = seen.finite
         if keeps == "best":
             taken = taken & (seen.distance < self.distance)

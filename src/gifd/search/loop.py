@@ -1,4 +1,4 @@
-"""The loop: phases that search, one after the other, images whose update matches."""
+"""The loop: run the phases of an attack one after the other."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from gifd.search.standing import Standing
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Search:
-    """What a run found for one observation.
+    """The result of a run for one observation.
 
     Args:
-        results: one a phase; none where nothing was finite.
-        dropped: the restarts that became non-finite.
-        interrupted: whether Ctrl-C cut it short.
+        results: one per phase; empty if nothing was finite.
+        dropped: restarts that became non-finite.
+        interrupted: whether Ctrl-C ended the run.
     """
 
     results: tuple[PhaseResult, ...]
@@ -39,7 +39,7 @@ class Search:
 
     @property
     def phases(self) -> tuple[PhaseResult, ...]:
-        """The results.
+        """The results, of which there is at least one.
 
         Raises:
             ModelError: there are none.
@@ -63,27 +63,26 @@ def search(
     callback: Callback | None = None,
     batched: bool | None = None,
 ) -> list[Search]:
-    """Run the phases one after the other, each from the iterates that the one before kept.
+    """Run the phases one after the other; each begins at the iterates that the last one kept.
 
     A step evaluates, for each image and restart with variables h,
 
         d = distance(replay(images(h), labels), observed),  both in a gradient's units,
         objective = d + sum of regularisers,
 
-    and moves h along the objective's gradient. The iterate kept is the one with the least d, or
-    the last one (`Phase.keeps`): never one chosen by comparison with the truth, which this
-    function does not have. Ctrl-C ends the search with the best so far.
+    and moves h along the objective's gradient. Each search keeps the iterate of least d, or the
+    last one (`Phase.keeps`). Ctrl-C ends the run with the best result so far.
 
     Args:
-        observations: N, of one model, each by a client of its own.
-        labels: class indices that each restart's replay uses.
+        observations: N observations of one model.
+        labels: class indices for the replay of each restart.
         phases: at least one.
         context: prior and sizes.
         selection: the measure by which restarts and phases are compared.
-        draws: one an observation.
-        callback: told of the steps.
-        batched: all searches in one vectorised call; None does so on accelerators only, where it
-            is faster (on CPUs one by one is).
+        draws: one per observation.
+        callback: receives the progress.
+        batched: run all searches in one vectorised call; None does so on accelerators only (on
+            CPUs one by one is faster).
 
     Raises:
         InputError: no phases, or phases that cannot follow each other.

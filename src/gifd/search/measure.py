@@ -1,4 +1,4 @@
-"""Measure: a distance together with the replay that it is taken of."""
+"""Measure: a distance and the replay that it is computed on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gifd.search.distances import Cosine, Distance
 @final
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What two candidates are compared by. Values of different measures are not comparable.
+    """Compares candidates. Values of different measures are not comparable.
 
-    A smoothed replay of the same images is nearer to the observed update than the exact one, so
-    one run chooses its restarts, phases and answer by one measure, which its record names. Within
-    a phase iterates are kept by the phase's own (`Phase.measure`).
+    A smoothed replay is nearer to the observed update than the exact replay of the same images.
+    So a run selects restarts, phases and its answer by one measure, which its record names.
+    Within a phase iterates are kept by the phase's own (`Phase.measure`).
 
     Args:
         distance: between the replayed update and the observed one.

@@ -1,4 +1,4 @@
-"""Objective: what one search is moved by, and what its iterates are chosen by."""
+"""Objective: the function that a search minimises, and the distance that selects its iterates."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from gifd.updates import Update
 
 
 class Part(NamedTuple):
-    """One part of the observed gradient: its tensors, and their squared norms, computed once."""
+    """A part of the observed gradient: its tensors and their precomputed squared norms."""
 
     tensors: dict[str, Tensor]
     squares: Tensor
 
 
 class Target(NamedTuple):
-    """What of one observation an objective compares with: tensors only, so that they can be
-    stacked over images.
+    """The tensors of one observation that an objective needs; they can be stacked over images.
 
     Args:
-        parts: what is searched by and, where that is another part, what is chosen by.
-        statistics: mean and variance of every batch norm's input, where they were granted.
+        parts: the part for the search, then the part for selection if it is another one.
+        statistics: mean and variance of every batch norm's input, if granted.
     """
 
     parts: tuple[Part, ...]
@@ -42,18 +41,18 @@ class Target(NamedTuple):
 
 @final
 class Comparison:
-    """How replays of an observation are compared with it, both in a gradient's units.
+    """Compares replays with an observation, both in a gradient's units.
 
-    A search that is free enough fits noise as well as it fits the image. So where the attacker
-    believes that noise lies on the gradient, a share of all numbers, drawn at random, is
-    withheld from the search; iterates, restarts and phases are chosen by their distance on these,
-    whose noise nothing was fitted to. Without noise all numbers serve both.
+    A flexible search fits the noise as well as the image. If the attacker believes that there is
+    noise on the gradient, a random share of its numbers is withheld from the search, and
+    iterates, restarts and phases are selected by the distance on these. Without noise all
+    numbers serve both purposes.
 
     Args:
-        observation: what the server has, and what it believes.
+        observation: the observed update and the attacker's beliefs.
 
-    Source: ours; to choose by what was not fitted is cross-validation (Stone, Cross-Validatory
-    Choice and Assessment of Statistical Predictions, 1974).
+    Source: ours; selection on held-out data is cross-validation (Stone, Cross-Validatory Choice
+    and Assessment of Statistical Predictions, 1974).
     """
 
     WITHHELD: ClassVar[float] = 0.2
@@ -77,12 +76,12 @@ class Comparison:
     def __call__(
         self, distance: Distance, replayed: Update, target: Target | None = None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The distance to search by, differentiable, and the one to choose by.
+        """The distance to minimise, differentiable, and the distance for selection.
 
         Args:
-            distance: between a part of the replay and the same part of what was observed.
+            distance: between corresponding parts of replay and observation.
             replayed: the update of a candidate.
-            target: of another observation by the same protocol, in place of this one's.
+            target: that of another observation with the same protocol, instead of this one's.
         """
         parts = self._parts(self._protocol.as_gradient(replayed))
         found = [
@@ -92,7 +91,7 @@ class Comparison:
         return found[0], found[-1]
 
     def _parts(self, gradient: Update) -> list[Update]:
-        """What is searched by and, where it is another part, what is chosen by."""
+        """The part for the search and, if it is another one, the part for selection."""
         if self._masks is None:
             return [gradient]
         return [gradient.times(mask) for mask in self._masks]
@@ -106,10 +105,10 @@ class Objective:
         distance(replay(images), observed) + sum of regularisers.
 
     Args:
-        context, space: how a state shows images.
-        observation: by whose protocol they are replayed.
-        comparison: of these replays.
-        distance: what makes a replayed update match.
+        context, space: map a state to images.
+        observation: provides the protocol of the replay.
+        comparison: compares the replay with the observation.
+        distance: matching distance between updates.
         regularizers: penalties on the images.
         curvature, smoothing: see `Phase`.
     """
@@ -126,13 +125,13 @@ class Objective:
     def __call__(
         self, state: State, known: Tensor, target: Target, group: Tensor | None = None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """What to descend, and the distance to choose by.
+        """The objective, and the distance for selection.
 
         Args:
-            state: (B, ...) of one search: what is searched and what is carried.
+            state: (B, ...) of one search: variables and carried tensors.
             known: (B,) its labels.
-            target: what it is compared with.
-            group: (B, C, H, W) normalised: the mean of the restarts' images, where one is used.
+            target: the observed tensors.
+            group: (B, C, H, W) normalised: the mean of the restarts' images, if used.
         """
         images = self.space.images(self.context, state)
         labels = self.space.labels(state, known)

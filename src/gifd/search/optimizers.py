@@ -1,7 +1,7 @@
 """Optimisers: pure steps `(memory, x, gradient) -> (memory, x)` on all searches at once.
 
-Every tensor has the axes (N, R) of images and restarts in front, or none. Nothing is read back to
-the host. A memory is handed on: a step may write over the one that it is given.
+Every tensor has the leading axes (N, R) of images and restarts, or none. On an accelerator nothing
+is read back to the host. A step may overwrite the memory that it is given.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from gifd.search.choice import chosen
 from gifd.search.schedules import Schedule, WarmupCosine
 
 Memory = Mapping[str, Tensor]
-"""What an optimiser remembers from step to step."""
+"""An optimiser's state."""
 
 
 class Optimizer(ABC):
-    """A rule that moves variables along the gradients of an objective."""
+    """Updates variables from the gradients of an objective."""
 
     @property
     def noisy(self) -> bool:
-        """Whether it asks for normal numbers, drawn anew for each step."""
+        """Whether each step needs fresh standard normal noise."""
         return False
 
     @abstractmethod
     def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
-        """What it remembers before the first of so many steps."""
+        """The memory before the first of `steps` steps."""
 
     @abstractmethod
     def step(
@@ -47,11 +47,11 @@ class Optimizer(ABC):
         """Move every search by its own gradient.
 
         Args:
-            memory: as the last step left it.
-            x: where gradient and objective were taken; not to be written to.
-            gradient: of the objective; zero for a search that fell.
-            objective: likewise.
-            noise: standard normal, where the rule is `noisy`.
+            memory: of the last step; may be overwritten.
+            x: where gradient and objective were evaluated; must not be overwritten.
+            gradient: of the objective; zero for a dropped search.
+            objective: its value; zero for a dropped search.
+            noise: standard normal, if the optimiser is `noisy`.
         """
 
 
@@ -63,15 +63,15 @@ class Adam(Optimizer):
         x <- x - rate_t (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + 1e-8).
 
     Args:
-        lr: top learning rate.
-        schedule: its course over the phase.
-        signed: take the sign of the gradient for g (Inverting Gradients).
+        lr: peak learning rate.
+        schedule: of the learning rate over the phase.
+        signed: use the sign of the gradient as g (Inverting Gradients).
         noise: after a step, add `noise * rate_t * N(0, 1)` (Langevin dynamics, GradInversion).
 
     Source: Kingma and Ba, ICLR 2015, b1 = 0.9, b2 = 0.999.
 
-    Differs from the official code: the schedule is read at the end of a step instead of its
-    start, so that the first evaluation is not spent on a learning rate of 0.
+    Differs from the official code: the schedule is read at the end of a step, not at its start,
+    so the first evaluation is not spent on a learning rate of 0.
     """
 
     lr: float = 0.1
@@ -87,7 +87,7 @@ class Adam(Optimizer):
 
     @property
     def noisy(self) -> bool:
-        """Where noise is added."""
+        """Whether noise is added."""
         return self.noise > 0
 
     def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
@@ -103,7 +103,7 @@ class Adam(Optimizer):
         objective: Float[Tensor, "N R"],
         noise: Float[Tensor, "N R M"] | None,
     ) -> tuple[Memory, Float[Tensor, "N R M"]]:
-        """One step at the rate of its turn."""
+        """One step at the scheduled rate."""
         rate = _rate(memory)
         memory, moved = _adam(memory, x, gradient.sign() if self.signed else gradient, rate)
         if noise is not None:
@@ -114,20 +114,19 @@ class Adam(Optimizer):
 @final
 @dataclass(frozen=True, kw_only=True)
 class GradientRegularized(Optimizer):
-    """AdamW on the signs of two gradients: here, and where a step from here would lead.
+    """AdamW on the signs of two gradients: at the iterate and at a probe one step ahead.
 
-    `sign(g(h)) (1 - share) + sign(g(h')) share`, h' the probe, one AdamW step ahead of h. The
-    moments see both. Among the solutions the flat ones, whose gradients agree, are preferred.
-    Steps alternate: one leads from h to its probe, the next from h to the new h.
+    `sign(g(h)) (1 - share) + sign(g(h')) share`, with the probe h' one AdamW step ahead of h.
+    The moments are updated by both. This prefers flat solutions, where both gradients agree.
+    Steps alternate: one goes from h to its probe, the next from h to the new h.
 
     Args:
-        lr: top learning rate.
-        schedule: its course over the phase.
-        share: of the probe's gradient.
+        lr: peak learning rate.
+        schedule: of the learning rate over the phase.
+        share: weight of the probe's gradient.
         decay: AdamW's weight decay.
 
-    Source: Fan et al., FedLeak, USENIX Security 2025, arXiv:2506.08435, as its published code
-    has it.
+    Source: Fan et al., FedLeak, USENIX Security 2025, arXiv:2506.08435, as in its published code.
     """
 
     lr: float = 0.01
@@ -143,7 +142,7 @@ class GradientRegularized(Optimizer):
             )
 
     def init(self, x: Float[Tensor, "N R M"], steps: int) -> Memory:
-        """Moments of zero; a probe and the step after it have one rate."""
+        """Moments of zero; a probe and the step after it share a rate."""
         pairs = (steps + 1) // 2
         rates = [self.lr * self.schedule((t // 2 + 1) / pairs) for t in range(steps)]
         return {**_moments(x, rates), "here": x, "sign": torch.zeros_like(x)}
@@ -156,7 +155,7 @@ class GradientRegularized(Optimizer):
         objective: Float[Tensor, "N R"],
         noise: Float[Tensor, "N R M"] | None,
     ) -> tuple[Memory, Float[Tensor, "N R M"]]:
-        """To the probe, or from where it was sent out to the next iterate."""
+        """To the probe, or from the iterate before it to the next iterate."""
         probing = memory["count"] % 2 == 0
         rate, sign = _rate(memory), gradient.sign()
         here = torch.where(probing, x, memory["here"])
@@ -168,15 +167,15 @@ class GradientRegularized(Optimizer):
 @final
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(Optimizer):
-    """L-BFGS without a line search, each search for itself.
+    """L-BFGS without a line search, separately for each search.
 
     Args:
         lr: step length along the quasi-Newton direction.
-        history: pairs of steps and gradient differences it remembers.
+        history: number of pairs (step, gradient difference) in memory.
 
-    The objective is divided by its first value, so that the thresholds below do not hear the scale
-    of an update: no step where no number of the gradient is above 1e-7 or where the slope along the
-    direction is above -1e-9, no pair whose product is below 1e-10.
+    The objective is divided by its first value, so that these thresholds do not depend on the
+    scale of an update: no step if all entries of the gradient are below 1e-7 or the directional
+    derivative is above -1e-9; no pair whose product is below 1e-10.
 
     Source: Liu and Nocedal, Mathematical Programming 1989, with the thresholds and the first step
     of `torch.optim.LBFGS`; 20 steps are one call of an `LBFGS(max_iter=20)`.
@@ -244,7 +243,7 @@ class LBFGS(Optimizer):
 
 
 def _moments(x: Tensor, rates: list[float]) -> dict[str, Tensor]:
-    """Adam's memory before its first step, and the rate of each step to come."""
+    """Adam's memory before its first step, and the rate of every step."""
     exact = torch.float32 if x.device.type == "mps" else torch.float64
     return {
         "count": torch.zeros((), dtype=torch.long, device=x.device),
@@ -255,14 +254,14 @@ def _moments(x: Tensor, rates: list[float]) -> dict[str, Tensor]:
 
 
 def _rate(memory: Memory) -> Tensor:
-    """That of this step; plain indexing would read the count back to the host."""
+    """The rate of this step; plain indexing would read the count back to the host."""
     return torch.take(memory["rates"], memory["count"])
 
 
 def _adam(
     memory: Memory, x: Tensor, g: Tensor, rate: Tensor, b1: float = 0.9, b2: float = 0.999
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """A step of Adam; the moments are written over."""
+    """A step of Adam; it overwrites the moments."""
     count = memory["count"] + 1
     mean = memory["mean"].lerp_(g, 1 - b1)
     square = memory["square"].mul_(b2).addcmul_(g, g, value=1 - b2)
@@ -279,9 +278,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _push(pairs: Tensor, newest: Tensor, taken: Tensor, most: int) -> Tensor:
-    """(N, R, H, ...) with the newest behind, where it is taken, and at most `most` of them.
+    """(N, R, H, ...) with the newest pair appended, where `taken`; at most `most` pairs.
 
-    A search that takes none gets a pair of zeros in front, which does nothing.
+    The other searches get a pair of zeros in front, which has no effect.
     """
     newest = newest[:, :, None]
     if taken.device.type == "cpu" and bool(taken.all()):
@@ -293,7 +292,7 @@ def _push(pairs: Tensor, newest: Tensor, taken: Tensor, most: int) -> Tensor:
 def _two_loops(
     q: Tensor, curvature: Tensor, steps: Tensor, changes: Tensor, inverses: Tensor
 ) -> Tensor:
-    """The inverse Hessian of the remembered pairs times q: L-BFGS's two-loop recursion."""
+    """The approximate inverse Hessian times q: L-BFGS's two-loop recursion."""
     pairs = list(
         zip(steps.unbind(2), changes.unbind(2), inverses[..., None].unbind(2), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Phase: one search as a value, and what it found."""
+"""Phase: one search as a value, and its result."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from gifd.search.regularizers import Regularizer
 from gifd.search.spaces import Space
 
 Keeps = Literal["best", "last"]
-"""The evaluated iterate with the least distance, or the last one."""
+"""Keep the evaluated iterate of least distance, or the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One search: where it begins and goes, how long, by which rule, within which limits.
+    """One search: space, budget, initialiser, optimiser, objective and constraints.
 
     Args:
         name: for records and progress.
-        space: what is searched.
-        steps: evaluations of each restart, beside those of `begin`.
-        begin: where it begins.
-        optimizer: how variables move.
-        distance: what makes a replayed update match.
+        space: the search space.
+        steps: evaluations per restart, without those of `begin`.
+        begin: where the phase begins.
+        optimizer: updates the variables.
+        distance: matching distance between the replayed and the observed update.
         regularizers: penalties on the image, added to the distance in the objective only.
         constraints: variable name -> projection, applied after every step.
-        curvature: width of the smoothed curvature of the replay, 0 for plain autograd.
-        smoothing: width of the smoothed replay, 0 for the exact one.
-        keeps: which iterate of each restart is its result and goes on to the next phase.
-        keep: how many of the best restarts go on to the next phase; None keeps all.
+        curvature: width of the replay's smoothed curvature; 0 for plain autograd.
+        smoothing: width of the smoothed replay; 0 for the exact one.
+        keeps: which iterate of each restart is its result and begins the next phase.
+        keep: how many of the best restarts enter the next phase; None keeps all.
     """
 
     name: str
@@ -79,36 +79,36 @@ class Phase:
 
     @property
     def measure(self) -> Measure:
-        """What its curve is of, and its iterates are kept by."""
+        """The measure of its curve, by which iterates are kept."""
         return Measure(distance=self.distance, smoothing=self.smoothing)
 
     @property
     def cost(self) -> int:
-        """Evaluations of each restart, its beginning included."""
+        """Evaluations per restart, including those of `begin`."""
         return self.begin.evaluations + self.steps
 
     def at_cost(self, evaluations: int) -> Phase:
-        """The same phase for so many evaluations, dealt in its proportions; at least a step."""
+        """The same phase with this many evaluations, in its proportions; at least one step."""
         steps = max(1, round(evaluations * self.steps / self.cost))
         return replace(self, steps=steps, begin=self.begin.at_cost(evaluations - steps))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhaseResult:
-    """What one phase found for one observation.
+    """The result of one phase for one observation.
 
     Args:
         name: the phase's name.
         images: (B, C, H, W) in [0, 1], of the iterate that the best restart kept.
-        labels: (B,) those it was replayed with; of soft labels the likeliest.
+        labels: (B,) the labels of its replay; of soft labels the likeliest.
         distance: that iterate's matching distance, by the run's selection measure.
-        curve: a row a step, a matching distance by `measure` a restart.
+        curve: matching distances by `measure`; one row per step, one column per restart.
         measure: the phase's own.
-        restarts: the numbers, from 0, of the restarts that took part, in the curve's order.
-        best_restart: the number of the one that won.
-        dropped: the numbers of those that became non-finite here.
+        restarts: numbers of the restarts that took part, from 0, in the order of the columns.
+        best_restart: number of the best restart.
+        dropped: numbers of the restarts that became non-finite in this phase.
         evaluations: victim gradients computed.
-        seconds: wall-clock time; of several observations at once each has an equal share.
+        seconds: wall-clock time; several observations at once share it equally.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Populations: searches that compare many candidates a generation and ask for no gradient."""
+"""Populations: gradient-free searches that evaluate a generation of candidates at a time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Numbers = NDArray[np.float64]
 
 @runtime_checkable
 class Strategy(Protocol):
-    """One search under way: it asks for the objective of candidates and is told it."""
+    """The state of one search, in the ask-and-tell interface."""
 
     def ask(self) -> list[Numbers]:
         """A generation of candidates, (M,) each."""
 
     def tell(self, candidates: list[Numbers], objectives: list[float]) -> None:
-        """Their objectives, less is better."""
+        """Report their objectives; lower is better."""
 
 
 class Population(ABC):
-    """A rule that breeds candidates. Every subclass has `population`, how many a generation."""
+    """Makes candidates. Every subclass has `population`, the number per generation."""
 
     population: int
 
@@ -37,24 +37,24 @@ class Population(ABC):
         """Begin one search.
 
         Args:
-            mean: (M,) where it begins.
-            seed: of all its randomness.
+            mean: (M,) the start.
+            seed: seed of all its randomness.
         """
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class CMAES(Population):
-    """Covariance matrix adaptation evolution strategy, each search for itself.
+    """Covariance matrix adaptation evolution strategy, separately for each search.
 
-    After `population` evaluations the mean, the step size and the covariance are renewed. The
+    The mean, step size and covariance are updated after every `population` evaluations. The
     start is the mean of the first population.
 
     Args:
-        population: candidates a generation.
-        sigma: the first step size; 1 is the spread of a standard normal latent.
-        diagonal: above so many numbers a search only the covariance's diagonal is adapted:
-            the full matrix costs their square in memory and their cube in time.
+        population: candidates per generation.
+        sigma: initial step size; 1 is the spread of a standard normal latent.
+        diagonal: above this many variables only the covariance's diagonal is adapted; the full
+            matrix costs their square in memory and their cube in time.
 
     Source: Hansen, The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; the library `cma`.
     """
@@ -71,16 +71,16 @@ class CMAES(Population):
             )
 
     def start(self, mean: Numbers, seed: int) -> Strategy:
-        """A strategy with randomness of its own."""
+        """A strategy with its own random numbers."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it remarks that there is no matplotlib
+            warnings.simplefilter("ignore")  # it warns if matplotlib is missing
             import cma
         rng = np.random.default_rng(seed)
         options = {
             "popsize": self.population,
             "CMA_diagonal": mean.size > self.diagonal,
             "randn": lambda *shape: rng.standard_normal(shape),
-            "seed": math.nan,  # its own would seed numpy for everybody
+            "seed": math.nan,  # otherwise it seeds numpy's global generator
             "verbose": -9,
         }
         strategy: Strategy = cma.CMAEvolutionStrategy(mean, self.sigma, options)

@@ -1,4 +1,4 @@
-"""Progress: where a running attack stands, for whoever wants to be told."""
+"""Progress of a running attack, for callbacks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gifd.search.measure import Measure
 from gifd.search.phase import Phase
 
 SELDOM = 25
-"""Steps between two looks at an accelerator's results, each of which makes the host wait for it."""
+"""Steps between two reports on an accelerator, each of which makes the host wait for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a running attack stands.
+    """The progress of a running attack.
 
     Args:
-        phase, phase_index, phases: which of how many, from 0.
-        step, steps: of the phase, from 1.
-        images: attacked at once.
-        restarts: of all images together, that have not fallen.
-        evaluations, evaluations_planned: victim gradients, of all phases, images and restarts.
-        distance: the least so far in this phase; of several images their mean.
+        phase, phase_index, phases: name of the phase, its index from 0, number of phases.
+        step, steps: step from 1, and number of steps, of the phase.
+        images: number of images attacked at once.
+        restarts: active restarts of all images.
+        evaluations, evaluations_planned: victim gradients over all phases, images and restarts.
+        distance: the least so far in this phase, averaged over the images.
         seconds: since the attack began.
     """
 
@@ -48,13 +48,13 @@ Callback = Callable[[Progress], None]
 
 @final
 class Teller:
-    """Tells a callback of the steps: each on a CPU, now and then on an accelerator.
+    """Reports steps to a callback: every step on a CPU, every 25th on an accelerator.
 
     Args:
-        callback: None is told nothing.
+        callback: None for no reports.
         phases, selection: of the run.
         images, restarts: at its beginning.
-        often: whether every step is told.
+        often: whether to report every step.
     """
 
     def __init__(
@@ -71,19 +71,19 @@ class Teller:
         self._often, self._began = often, time.perf_counter()
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether the host looks at this step's results."""
+        """Whether this step is reported."""
         return self._often or step % SELDOM == 0 or step == steps
 
     def tell(
         self, index: int, step: int, least: Tensor, restarts: Tensor, evaluations: Tensor
     ) -> None:
-        """One step of a phase.
+        """Report one step.
 
         Args:
-            index: which phase.
+            index: of the phase.
             step: from 1.
-            least: (N,) the least distance of each image; infinite before there is one.
-            restarts: how many have not fallen.
+            least: (N,) the least distance of each image; infinite if there is none yet.
+            restarts: number of active restarts.
             evaluations: victim gradients so far.
         """
         if self._callback is None:
@@ -108,8 +108,8 @@ class Teller:
 
 
 def planned_evaluations(phases: Sequence[Phase], restarts: int, selection: Measure) -> int:
-    """Victim gradients of a whole run: those of every step and restart, and one more a restart
-    to compare by another measure than the phase's own.
+    """Victim gradients of a whole run: one per step and restart, and one more per restart of a
+    phase whose measure is not the selection measure.
     """
     planned = 0
     for phase in phases:

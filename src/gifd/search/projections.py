@@ -1,4 +1,4 @@
-"""Projections onto the set a search must stay in, sample by sample."""
+"""Projections onto the constraint set of a search, for each sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gifd.errors import InputError
 
 
 class Projection(ABC):
-    """The nearest point of a set that belongs to where a phase started; idempotent."""
+    """Maps to the nearest point of a set around where a phase began; idempotent."""
 
     @abstractmethod
     def __call__(
@@ -22,7 +22,7 @@ class Projection(ABC):
     ) -> Float[Tensor, "R B *S"]:
         """Project each of the R x B samples of `value`; `entry` is where the phase began.
 
-        R counts all searches, of whatever images.
+        R counts the searches of all images.
         """
 
 
@@ -31,9 +31,8 @@ class Projection(ABC):
 class L1Ball(Projection):
     """`argmin_y |y - value|_2` subject to `|y - entry|_1 <= r`, for each sample.
 
-    The radius is absolute or a share of the sample's `|entry|_1`; exactly one is given. A
-    share means the same in every generator, an absolute radius only in the one it was
-    chosen for.
+    Exactly one of radius and share is given. A share means the same in every generator, an
+    absolute radius only in the one it was chosen for.
 
     Args:
         radius: r itself.
@@ -56,7 +55,7 @@ class L1Ball(Projection):
     def __call__(
         self, value: Float[Tensor, "R B *S"], entry: Float[Tensor, "R B *S"]
     ) -> Float[Tensor, "R B *S"]:
-        """`entry` plus the deviation, shrunk where it is too long."""
+        """`entry` plus the projected deviation."""
         rows = entry.shape[0] * entry.shape[1]
         if self.radius is not None:
             radii = entry.new_full((rows,), self.radius, dtype=torch.float64)
@@ -75,11 +74,11 @@ class L1Ball(Projection):
 class Sphere(Projection):
     """Rescale each sample to the Euclidean norm it had on entry: `value * |entry| / |value|`.
 
-    A zero vector is as near to one point of the sphere as to any other: the entry is taken.
+    A zero vector, equally near to all points of the sphere, is mapped to the entry.
 
     Args:
-        each: rescale each entry along a sample's first axis by itself, as the styles (L, D) of a
-            w+ or the single channel of a noise map.
+        each: rescale separately along a sample's first axis, e.g. each style of a w+ (L, D), or
+            the single channel of a noise map.
 
     Source: Menon et al., PULSE, CVPR 2020; the latent phase of GIFD with BigGAN, and, with `each`,
     the latents and noise maps of every phase of its code with StyleGAN2.
@@ -101,10 +100,10 @@ class Sphere(Projection):
 @final
 @dataclass(frozen=True)
 class Chain(Projection):
-    """One projection after the other. The result lies in the last one's set, near the others'.
+    """Projections in sequence. The result lies in the last set, and only near the others.
 
     Args:
-        projections: in their order.
+        projections: in the order of application.
     """
 
     projections: tuple[Projection, ...]
@@ -112,7 +111,7 @@ class Chain(Projection):
     def __call__(
         self, value: Float[Tensor, "R B *S"], entry: Float[Tensor, "R B *S"]
     ) -> Float[Tensor, "R B *S"]:
-        """Each of them, all about the same entry."""
+        """Apply all, with the same entry."""
         for projection in self.projections:
             value = projection(value, entry)
         return value
@@ -121,9 +120,9 @@ class Chain(Projection):
 def project_l1(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Tensor, "N M"]:
     """Project each row onto its L1 ball around 0, exactly.
 
-    Rows inside are returned as they are (on a CPU the very tensor, where all rows are). For the
-    others the answer is `sign(v) max(|v| - t, 0)` with the t that makes its L1 norm r: the root
-    of the convex, piecewise linear `sum max(|v| - t, 0) - r`. A CPU finds it by Newton's steps; an
+    Rows inside the ball are unchanged; if all are, a CPU returns the same tensor. For the others
+    the result is `sign(v) max(|v| - t, 0)` with t such that its L1 norm is r: the root of the
+    convex, piecewise linear `sum max(|v| - t, 0) - r`. A CPU finds it by Newton's method; an
     accelerator by sorting, which reads nothing back to the host.
     """
     return by_newton(v, radius) if v.device.type == "cpu" else by_sorting(v, radius)
@@ -148,8 +147,8 @@ def by_sorting(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Ten
 
 
 def by_newton(v: Float[Tensor, "N M"], radius: Float[Tensor, "N"]) -> Float[Tensor, "N M"]:
-    """`project_l1` by Newton's steps from below, which reach the root in a finite number, most
-    often below ten: `t <- (sum of |v| above t  -  r) / (count of |v| above t)`.
+    """`project_l1` by Newton's method from below, which ends after finitely many steps, most
+    often fewer than ten: `t <- (sum of |v| above t  -  r) / (count of |v| above t)`.
 
     Source: Michelot, A finite algorithm for finding the projection of a point onto the
     canonical simplex of R^n, 1986; Condat, Fast projection onto the simplex, 2016.

@@ -1,4 +1,4 @@
-"""Registration: images moved by whole pixels onto a reference."""
+"""Registration: images shifted by whole pixels onto a reference."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 def aligned(
     images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], reach: float = 1 / 8
 ) -> Float[Tensor, "B C H W"]:
-    """Each image shifted to where it correlates best with its reference; edges are rolled.
+    """Each image shifted for the best correlation with its reference; edges wrap around.
 
     Args:
-        images: to be moved.
-        reference: an image for each.
-        reach: the farthest shift, as a share of a side; beyond it an image is left in place.
+        images: the images to shift.
+        reference: one for each image.
+        reach: the largest shift, as a share of a side; an image that needs more stays in place.
 
     Source: Guizar-Sicairos et al., Efficient Subpixel Image Registration Algorithms, Optics
     Letters 2008; scikit-image's `phase_cross_correlation` finds the shift.

@@ -1,4 +1,4 @@
-"""Regression: the images guessed from what entered the victim's head, before any gradient."""
+"""Regression: estimate the images from the input of the victim's head, before the search."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from gifd.search.variables import Layout
 @final
 @dataclass(frozen=True, kw_only=True)
 class Regression(Initializer):
-    """Guess the images from what entered the victim's head, then begin where they are shown.
+    """Begin at the variables that show a linear regression's estimate of the images.
 
-    The update tells what entered the head (`gifd.leakage.representation`). Samples of the prior
-    are sent through the victim, forwards only, each moved by up to `shift` of its sides where
-    private images are not framed like the prior's. A ridge line from what enters the head to the
-    image, averaged down to at most `SIZE` pixels a side, is fitted to them and read at the
-    private representation: a blurred estimate of the private image. The variables then follow
-    Adam for `fit` steps of the generator alone, `min |down(images(h)) - estimate|^2`. Each
-    search draws for itself.
+    The update reveals the input of the head (`gifd.leakage.representation`). Samples of the
+    prior are passed through the victim, forward only, each shifted by up to `shift` of its sides
+    for private images that are framed differently. A ridge regression from the input of the head
+    to the image, averaged down to at most `SIZE` pixels a side, is fitted to them. Applied to the
+    private representation it gives a blurred estimate of the private image. Adam then takes
+    `fit` steps on the generator alone, `min |down(images(h)) - estimate|^2`. Each search draws
+    its own samples.
 
-    A gradient of the matching distance is a forward, a backward and a double backward pass, and
-    costs as much as 13 to 18 samples (ResNet-18 and `faces64`, two cores); so ten samples
-    are charged as one evaluation.
+    A gradient of the matching distance takes a forward, a backward and a double backward pass,
+    and costs as much as 13 to 18 samples (ResNet-18 and `faces64`, two cores). Ten samples are
+    charged as one evaluation.
 
     Args:
-        evaluations: ten samples each; fewer than three samples leave the searches as drawn.
-        shift: how far a sample is moved at most, as a share of its sides; edges are mirrored.
-        fit: steps of Adam to the estimate.
+        evaluations: ten samples each; fewer than three samples leave the searches as they are.
+        shift: largest shift of a sample, as a share of its sides; edges are mirrored.
+        fit: steps of Adam towards the estimate.
         lr: their learning rate.
 
-    Source: ours; the idea that an attacker can learn to invert on its own data is of Wu et al.,
-    Learning To Invert: Simple Adaptive Attacks for Gradient Inversion in Federated Learning,
+    Source: ours; the idea that an attacker can learn to invert on its own data is due to Wu et
+    al., Learning To Invert: Simple Adaptive Attacks for Gradient Inversion in Federated Learning,
     UAI 2023.
     """
 
@@ -54,7 +54,7 @@ class Regression(Initializer):
     lr: float = 0.05
 
     SAMPLES: ClassVar[int] = 10
-    """Samples an evaluation."""
+    """Samples per evaluation."""
     SIZE: ClassVar[int] = 32
     AT_ONCE: ClassVar[int] = 64
     """Samples in one forward pass."""
@@ -68,11 +68,11 @@ class Regression(Initializer):
             )
 
     def at_cost(self, evaluations: int) -> Initializer:
-        """So many samples."""
+        """With samples for this many evaluations."""
         return replace(self, evaluations=evaluations)
 
     def __call__(self, beginning: Beginning) -> Standing:
-        """The searches at the latents that show the estimates."""
+        """The searches at the variables that show the estimates."""
         standing = beginning.entered(beginning.before)
         estimates = [
             self._estimates(beginning, standing.labels[n], n) for n in range(len(standing.alive))
@@ -84,7 +84,7 @@ class Regression(Initializer):
         return replace(standing, state=apart(state, len(standing.alive)))
 
     def moved(self, images: Float[Tensor, "N C H W"], rng: torch.Generator) -> Tensor:
-        """Each image shifted by whole pixels, uniformly within what `shift` allows."""
+        """Each image shifted by whole pixels, uniformly within `shift`."""
         height, width = images.shape[-2:]
         y, x = int(self.shift * height), int(self.shift * width)
         padded = F.pad(images, (x, x, y, y), mode="reflect")
@@ -96,12 +96,12 @@ class Regression(Initializer):
         )
 
     def small(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:
-        """The images averaged down to what a line is asked for."""
+        """The images averaged down to the size of the regression's output."""
         height, width = images.shape[-2:]
         return F.adaptive_avg_pool2d(images, (min(height, self.SIZE), min(width, self.SIZE)))
 
     def _estimates(self, beginning: Beginning, labels: Tensor, n: int) -> Tensor | None:
-        """(R, B, C, h, w) of image n; None where there are too few samples."""
+        """(R, B, C, h, w) of image n; None if there are too few samples."""
         draw, restarts, batch = beginning.draws[n], *labels.shape
         inputs: list[Tensor] = []  # (samples, R, B, ...) each
         outputs: list[Tensor] = []
@@ -128,7 +128,7 @@ class Regression(Initializer):
         )
 
     def _samples(self, beginning: Beginning, draw: Draw, several: int) -> tuple[Tensor, Tensor]:
-        """What enters the head for so many samples a search, and the samples averaged down."""
+        """Inputs of the head for `several` samples per search, and the samples averaged down."""
         context, space = beginning.context, beginning.space
         asked = None if draw.labels is None else draw.labels.repeat(several, 1)
         many = Draw(restarts=several * draw.restarts, rng=draw.rng, labels=asked)
@@ -140,11 +140,11 @@ class Regression(Initializer):
     def _estimate(
         self, inputs: Tensor, outputs: Tensor, observed: Observed, rng: torch.Generator
     ) -> Tensor:
-        """(B, C, h, w): what the ridge says the private images are, averaged down.
+        """(B, C, h, w): the estimate of the private images, averaged down.
 
-        Where the observed representations are partly hidden or noisy, each image has a line of
-        its own, learnt from samples that are hidden and disturbed alike: the more noise, the
-        nearer is what it says to the samples' mean.
+        If the observed representations are partly hidden or noisy, each image has its own
+        regression, fitted to samples with the same hidden parts and noise. More noise moves the
+        estimate towards the samples' mean.
         """
         flat_outputs = outputs.flatten(1)
         if observed.plain:
@@ -159,7 +159,7 @@ class Regression(Initializer):
         return guess.view(-1, *outputs.shape[1:]).clamp(0, 1)
 
     def _follow(self, beginning: Beginning, state: State, goals: Tensor) -> State:
-        """States (S, B, ...) that show the estimates (S, B, C, h, w), each found for itself."""
+        """States (S, B, ...) that show the estimates (S, B, C, h, w), fitted separately."""
         context, space = beginning.context, beginning.space
         layout = Layout.of(state, space.searched(context), axes=1)
         x = layout.pack(state).detach().requires_grad_()

@@ -1,6 +1,6 @@
-"""Regularisers: what an image should look like, whatever its update.
+"""Regularisers: penalties on the image, independent of its update.
 
-As in the papers' code they read the model's input, i.e. the normalised image.
+As in the papers' code, they are computed on the normalised image.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ class Candidate:
     """One search's iterate, as a regulariser sees it.
 
     Args:
-        inputs: (B, C, H, W) images, normalised as the model is fed them.
-        state: of the search space: what is searched and what is carried.
-        model: the victim; None where nothing asks for it.
-        statistics: mean and variance of every batch norm's input, as the ledger grants them;
-            empty where it grants none.
-        group: (B, C, H, W) normalised: the mean of the restarts; None before there is one.
+        inputs: (B, C, H, W) normalised images.
+        state: of the search space: variables and carried tensors.
+        model: the victim; None if not needed.
+        statistics: mean and variance of every batch norm's input; empty if not granted.
+        group: (B, C, H, W) normalised: the mean of the restarts; None if there is none yet.
     """
 
     inputs: Float[Tensor, "B C H W"]
@@ -42,7 +41,7 @@ class Candidate:
 
 
 class Regularizer(ABC):
-    """A penalty on a candidate, its weight included."""
+    """A weighted penalty on a candidate."""
 
     @abstractmethod
     def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
@@ -54,7 +53,7 @@ class Regularizer(ABC):
 class TotalVariation(Regularizer):
     """Anisotropic: `weight * (mean |x_(i+1,j) - x_(i,j)| + mean |x_(i,j+1) - x_(i,j)|)`.
 
-    Source: Geiping et al., NeurIPS 2020, with the means of its published code.
+    Source: Geiping et al., NeurIPS 2020, with means as in its published code.
     """
 
     weight: float
@@ -89,8 +88,8 @@ class ImageNorm(Regularizer):
 class BatchNormPrior(Regularizer):
     """`weight * sum_l (|mean_l(x) - mean_l|_2 + |var_l(x) - var_l|_2)` over the batch norms l.
 
-    The targets are the statistics that the ledger grants; where it grants none this is 0. The
-    first layer counts `first` times.
+    The targets are the statistics that the ledger grants; it is 0 if none are granted. The first
+    layer has the weight `first`.
 
     Source: Yin et al., Dreaming to Distill, CVPR 2020, and See through Gradients, CVPR 2021;
     norms and the first layer's factor as in breaching's `DeepInversion`.
@@ -100,7 +99,7 @@ class BatchNormPrior(Regularizer):
     first: float = 10.0
 
     def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
-        """The weighted sum; one more forward pass where statistics were granted."""
+        """The weighted sum; one more forward pass if statistics were granted."""
         model, total = candidate.model, candidate.inputs.new_zeros(())
         if model is None or not candidate.statistics:
             return total
@@ -122,15 +121,15 @@ class BatchNormPrior(Regularizer):
 @final
 @dataclass(frozen=True, kw_only=True)
 class GroupConsistency(Regularizer):
-    """`weight * |x - group|_2 / (H W)`: the restarts are drawn to their mean.
+    """`weight * |x - group|_2 / (H W)`: pulls every restart towards the mean of all.
 
-    The group is the mean over the restarts, each registered to their plain mean; it is renewed
-    every `every` of the phase from `begin` on. A single restart is its own mean.
+    The group is the mean of the restarts, each registered to their plain mean. From `begin` on it
+    is updated at intervals of `every`. A single restart is its own mean.
 
     Args:
-        weight: of the distance.
+        weight: of the penalty.
         begin, every: as shares of the phase's steps.
-        register: whether images are moved into place before they are averaged.
+        register: whether images are registered before they are averaged.
 
     Source: Yin et al., See through Gradients, CVPR 2021, Eq. 11; the scale is GIFD's.
 
@@ -151,24 +150,24 @@ class GroupConsistency(Regularizer):
             )
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether the mean is to be renewed before this step, counted from 0."""
+        """Whether the mean is updated before this step, counted from 0."""
         first, pace = round(self.begin * steps), max(1, round(self.every * steps))
         return step >= first and (step - first) % pace == 0
 
     def mean(self, inputs: Float[Tensor, "R B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Of these restarts, each moved into place."""
+        """The mean of these restarts, registered if `register`."""
         mean = inputs.mean(0)
         if not self.register or len(inputs) == 1:
             return mean
         return torch.stack([aligned(restart, mean) for restart in inputs]).mean(0)
 
     def __call__(self, candidate: Candidate) -> Float[Tensor, ""]:
-        """The weighted distance; 0 before there is a mean."""
+        """The weighted penalty; 0 before there is a mean."""
         if candidate.group is None:
             return candidate.inputs.new_zeros(())
         away = candidate.inputs - candidate.group
         height, width = away.shape[-2:]
-        # the gradient of a norm does not exist at 0, where a lone restart stands
+        # a norm has no gradient at 0, and a single restart equals its mean
         norm = (away.square().sum() + 1e-12).sqrt()
         return self.weight * norm / (height * width)
 
@@ -176,12 +175,12 @@ class GroupConsistency(Regularizer):
 @final
 @dataclass(frozen=True, kw_only=True)
 class LatentDivergence(Regularizer):
-    """`weight * KL(N(m, s^2) || N(0, 1))`, m and s those of each latent's own numbers.
+    """`weight * KL(N(m, s^2) || N(0, 1))`, m and s over the numbers of each latent.
 
     `-1/2 sum (1 + log s^2 - m^2 - s^2)`, over the images of the batch.
 
     Source: Li et al., Auditing Privacy Defenses in Federated Learning via Generative Gradient
-    Leakage, CVPR 2022, with its code's mean and spread over the dimensions.
+    Leakage, CVPR 2022; mean and spread over the dimensions as in its code.
     """
 
     weight: float

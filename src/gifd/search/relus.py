@@ -1,4 +1,4 @@
-"""Every ReLU-like call of a victim, however it is written, replaced by one function."""
+"""Replaces every ReLU-like call of a victim, as module, function or method."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 FLAT = 1e-12
-"""Added to a spread, so that it has a slope where a layer's inputs are all alike."""
+"""Added to a spread, so that it is differentiable where all inputs of a layer are equal."""
 
 
 class ReLUMode(TorchFunctionMode):
-    """A context that catches the calls, not the modules: any victim is replayed so, untouched.
+    """A context that intercepts calls, not modules, and so works for any unmodified victim.
 
-    Leaky ReLUs, PReLUs, ReLU6 and hard tanh are made of ReLUs.
+    Leaky ReLUs, PReLUs, ReLU6 and hard tanh are written in terms of ReLUs.
 
     Args:
-        width: of what takes the ReLU's place, as a multiple of its inputs' standard deviation.
+        width: of the replacement, as a multiple of its inputs' standard deviation.
     """
 
     def __init__(self, width: float) -> None:
@@ -30,7 +30,7 @@ class ReLUMode(TorchFunctionMode):
 
     @abstractmethod
     def instead(self, a: Tensor, h: Tensor) -> Tensor:
-        """What takes the place of `max(a, 0)`.
+        """The replacement of `max(a, 0)`.
 
         Args:
             a: the inputs.

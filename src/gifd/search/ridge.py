@@ -1,4 +1,4 @@
-"""Ridge regression whose strength is chosen by leaving one out: what a linear guess can tell."""
+"""Ridge regression with the ridge parameter chosen by leave-one-out cross-validation."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import Tensor
 from gifd.errors import InputError
 
 STRENGTHS = torch.logspace(-4, 4, 33, dtype=torch.float64)
-"""The ridges tried, as multiples of the mean squared singular value of the inputs."""
+"""Candidate ridge parameters, as multiples of the mean squared singular value of the inputs."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ridge:
-    """`y = mean_y + (x - mean_x) / std_x @ weight`, the least-squares line through examples.
+    """`y = mean_y + (x - mean_x) / std_x @ weight`, fitted by regularised least squares.
 
-    With Z the standardised inputs, `weight = argmin |Z w - (Y - mean_y)|^2 + s |w|^2`. Of the
-    strengths s the one with the least leave-one-out error is taken, in closed form: the error
-    at example i is its residual over `1 - h_i`, with h_i its leverage.
+    With Z the standardised inputs, `weight = argmin |Z w - (Y - mean_y)|^2 + s |w|^2`. The s with
+    the least leave-one-out error is chosen, in closed form: the error at example i is its
+    residual over `1 - h_i`, with leverage h_i.
 
     Args:
         mean, std: of the inputs, (F,).
         weight: (F, T).
         offset: mean of the outputs, (T,).
         error: mean squared leave-one-out error.
-        strength: the s taken.
+        strength: the chosen s.
 
     Source: Allen, The Relationship between Variable Selection and Data Augmentation and a
     Method for Prediction, Technometrics 1974 (PRESS).
@@ -44,7 +44,7 @@ class Ridge:
 
     @classmethod
     def fit(cls, inputs: Float[Tensor, "N F"], outputs: Float[Tensor, "N T"]) -> Ridge:
-        """The ridge through N examples, computed on the CPU in float64.
+        """Fit N examples, on the CPU in float64.
 
         Raises:
             InputError: fewer than three examples.
@@ -54,7 +54,7 @@ class Ridge:
         x, y = inputs.detach().cpu().double(), outputs.detach().cpu().double()
         mean, offset = x.mean(0), y.mean(0)
         std = x.std(0, correction=0)
-        std = torch.where(std > 1e-12 * std.max(), std, torch.inf)  # what is constant tells nothing
+        std = torch.where(std > 1e-12 * std.max(), std, torch.inf)  # ignore constant inputs
         left, sizes, right = torch.linalg.svd((x - mean) / std, full_matrices=False)
         squares = sizes.square()
         seen = left.T @ (y - offset)  # (K, T)
@@ -79,6 +79,6 @@ class Ridge:
         )
 
     def __call__(self, inputs: Float[Tensor, "B F"]) -> Float[Tensor, "B T"]:
-        """What the line says, on the inputs' device and in their type."""
+        """Predict, on the device and in the dtype of the inputs."""
         x = inputs.detach().cpu().double()
         return (((x - self.mean) / self.std) @ self.weight + self.offset).to(inputs)

@@ -1,4 +1,4 @@
-"""Run: one phase under way, from where it begins to what it found."""
+"""Run: one phase from its beginning to its result."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from gifd.search.variables import Layout
 
 @final
 class PhaseRun:
-    """One phase of N images with R searches each, and what it remembers.
+    """One phase of N images with R searches each.
 
     Args:
-        phase: what to do.
-        context, observations, draws, batched: as `search` has them.
-        comparisons: of replays with each observation.
-        together: their targets stacked, where they are vectorised together.
+        phase: the phase.
+        context, observations, draws, batched: see `search`.
+        comparisons: one per observation.
+        together: their stacked targets, if all are evaluated in one call.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PhaseRun:
     # -- its beginning -----------------------------------------------------------------
 
     def begin(self, before: Standing) -> None:
-        """Find where the phase begins."""
+        """Run the initialiser."""
 
         def values(state: State) -> Tensor:
             layout = Layout.of(state, self.phase.space.searched(self.context))
@@ -99,7 +99,7 @@ class PhaseRun:
     # -- its course --------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Seen]:
-        """Its steps, each after what it showed was kept."""
+        """Yield the results of each step, after updating what is kept."""
         for seen in self._explore():
             self.kept = self.kept.after(seen, self.phase.keeps)
             self.alive = seen.finite
@@ -126,7 +126,7 @@ class PhaseRun:
         )
 
     def _limited(self, x: Float[Tensor, "N R M"]) -> Float[Tensor, "N R M"]:
-        """The nearest variables that the phase and its space allow."""
+        """Project onto the constraints of the phase and its space."""
         variables = flat(self._layout.unpack(x))
         limited = dict(variables)
         for name, projection in self.phase.constraints.items():
@@ -137,7 +137,7 @@ class PhaseRun:
         return self._layout.pack(apart(limited, len(x)))
 
     def _normal(self) -> Float[Tensor, "N R M"]:
-        """Normal numbers for each variable of each image, drawn one after the other."""
+        """Standard normal noise for each variable, from each image's own generator."""
         drawn = []
         for draw in self._draws:
             own = {
@@ -148,7 +148,7 @@ class PhaseRun:
         return torch.stack(drawn).to(self._entry)
 
     def _confer(self, step: int, x: Tensor, alive: Tensor) -> Groups:
-        """The mean of each image's restarts, renewed where a regulariser wants it to be."""
+        """The mean of each image's restarts, updated when `GroupConsistency` is due."""
         for group in self.phase.regularizers:
             if isinstance(group, GroupConsistency) and group.due(step, self.phase.steps):
                 with torch.no_grad():
@@ -194,18 +194,18 @@ class PhaseRun:
 
     @property
     def least(self) -> Float[Tensor, "N"]:
-        """The least distance of each image so far; infinite before there is one."""
+        """The least distance of each image so far; infinite if there is none yet."""
         return self.kept.distance.amin(1)
 
     def dropped(self, n: int) -> tuple[int, ...]:
-        """The restarts of one image that became non-finite here."""
+        """The restarts of one image that became non-finite in this phase."""
         fell = self.standing.alive[n] & ~self.alive[n]
         return tuple(self.standing.numbers[n][fell].tolist())
 
     def finish(self, selection: Measure) -> tuple[Standing, list[PhaseResult | None]]:
-        """Where the searches stand that go on, and what was found for each image.
+        """The searches that continue, and the result for each image.
 
-        The first Ctrl-C while it measures begins it anew: what was found is not lost.
+        The first Ctrl-C in here restarts it, so that no result is lost.
         """
         try:
             return self._finished(selection)
@@ -234,7 +234,7 @@ class PhaseRun:
         return ended.chosen(kept), results
 
     def _measured(self, selection: Measure, going: Tensor) -> Tensor:
-        """The distance of what was kept by the run's measure: one more victim gradient each."""
+        """The kept iterates' distance by the run's measure: one more victim gradient each."""
         phase = replace(
             self.phase,
             distance=selection.distance,

@@ -1,4 +1,4 @@
-"""Schedules: the learning rate over a phase, as a factor of its top."""
+"""Schedules: the learning rate over a phase, relative to its peak."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import final
 
 
 class Schedule(ABC):
-    """The learning rate over a phase, as a factor of its top."""
+    """The learning rate over a phase, relative to its peak."""
 
     @abstractmethod
     def __call__(self, t: float) -> float:
-        """The factor at `t` in (0, 1], the share of the phase that is done after this step."""
+        """The factor at `t` in (0, 1], the share of the phase done after this step."""
 
 
 @final

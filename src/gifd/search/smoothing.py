@@ -1,17 +1,17 @@
-"""Smoothed replay: ReLUs that are averaged over noise, so that no distance hangs on their flips.
+"""Smoothed replay: ReLUs averaged over noise, so that the distance is smooth in the image.
 
-The gradient of a ReLU network jumps wherever a ReLU's input changes sign, and most of its
-distance to the observed one is such jumps: it is nearly as large for a picture of 25 dB as for
-one of 13. Replayed with
+The gradient of a ReLU network jumps wherever a ReLU's input changes sign, and most of the
+matching distance comes from such jumps: it is almost as large for an image at 25 dB as for one
+at 13 dB. Replayed with
 
     E[max(a + h n, 0)] = a Phi(a / h) + h phi(a / h),  n ~ N(0, 1),  h = width * std(a)
 
-in place of `max(a, 0)`, forwards and backwards, the update is smooth in the image. The width h is
-part of the function: its slope is followed too, so that gradients are those of the distance. The
-observed update stays as it is: the truth's distance is then above 0, and distances of smoothed and
-exact replays are not to be compared.
+in place of `max(a, 0)`, forward and backward, the update is smooth in the image. The width h
+depends on the input, and its derivative is part of the gradient. The observed update is
+unchanged, so the private image has a distance above 0, and distances of smoothed and exact
+replays are not comparable.
 
-Source: ours; searches through ever less smoothed objectives are of Blake and Zisserman, Visual
+Source: ours; searching less and less smoothed objectives is due to Blake and Zisserman, Visual
 Reconstruction, MIT Press 1987.
 """
 
@@ -31,7 +31,7 @@ def smoothed_replay(width: float) -> AbstractContextManager[object]:
     """A context in which every ReLU-like call is averaged over noise on its inputs.
 
     Args:
-        width: of the noise, as a multiple of the inputs' standard deviation; 0 leaves all exact.
+        width: of the noise, as a multiple of the inputs' standard deviation; 0 is exact.
     """
     return _Averaged(width) if width > 0 else nullcontext()
 
@@ -44,7 +44,7 @@ class _Averaged(ReLUMode):
 class _Mean(torch.autograd.Function):
     """`f(a, h) = a Phi(a / h) + h phi(a / h)`, with `df/da = Phi(a / h)` and `df/dh = phi(a / h)`.
 
-    Written down, as autograd would reach them by sums that cancel.
+    The derivatives are explicit because autograd's would suffer from cancellation.
     """
 
     generate_vmap_rule = True

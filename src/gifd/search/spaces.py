@@ -1,6 +1,6 @@
-"""Search spaces: where along the generator, from its latent to the image, a phase searches.
+"""Search spaces: what a phase searches, from the generator's latent to the image.
 
-States carry the axes (S, B) in front of everything: S searches of B images each.
+States have the leading axes (S, B): S searches of B images each.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from gifd.priors.generator import IMAGE, Generator, State
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchContext:
-    """What all spaces and searches of one run share.
+    """What all spaces and searches of a run share.
 
     Args:
-        model: its normalisation defines the units of a pixel search.
-        generator: the prior; None where the attack has none.
+        model: the victim; its normalisation defines the units of a pixel search.
+        generator: the prior, if the attack has one.
         image_shape: (C, H, W) of the private images.
-        batch: B, the private images in the update.
+        batch: B, the number of private images in the update.
     """
 
     model: Model
@@ -38,7 +38,7 @@ class SearchContext:
 
     @property
     def prior(self) -> Generator:
-        """The generator, where there is one.
+        """The generator.
 
         Raises:
             InputError: the attack was built without a prior.
@@ -51,12 +51,12 @@ class SearchContext:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draw:
-    """What random states are drawn by, for the restarts of one image.
+    """How to draw random states for the restarts of one image.
 
     Args:
-        restarts: how many states.
-        rng: where all randomness comes from.
-        labels: (R, B) the class that each image is drawn from, for a conditional prior.
+        restarts: number of states.
+        rng: source of all randomness.
+        labels: (R, B) the class of each image, for a conditional prior.
     """
 
     restarts: int
@@ -70,33 +70,33 @@ class Draw:
 
 
 class Space(ABC):
-    """A place to search in."""
+    """A space to search in."""
 
     @property
     def needs_prior(self) -> bool:
-        """Whether it lies in a generator."""
+        """Whether it needs a generator."""
         return True
 
     @property
     def searches_labels(self) -> bool:
-        """Whether the labels are found with the images."""
+        """Whether the labels are optimised with the images."""
         return False
 
     @abstractmethod
     def start(self, context: SearchContext, draw: Draw) -> State:
-        """Random states to begin an attack with."""
+        """Random states, for the beginning of an attack."""
 
     @abstractmethod
     def enter(self, context: SearchContext, origin: Space, state: State) -> State:
-        """The states in this space that show the same images as `state` of `origin`."""
+        """The states in this space that show the same images as `state` in `origin`."""
 
     @abstractmethod
     def position(self, stages: int) -> int:
-        """Where along a generator of so many stages: 0 is its latent, `stages + 1` the pixels."""
+        """The position along a generator: 0 is the latent, k stage k, `stages + 1` the pixels."""
 
     @abstractmethod
     def searched(self, context: SearchContext) -> tuple[str, ...]:
-        """The names of the state that are optimised; the rest is carried."""
+        """The names of the state's optimised tensors; the others are carried along."""
 
     @abstractmethod
     def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
@@ -109,16 +109,16 @@ class Space(ABC):
         return torch.stack([self.images(context, row) for row in rows])
 
     def labels(self, state: State, known: Tensor) -> Shaped[Tensor, "B *N"]:
-        """The labels that one search's state is replayed with: the known ones."""
+        """The labels of one search's replay: the known ones by default."""
         return known
 
     def clip(self, context: SearchContext, state: State) -> State:
-        """The state with the limits that belong to the space itself."""
+        """The state clipped to the limits of the space itself."""
         return state
 
 
 class _Cut(Space):
-    """The generator cut behind its stage `depth`: what comes before is fixed, the rest is run."""
+    """The generator cut after stage `depth`: only the stages after the cut are run."""
 
     depth: int
 
@@ -137,7 +137,7 @@ class _Cut(Space):
         return _unflatten(self._run(context, depth, self.depth, _flatten(state)), context.batch)
 
     def position(self, stages: int) -> int:
-        """The depth of the cut; an error where the generator ends before it."""
+        """The depth of the cut; an error if the generator has fewer stages."""
         if self.depth > stages:
             raise InputError(
                 f"expected a feature of at most {stages} (stages of the generator), "
@@ -146,15 +146,15 @@ class _Cut(Space):
         return self.depth
 
     def searched(self, context: SearchContext) -> tuple[str, ...]:
-        """What the stage in front of the cut offers."""
+        """The searchable tensors at the cut."""
         return context.prior.searchable(self.depth)
 
     def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
-        """Run the stages behind the cut."""
+        """Run the stages after the cut."""
         return context.prior[self.depth :](state)[IMAGE]
 
     def pictures(self, context: SearchContext, state: State) -> Float[Tensor, "S B C H W"]:
-        """Run the stages behind the cut once for all."""
+        """Run the stages after the cut, in one call."""
         shown = self.images(context, _flatten(state))  # (S * B, C, H, W)
         return shown.reshape(-1, context.batch, *shown.shape[1:])
 
@@ -167,10 +167,10 @@ class _Cut(Space):
 @final
 @dataclass(frozen=True)
 class Latent(_Cut):
-    """The generator's own latent.
+    """The generator's latent.
 
     Args:
-        only: which of its searchable tensors are searched; none named: all of them.
+        only: names of the tensors to search; all searchable ones by default.
     """
 
     only: tuple[str, ...] = ()
@@ -178,10 +178,10 @@ class Latent(_Cut):
     depth = 0
 
     def searched(self, context: SearchContext) -> tuple[str, ...]:
-        """What the latent offers, or what of it was chosen.
+        """The chosen tensors, or all searchable ones.
 
         Raises:
-            InputError: a choice that the latent does not offer.
+            InputError: a chosen tensor is not searchable.
         """
         offered = super().searched(context)
         for name in self.only:
@@ -193,12 +193,12 @@ class Latent(_Cut):
 @final
 @dataclass(frozen=True)
 class Feature(_Cut):
-    """The feature domain behind stage `depth` of the generator, `1 <= depth <= N`.
+    """The feature domain after stage `depth` of the generator, `1 <= depth <= N`.
 
     Args:
         depth: the stage.
-        drop: what of the carried state is lost on entry, set to zero. Nothing, unless a code
-            that loses it is to be reproduced; the images jump then.
+        drop: carried tensors to set to zero on entry, which changes the images. Only to
+            reproduce code that loses them.
     """
 
     depth: int
@@ -217,19 +217,19 @@ class Feature(_Cut):
 @final
 @dataclass(frozen=True)
 class Weights(Space):
-    """The generator's own weights, for each image its own; the latent stays where it was.
+    """The generator's weights, separately for each image; the latent is fixed.
 
     Source: Jeon et al., Gradient Inversion with Generative Image Prior, NeurIPS 2021.
     """
 
     def start(self, context: SearchContext, draw: Draw) -> State:
-        """Latents drawn from the prior, and the weights as they were trained."""
+        """Latents drawn from the prior, and the trained weights."""
         return self.enter(context, Latent(), Latent().start(context, draw))
 
     def enter(self, context: SearchContext, origin: Space, state: State) -> State:
-        """The latent as it is, with the weights as they were trained."""
+        """The latent, with the trained weights."""
         if not isinstance(origin, Latent):
-            raise InputError(f"expected the generator's weights behind its latent, got {origin}")
+            raise InputError(f"expected the generator's weights after its latent, got {origin}")
         shape = next(iter(state.values())).shape[:2]
         weights = context.prior.weights().items()
         copies = {_WEIGHT + n: w.expand(*shape, *w.shape).clone() for n, w in weights}
@@ -244,7 +244,7 @@ class Weights(Space):
         return tuple(_WEIGHT + name for name in context.prior.weights())
 
     def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
-        """Each image by a generator of its own."""
+        """Each image by its own generator."""
         shown = []
         for b in range(len(state[IMAGE])):
             own = {name: tensor[b] for name, tensor in state.items()}
@@ -260,13 +260,13 @@ _WEIGHT = "weight:"
 @final
 @dataclass(frozen=True, kw_only=True)
 class Pixels(Space):
-    """The image itself, in the model's normalised units, clipped to what an image can be.
+    """The image itself, in the model's normalised units, clipped to valid images.
 
-    In these units the papers' learning rates and starts (standard normal) are meant.
+    The papers' learning rates and standard normal starts refer to these units.
 
     Args:
-        bounded: clip after every step; otherwise only the answer is.
-        soft_labels: search the labels too, as logits whose softmax the replay is given.
+        bounded: clip after every step; otherwise only the answer is clipped.
+        soft_labels: also search the labels, as logits; the replay uses their softmax.
     """
 
     bounded: bool = True
@@ -274,16 +274,16 @@ class Pixels(Space):
 
     @property
     def needs_prior(self) -> bool:
-        """It needs none."""
+        """It needs no prior."""
         return False
 
     @property
     def searches_labels(self) -> bool:
-        """Where they are soft."""
+        """Whether they are soft."""
         return self.soft_labels
 
     def start(self, context: SearchContext, draw: Draw) -> State:
-        """Standard normal noise, for the labels' logits too."""
+        """Standard normal noise, also for the labels' logits."""
         like = next(iter(context.model.parameters.values()))
         shape = (draw.restarts, context.batch)
         state = {IMAGE: torch.randn(*shape, *context.image_shape, generator=draw.rng).to(like)}
@@ -302,11 +302,11 @@ class Pixels(Space):
             return {IMAGE: context.model.normalize(origin.pictures(context, state))}
 
     def position(self, stages: int) -> int:
-        """Behind all stages."""
+        """After all stages."""
         return stages + 1
 
     def searched(self, context: SearchContext) -> tuple[str, ...]:
-        """Every pixel, and the labels where they are searched."""
+        """The pixels, and the labels if they are soft."""
         return (IMAGE, LABELS) if self.soft_labels else (IMAGE,)
 
     def images(self, context: SearchContext, state: State) -> Float[Tensor, "B C H W"]:
@@ -318,7 +318,7 @@ class Pixels(Space):
         return context.model.denormalize(state[IMAGE])
 
     def labels(self, state: State, known: Tensor) -> Shaped[Tensor, "B *N"]:
-        """The softmax of the logits, (B, N), where they are searched."""
+        """The softmax of the logits, (B, N), if labels are soft."""
         return state[LABELS].softmax(-1) if self.soft_labels else known
 
     def clip(self, context: SearchContext, state: State) -> State:

@@ -1,4 +1,4 @@
-"""Standing: where the searches of several images stand between two phases."""
+"""Standing: the searches of several images between two phases."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Standing:
     """N images with R searches each.
 
     Args:
-        space: where the states lie.
+        space: the space of the states.
         state: tensors (N, R, B, ...).
-        labels: that each search is replayed with.
-        numbers: of the searches, from 0, as they were at the beginning of the run.
-        alive: which of them go on; the others fell, and are carried along unchanged.
-        distance: what they were ranked by at the end of the last phase; zero before it.
+        labels: labels of each search's replay.
+        numbers: numbers of the searches, from 0, as at the beginning of the run.
+        alive: the active searches; dropped ones are carried along unchanged.
+        distance: by which they were ranked at the end of the last phase; zero before the first.
     """
 
     space: Space
@@ -35,7 +35,7 @@ class Standing:
     distance: Float[Tensor, "N R"]
 
     def best_first(self) -> Int[Tensor, "N R"]:
-        """The searches of each image, the nearest first and what fell last."""
+        """The searches of each image by distance; dropped ones last."""
         ranked = torch.where(self.alive, self.distance, torch.inf)
         return torch.argsort(ranked, dim=1, stable=True)
 

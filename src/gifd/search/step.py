@@ -1,4 +1,4 @@
-"""The step: a pure function that moves every search of every image at once."""
+"""The step: a pure function that advances all searches of all images at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Groups = Sequence[Tensor | None]
 
 
 class Moving(NamedTuple):
-    """All that a step changes: variables (N, R, M), the optimiser's memory, who goes on (N, R)."""
+    """The state of a step: variables (N, R, M), the optimiser's memory, active searches (N, R)."""
 
     x: Tensor
     memory: Memory
@@ -24,9 +24,10 @@ class Moving(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What an evaluation showed: iterates (N, R, M), distances and whether they count (N, R).
+    """The results of an evaluation: iterates (N, R, M), distances (N, R), masks (N, R).
 
-    The distance of a search that fell before is NaN; `evaluated` are those that had not.
+    `evaluated` are the searches that were active before it, `finite` those still active after
+    it. The distance of a dropped search is NaN.
     """
 
     x: Tensor
@@ -42,16 +43,16 @@ def step(
     limit: Callable[[Tensor], Tensor],
     noise: Tensor | None,
 ) -> tuple[Moving, Seen]:
-    """Evaluate, move along the gradient, project; what is not finite stays where it is.
+    """Evaluate, move along the gradient, project; searches that are not finite stay in place.
 
-    Nothing is read back to the host, and no shape depends on a value.
+    On an accelerator nothing is read back to the host, and no shape depends on a value.
 
     Args:
-        moving: where the searches are.
-        evaluate: variables and who is alive -> objectives, distances and gradients.
-        optimizer: the rule.
-        limit: variables -> the nearest that the phase allows.
-        noise: standard normal numbers like the variables, for a rule that asks for them.
+        moving: the state of the searches.
+        evaluate: (variables, active searches) -> objectives, distances and gradients.
+        optimizer: the update rule.
+        limit: projects variables onto what the phase allows.
+        noise: standard normal, shaped like the variables, for a noisy optimiser.
     """
     x, memory, alive = moving
     gradient, objective, distance = evaluate(x, alive)
@@ -74,17 +75,17 @@ def descend(
     normal: Callable[[], Tensor],
     confer: Callable[[int, Tensor, Tensor], Groups],
 ) -> Iterator[Seen]:
-    """So many steps, each told before the next.
+    """Take `steps` steps and yield the results of each.
 
     Args:
         evaluation: of the phase.
-        optimizer: the rule.
-        x: where it begins, (N, R, M).
-        alive: who takes part, (N, R).
-        steps: how many.
+        optimizer: the update rule.
+        x: the start, (N, R, M).
+        alive: active searches, (N, R).
+        steps: number of steps.
         limit: see `step`.
-        normal: draws noise, where the rule asks for it.
-        confer: step, variables and who is alive -> what the restarts of each image are drawn to.
+        normal: draws noise for a noisy optimiser.
+        confer: (step, variables, active searches) -> each image's mean over restarts, if any.
     """
     moving = Moving(x, optimizer.init(x, steps), alive)
     for number in range(steps):

@@ -1,4 +1,4 @@
-"""Variables: what a phase searches, as one flat vector a search."""
+"""Variables: what a phase searches, as one flat vector per search."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from gifd.priors.generator import State
 @final
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where each searched tensor of a state lies in a vector of M numbers.
+    """The positions of a state's searched tensors in a vector of M numbers.
 
-    An optimiser, the best iterate and a check for what is not finite are then one tensor
-    (N, R, M) each, whatever is searched.
+    Optimisers and the best iterates then work on one tensor (N, R, M), whatever the space.
 
     Args:
-        shapes: of one search's tensors, by name, in the vector's order.
+        shapes: name -> shape of one search's tensor, in the vector's order.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -39,7 +38,7 @@ class Layout:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def pack(self, state: State) -> Float[Tensor, "*L M"]:
-        """The searched tensors of a state (*L, ...) as vectors."""
+        """A state's searched tensors (*L, ...) as vectors."""
         parts = []
         for name, shape in self.shapes.items():
             leading = state[name].shape[: state[name].ndim - len(shape)]
@@ -47,7 +46,7 @@ class Layout:
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def unpack(self, x: Float[Tensor, "*L M"]) -> dict[str, Tensor]:
-        """The tensors (*L, ...) that vectors hold."""
+        """Vectors as named tensors (*L, ...)."""
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         parts = torch.split(x, sizes, -1)  # whose gradients come back in one piece
         return {

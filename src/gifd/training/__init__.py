@@ -1,4 +1,4 @@
-"""Training priors of one's own: the same StyleGAN2 that the attacks take apart."""
+"""Training your own priors: the same StyleGAN2 that the attacks use."""
 
 from gifd.training.card import card_path, score, write_card
 from gifd.training.data import ImageSet, image_set, read_image_set

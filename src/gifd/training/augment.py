@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation: a small set is not learnt by heart."""
+"""Adaptive discriminator augmentation, against overfitting on small sets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Augment:
     def __call__(
         self, images: Float[Tensor, "B C H W"], p: float, rng: torch.Generator
     ) -> Float[Tensor, "B C H W"]:
-        """The images, each in its own way; differentiable. p = 0 changes nothing."""
+        """Augment each image independently; differentiable. p = 0 changes nothing."""
         if p <= 0:
             return images
         return self._colours(self._places(images, p, rng), p, rng)
@@ -53,7 +53,7 @@ class Augment:
         stretch = torch.exp2(draw.maybe(draw.normal() * 0.2))
         after = draw.maybe((draw.uniform() * 2 - 1) * math.pi, half)
         part = [draw.maybe(draw.normal() / 8) for _ in range(2)]
-        # from a place in the result to the place it comes from, in [-1, 1]
+        # maps positions in the result to positions in the image, in [-1, 1]
         matrix = _scaling(mirror, one) @ _rotation(quarter) @ _shift(*whole)
         matrix = matrix @ _scaling(scale, scale) @ _rotation(before)
         matrix = matrix @ _scaling(stretch, 1 / stretch) @ _rotation(after) @ _shift(*part)
@@ -91,7 +91,7 @@ class Augment:
 
 
 class _Draws:
-    """Random numbers, one an image, and whether each is used."""
+    """Random numbers, one per image, each used with a probability."""
 
     def __init__(self, count: int, p: float, rng: torch.Generator, device: torch.device) -> None:
         self.count, self.p, self.rng, self.device = count, p, rng, device
@@ -130,7 +130,7 @@ def _matrix(rows: list[list[Tensor]]) -> Float[Tensor, "B 3 3"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapt:
-    """How p follows overfitting: up while more reals than wanted look real, else down.
+    """Adapts p to overfitting: up if r is above its target, else down.
 
     `r = E[sign D(real)]`; p moves by `sign(r - target) * images / speed` after each `interval`
     batches.
@@ -138,7 +138,7 @@ class Adapt:
     Args:
         target: of r.
         interval: batches between two changes.
-        speed: images it takes p to go from 0 to 1.
+        speed: images in which p can go from 0 to 1.
     """
 
     target: float = 0.6

@@ -1,4 +1,4 @@
-"""The model card: what stands beside weights, so that nobody has to ask where they are from."""
+"""The model card: the origin of weights, next to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gifd.training.trainer import Trainer
 
 
 def card_path(out: Path) -> Path:
-    """Beside the weights."""
+    """Next to the weights."""
     return out.with_suffix(".md")
 
 
@@ -23,7 +23,7 @@ def score(trainer: Trainer, count: int, *, offline: bool = False) -> float:
 
     Raises:
         InputError: fewer than two of either.
-        WeightsError: AlexNet's weights cannot be had.
+        WeightsError: AlexNet's weights cannot be loaded.
     """
     prior = trainer.checkpoint().generator(name="trained", latent="z")
     data = trainer.data
@@ -39,12 +39,12 @@ def write_card(
     """Write the card of the weights at `out`.
 
     Args:
-        trainer: that made them.
+        trainer: the trainer that made them.
         out: the weights.
-        licence: of the data, and with it of the weights.
-        command: that makes them.
-        distance: their `score`, or None where it was not computed.
-        scored: on how many samples.
+        licence: of the data, and so of the weights.
+        command: the command that makes them.
+        distance: their `score`, or None if it was not computed.
+        scored: the number of samples for `score`.
 
     Raises:
         InputError: it cannot be written.

@@ -1,4 +1,4 @@
-"""ImageSet: the pictures a prior learns from, in memory, with their labels."""
+"""ImageSet: training images in memory, with their labels."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gifd.images import LARGEST_SIDE, read_images
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """Square pictures of one size and, for a conditional prior, their class indices.
+    """Square images of one size and, for a conditional prior, their class indices.
 
     Args:
         images: (N, C, S, S) of bytes; S is 8, 16, 32, ...
         labels: (N,) class indices, or None.
-        classes: what each class index stands for; empty without labels.
+        classes: the name of each class index; empty without labels.
         source: for records.
 
     Raises:
-        InputError: no picture, another shape, or labels that do not belong to them.
+        InputError: no image, another shape, or labels that do not fit.
     """
 
     images: Tensor
@@ -46,7 +46,7 @@ class ImageSet:
         if shape[-2] != side or side < 8 or side & (side - 1):
             raise InputError(
                 f"expected square images of 8, 16, 32, ... pixels, got {shape[-1]} x {shape[-2]}: "
-                "give a size to bring them to it"
+                "give a size to resize them to"
             )
         if self.labels is None:
             return
@@ -66,21 +66,21 @@ class ImageSet:
 
     @property
     def size(self) -> int:
-        """S, the side of each picture in pixels."""
+        """S, the side of each image in pixels."""
         return self.images.shape[-1]
 
     @property
     def colours(self) -> int:
-        """C, of each picture."""
+        """C, the number of channels."""
         return self.images.shape[1]
 
     def batch(
         self, seen: int, count: int, seed: int
     ) -> tuple[Float[Tensor, "B C S S"], Tensor | None]:
-        """The `count` pictures behind the first `seen`, in [-1, 1], and their labels.
+        """The `count` images after the first `seen`, in [-1, 1], and their labels.
 
-        Every pass over the set has its own order, drawn from the seed and its number: where
-        training stands is one number.
+        Each epoch has its own order, from the seed and its number, so the position in training
+        is one number.
         """
         indices: list[int] = []
         epoch, at = divmod(seen, len(self))
@@ -101,12 +101,12 @@ def read_image_set(
 
     Args:
         source: the folder or zip.
-        size: resize the shorter side to it and crop the centre; None asks for images that are
-            of one size already.
-        match: which file names, as a shell pattern.
-        labels: a regular expression whose first group, found in the path inside the source,
-            names the class (`class([0-9]+)`); '/' takes the folder each image lies in. None for
-            an unconditional prior.
+        size: resize the shorter side to it and crop the centre; None requires images of equal
+            size.
+        match: shell pattern of the file names to use.
+        labels: a regular expression whose first group, in the path inside the source, is the
+            class (`class([0-9]+)`); '/' uses the folder of each image. None for an unconditional
+            prior.
 
     Raises:
         InputError: nothing there, a corrupt image, mixed sizes, or a path without a class.
@@ -121,7 +121,7 @@ def read_image_set(
         if pictures and picture.shape != pictures[0].shape:
             raise InputError(
                 f"expected images of one size in '{source}', got {_size(pictures[0])} and "
-                f"{_size(picture)} ('{name}'): give a size to bring them to it"
+                f"{_size(picture)} ('{name}'): give a size to resize them to"
             )
         pictures.append((picture * 255).round().byte())
         names.append(name)
@@ -132,7 +132,7 @@ def read_image_set(
 
 
 def image_set(dataset: Iterable[Any] | Dataset[Any], *, source: str = "dataset") -> ImageSet:
-    """Any torch Dataset of images (C, S, S), or of pairs of an image and a class index.
+    """An ImageSet from a torch Dataset of images (C, S, S), or of pairs (image, class index).
 
     Images are floats in [0, 1] or bytes.
 
@@ -171,14 +171,14 @@ def image_set(dataset: Iterable[Any] | Dataset[Any], *, source: str = "dataset")
 
 
 def _items(dataset: Any) -> Iterable[Any]:
-    """A Dataset need not end by itself: those of a known length are counted through."""
+    """The items; a Dataset of known length is indexed, since iterating it need not end."""
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         return (dataset[i] for i in range(len(dataset)))
     return dataset  # type: ignore[no-any-return]
 
 
 def _classes(names: list[str], pattern: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Class indices by the names of the classes, numbers in their order."""
+    """Class indices and sorted class names, numbers in numerical order."""
     try:
         expression = re.compile("([^/]+)/[^/]+$" if pattern == "/" else pattern)
     except re.error as error:

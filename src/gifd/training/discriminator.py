@@ -1,4 +1,4 @@
-"""StyleGAN2's discriminator: residual blocks down to 4 x 4, and how alike the images are."""
+"""StyleGAN2's discriminator: residual blocks down to 4 x 4, minibatch standard deviation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class EqualConv(nn.Module):
 
 @final
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a linear way past them; half the size behind it."""
+    """Two convolutions and a linear shortcut; halves the size."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -72,17 +72,17 @@ class ResidualBlock(nn.Module):
 
 @final
 class Discriminator(nn.Module):
-    """How real images look: the logit of "real", conditioned on the label by projection.
+    """The logit of "real" for each image, conditioned on the label by projection.
 
     Args:
-        channels: of the generator's blocks, from 4 x 4 up; this one has the same in reverse.
-        colours: of the images.
-        classes: how many labels; 0 for none.
-        group: images whose likeness is compared, in the minibatch standard deviation.
+        channels: of the generator's blocks, from 4 x 4 up; used in reverse order.
+        colours: channels of the images.
+        classes: number of labels; 0 for none.
+        group: group size of the minibatch standard deviation.
 
     Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN, CVPR 2020
-    (the residual discriminator); the projection is Miyato and Koyama's, ICLR 2018, as
-    StyleGAN2-ADA has it.
+    (the residual discriminator); the projection is Miyato and Koyama's, ICLR 2018, as in
+    StyleGAN2-ADA.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class Discriminator(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Tensor | None = None
     ) -> Float[Tensor, "B"]:
-        """Logits of images, about [-1, 1], with (B,) class indices where it is conditional."""
+        """Logits of images, about [-1, 1], with (B,) class indices if it is conditional."""
         x = activate(self.from_rgb(x))
         for block in self.blocks:
-            x = block(x)  # at last (B, width, 4, 4)
+            x = block(x)  # finally (B, width, 4, 4)
         x = activate(self.conv(torch.cat([x, self._spread(x)], dim=1)))
         x = self.out(activate(self.fc(x.flatten(1))))  # (B, width) or (B, 1)
         if not self.classes:

@@ -1,4 +1,4 @@
-"""What the two networks learn from, each a function of logits or images."""
+"""Losses and regularisers of the two networks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def r1(real: Float[Tensor, "B"], images: Float[Tensor, "B C H W"]) -> Float[Tens
 def path_length(
     images: Float[Tensor, "B C H W"], w: Float[Tensor, "B L D"], rng: torch.Generator
 ) -> Float[Tensor, "B"]:
-    """`|J_w^T y|` of each image for a normal y: how far an image moves with its style.
+    """`|J_w^T y|` of each image for a normal y: the sensitivity of an image to its style.
 
     Its squared distance from a running mean is the regulariser.
 

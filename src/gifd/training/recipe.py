@@ -1,4 +1,4 @@
-"""Recipe: every choice of a training run, in plain values."""
+"""Recipe: all settings of a training run, as plain values."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class Recipe:
 
     Args:
         channel_base: the block at resolution r has `channel_base / r` channels,
-        channel_max: but no more than this.
+        channel_max: but at most this many.
         latent: size of z and of w.
         layers: depth of the mapping network.
-        batch: images a step.
+        batch: images per step.
         lr: learning rate of Adam, betas 0 and 0.99, for both networks.
         gamma: weight of R1; None takes `2e-4 * size^2 / batch`.
-        path_length: weight of the path length regulariser; 0 leaves it out, 2 is the paper's.
-        mixing: how often two latents share an image, cut at a random layer.
+        path_length: weight of the path length regulariser; 0 for none, 2 is the paper's.
+        mixing: probability of style mixing: two latents per image, switched at a random layer.
         ema: half-life of the averaged weights in images; None takes `batch * 10,000 / 32`.
-        augment: the share of confident reals that adaptive augmentation aims at; 0 for none.
-        augment_speed: images it takes the augmentation's probability to go from 0 to 1.
+        augment: target of adaptive augmentation, the mean sign of D(real); 0 for none.
+        augment_speed: images in which the probability of augmentation can go from 0 to 1.
         mirror: whether half of the images are mirrored.
         precision: of the convolutions, float32 or bfloat16; parameters are float32.
-        compile: whether torch.compile fuses the networks: for runs longer than its minutes.
-        seed: of all randomness.
+        compile: whether to use torch.compile, which pays off in long runs.
+        seed: seed of all randomness.
 
     Raises:
         InputError: a number out of range.
@@ -74,6 +74,6 @@ class Recipe:
                 raise InputError(f"expected a recipe with {what}, got {one_line(self, 400)}")
 
     def channels(self, size: int) -> tuple[int, ...]:
-        """Of each block, from 4 x 4 up to `size` x `size`."""
+        """Channels of each block, from 4 x 4 up to `size` x `size`."""
         sides = [4 * 2**i for i in range((size // 4).bit_length())]
         return tuple(max(1, min(self.channel_base // side, self.channel_max)) for side in sides)

@@ -1,4 +1,4 @@
-"""Training a remapper: on the prior's own data, or on samples of the prior."""
+"""Training a remapper, on the prior's training data or on samples of the prior."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def train_remapper(
     device: torch.device | str = "cpu",
     callback: Callable[[int, float], None] | None = None,
 ) -> Remapper:
-    """Teach a small network which class an image belongs to, also where it is blurred or noisy.
+    """Train a small classifier for a prior's classes, also on blurred and noisy images.
 
-    What a coarse search finds is both, so half of the images are blurred and given noise.
+    Images from a coarse search are blurred and noisy, so half of the training images are too.
 
     Args:
-        source: a conditional prior, of which fresh images are drawn; or images with labels, of
-            which every tenth is kept out to measure the accuracy.
-        steps: of AdamW, 64 images each.
-        seed: of all randomness.
+        source: a conditional prior, from which images are sampled; or images with labels, of
+            which every tenth is held out to measure the accuracy.
+        steps: steps of AdamW, 64 images each.
+        seed: seed of all randomness.
         name: for records.
         device: where to train.
-        callback: told of every step and its loss.
+        callback: called with every step and its loss.
 
     Raises:
-        InputError: no classes to tell apart.
+        InputError: fewer than two classes.
     """
     classes = len(source.classes) if isinstance(source, ImageSet) else source.classes or 0
     if classes < 2:
@@ -105,7 +105,7 @@ def _of_images(data: ImageSet, seed: int) -> tuple[Draw, tuple[Tensor, Tensor]]:
 
 
 def _worn(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Half of the images mirrored; half blurred, with noise."""
+    """Mirror half of the images; blur half and add noise."""
     count = len(images)
 
     def half() -> Tensor:

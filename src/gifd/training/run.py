@@ -1,4 +1,4 @@
-"""A training run: steps until the images or the minutes are over, saved as it goes, resumable."""
+"""A training run: limited by images or minutes, saved regularly, resumable."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SAMPLES = 36
 
 @dataclass(frozen=True, kw_only=True)
 class Stand:
-    """Where a run stands, after each step: what a callback is told.
+    """The progress of a run, for callbacks.
 
     Args:
-        seen, images: shown so far, and when the run ends.
-        rate: images a second, of this run.
+        seen, images: images shown so far, and in total.
+        rate: images per second, in this run.
         left: seconds to the end.
         p: probability of each augmentation.
         losses: of this step.
@@ -56,7 +56,7 @@ class Stand:
 
 
 def state_path(out: Path) -> Path:
-    """Where a run that writes `out` keeps what it needs to go on."""
+    """Where a run that writes `out` keeps its state for resuming."""
     return out.with_suffix(".state.safetensors")
 
 
@@ -72,22 +72,22 @@ def train(
     device: torch.device | str = "cpu",
     callback: Callable[[Stand], None] | None = None,
 ) -> Trainer:
-    """Train until `images` were shown, in this run and those before it.
+    """Train until `images` were shown, in this run and earlier ones.
 
-    Writes the averaged generator to `out` (half precision), a sheet of its samples beside it
-    (`.png`) and all that it takes to go on (`.state.safetensors`), each time whole or not at
-    all. Ctrl-C ends the run after the step it is in, and saves.
+    Writes the averaged generator to `out` (half precision) and, next to it, a sheet of samples
+    (`.png`) and the training state (`.state.safetensors`). Writes are atomic. Ctrl-C ends the run
+    after the current step, and saves.
 
     Args:
-        data: what it learns from.
-        recipe: every choice.
+        data: the training images.
+        recipe: all settings.
         out: ends in .safetensors.
-        images: how many to show.
-        minutes: stop after these, to go on later.
-        save_every: images between two savings.
-        resume: go on from the state beside `out`, bit for bit on the same machine.
+        images: total number of images to show.
+        minutes: stop after this time; `resume` continues later.
+        save_every: images between two saves.
+        resume: continue from the state next to `out`; bit for bit on the same machine.
         device: where to train.
-        callback: told of every step.
+        callback: receives the progress at every step.
 
     Raises:
         InputError: a state without `resume`, `resume` without one, or one of another recipe or
@@ -106,15 +106,15 @@ def train(
             f"expected no earlier run at '{state_path(out)}': resume it, or delete the file"
         )
     else:
-        _save(trainer, out, identity)  # what cannot be written is known before hours of work
+        _save(trainer, out, identity)  # fail now if it cannot be written
     began, first, saved = time.perf_counter(), trainer.seen, trainer.seen
     with _patient() as interrupted:
         while trainer.seen < images and not interrupted():
             losses = trainer.step()
             if not math.isfinite(losses.generator + losses.discriminator):
                 raise InputError(
-                    f"training became non-finite at {trainer.seen} images; '{out}' holds what was "
-                    f"saved at {saved}: begin again with a lower learning rate or more gamma"
+                    f"training became non-finite at {trainer.seen} images; '{out}' was last saved "
+                    f"at {saved}: start again with a lower learning rate or a larger gamma"
                 )
             spent = time.perf_counter() - began
             rate = (trainer.seen - first) / spent
@@ -144,9 +144,9 @@ def train(
 
 @contextmanager
 def _patient() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C is only noted, so that no step is left half done; asked, it tells.
+    """A context that defers Ctrl-C, so that steps are completed; yields whether it was pressed.
 
-    A second one interrupts at once. Outside the main thread nothing changes.
+    A second Ctrl-C interrupts at once. It does nothing outside the main thread.
     """
     noted = False
     usual = signal.getsignal(signal.SIGINT)
@@ -167,7 +167,7 @@ def _patient() -> Iterator[Callable[[], bool]]:
 
 
 def _identity(data: ImageSet, recipe: Recipe) -> dict[str, str]:
-    """What must be the same for a run to go on."""
+    """What must be equal to resume a run."""
     digest = hashlib.sha256(data.images.numpy().tobytes())
     if data.labels is not None:
         digest.update(data.labels.numpy().tobytes())
@@ -196,11 +196,11 @@ def _restore(trainer: Trainer, path: Path, identity: dict[str, str]) -> None:
         trainer.load(state)
     except (LookupError, RuntimeError, ValueError, TypeError) as error:
         reason = one_line(error)
-        raise WeightsError(f"{path} is no whole state of a training run: {reason}") from None
+        raise WeightsError(f"{path} is not a complete training state: {reason}") from None
 
 
 def _difference(before: str | None, now: str) -> str:
-    """What differs between two recipes, or that the data do."""
+    """The differences between two recipes, or that the data differ."""
     try:
         old, new = json.loads(before or ""), json.loads(now)
         changed = [f"{k}={new[k]} (it had {old.get(k)})" for k in new if new[k] != old.get(k)]

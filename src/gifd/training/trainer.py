@@ -1,4 +1,4 @@
-"""Trainer: a StyleGAN2 and its discriminator, step by step; all it remembers can be saved."""
+"""Trainer: trains a StyleGAN2 and its discriminator; its whole state can be saved."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gifd.training.recipe import Recipe
 
 R1_EVERY, PATH_EVERY = 16, 4  # steps; the regularisers are lazy
 W_DECAY, PATH_DECAY = 0.998, 0.01
-EMA_RAMP = 0.05  # the averaged weights forget faster in the beginning
+EMA_RAMP = 0.05  # the averaged weights have a shorter half-life in the beginning
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of each parameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """What a step saw.
+    """The losses of a step.
 
     Args:
         generator, discriminator: their losses.
-        real: the share of reals that the discriminator takes for real.
+        real: share of real images that the discriminator classifies as real.
     """
 
     generator: float
@@ -41,19 +41,20 @@ class Losses:
 
 @final
 class Trainer:
-    """Trains a `StyleNetwork` on an `ImageSet`. Bit for bit the same again from a saved state.
+    """Trains a `StyleNetwork` on an `ImageSet`; a saved state continues bit for bit.
 
-    A step: the generator on `batch` fakes, the discriminator on as many fakes and reals; every
-    16th step R1, every 4th the path length where it is asked for. Both networks see augmented
-    images only. `average` holds the exponential moving average of the generator's weights.
+    A step trains the generator on `batch` fakes and the discriminator on as many fakes and reals.
+    R1 is added every 16th step, the path length regulariser, if used, every 4th. Both networks
+    see augmented images only. `average` is the exponential moving average of the generator's
+    weights.
 
     Args:
         data: the images.
-        recipe: every choice.
-        device: where to.
+        recipe: all settings.
+        device: where to train.
 
-    Differs from the official code: R1 is taken at the augmented reals, which is what the
-    discriminator sees; reduced precision is bfloat16 in every layer, without a clamp.
+    Differs from the official code: R1 is computed at the augmented reals, which the discriminator
+    sees; reduced precision is bfloat16 in every layer, without clamping.
     """
 
     def __init__(
@@ -92,11 +93,13 @@ class Trainer:
         self.path_mean = torch.zeros((), device=self.device)
         self.signs = torch.zeros((), device=self.device)  # of D(real), since p last changed
         self._draw = torch.compile(self.generator) if recipe.compile else self.generator
-        self._judge = torch.compile(self.discriminator) if recipe.compile else self.discriminator
+        self._discriminate = (
+            torch.compile(self.discriminator) if recipe.compile else self.discriminator
+        )
 
     @property
     def steps(self) -> int:
-        """How many are done."""
+        """The number of steps done."""
         return self.seen // self.recipe.batch
 
     def step(self) -> Losses:
@@ -125,14 +128,14 @@ class Trainer:
         )
 
     def checkpoint(self) -> Checkpoint:
-        """The averaged generator as `gifd.priors` reads it, in half precision."""
+        """The averaged generator in the format of `gifd.priors`, in half precision."""
         tensors = {
             name: tensor.detach().cpu().half() for name, tensor in self.average.state_dict().items()
         }
         return Checkpoint(architecture="stylegan2", tensors=tensors, options={})
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, as tensors by name, on the CPU."""
+        """Everything that the next step depends on, as named tensors on the CPU."""
         state = {"rng": self.rng.get_state(), "path_mean": self.path_mean, "signs": self.signs}
         state["seen"] = torch.tensor(self.seen)
         state["p"] = torch.tensor(self.p, dtype=torch.float64)
@@ -144,10 +147,10 @@ class Trainer:
         return {name: t.detach().cpu().clone() for name, t in state.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where `state()` was taken.
+        """Continue from a `state()`.
 
         Raises:
-            KeyError, RuntimeError, ValueError, TypeError: it is no state, or another trainer's.
+            KeyError, RuntimeError, ValueError, TypeError: not a state, or another trainer's.
         """
         for part, network in self._networks().items():
             network.load_state_dict(_under(state, part))
@@ -176,7 +179,7 @@ class Trainer:
         }
 
     def _styles(self, count: int, labels: Tensor | None) -> Float[Tensor, "B L D"]:
-        """Styles of fresh latents, two of them in an image where mixing says so."""
+        """Styles of random latents, with style mixing."""
         w: Tensor = self.generator.mapping(self._normal(count, self.recipe.latent), labels)
         with torch.no_grad():
             self.generator.mapping.w_avg.lerp_(w.mean(0), 1 - W_DECAY)
@@ -204,7 +207,7 @@ class Trainer:
         }
 
     def _labels(self, count: int) -> Tensor | None:
-        """Of fakes: drawn from those of the reals."""
+        """Labels for fakes, drawn from those of the reals."""
         if self.data.labels is None:
             return None
         chosen = torch.randint(len(self.data), (count,), generator=self.rng, device=self.device)
@@ -213,7 +216,7 @@ class Trainer:
     def _logits(self, images: Tensor, labels: Tensor | None) -> Float[Tensor, "B"]:
         images = self.augment(images, self.p, self.rng)
         with self._reduced():
-            logits: Tensor = self._judge(images, labels).float()
+            logits: Tensor = self._discriminate(images, labels).float()
         return logits
 
     def _generator_step(self) -> Tensor:
@@ -274,7 +277,7 @@ class Trainer:
 
 
 def _adam(network: nn.Module, lr: float, lazy: int) -> torch.optim.Adam:
-    """Adam; with a regulariser every `lazy` steps it moves as if they were one."""
+    """Adam, adjusted for a lazy regulariser in every `lazy`-th step."""
     share = lazy / (lazy + 1) if lazy else 1.0
     return torch.optim.Adam(network.parameters(), lr * share, betas=(0.0, 0.99**share))
 

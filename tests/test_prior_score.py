@@ -1,4 +1,4 @@
-"""Judging priors: a ceiling that sees the image, and distances between sets of images."""
+"""Scoring priors: a ceiling that sees the image, and distances between sets of images."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from gifd.attacks import Attack, gifd, gifd_latent
 from gifd.attacks.ceiling import Itself, ceiling, exposed
-from gifd.campaign.judge import judge
+from gifd.campaign.prior_score import score_prior
 from gifd.cli import app
 from gifd.errors import InputError
 from gifd.images import read_image, write_image
@@ -58,7 +58,7 @@ def test_an_exposed_image_is_its_own_update() -> None:
 
 
 def limited(attack: Attack) -> Attack:
-    """Its ceiling, with features in balls of half their entry's length."""
+    """Its ceiling, with features in balls of half their entry's norm."""
     phases = [
         dataclasses.replace(phase, constraints=dict.fromkeys(phase.constraints, L1Ball(share=0.5)))
         if isinstance(phase.space, Feature)
@@ -89,9 +89,9 @@ def test_the_ceiling_finds_an_image_of_the_prior_and_more_domains_find_more(
     assert found["outside", "gifd-ceiling"] > found["outside", "gifd-latent-ceiling"] + 1
 
 
-def test_a_judgement_of_two_images(generator: Generator) -> None:
+def test_a_prior_is_scored_on_two_images(generator: Generator) -> None:
     images = torch.rand(2, 3, 32, 32, generator=rng())
-    one, again = (judge(generator, images, steps=12, samples=8, seed=4) for _ in range(2))
+    one, again = (score_prior(generator, images, steps=12, samples=8, seed=4) for _ in range(2))
     assert one.psnr == again.psnr
     assert one.shift == again.shift
     assert one.seeds == again.seeds
@@ -99,19 +99,19 @@ def test_a_judgement_of_two_images(generator: Generator) -> None:
     for domain, fit in one.fits.items():
         assert PSNR()(fit, images).tolist() == one.psnr[domain]
     with pytest.raises(InputError, match="expected images of 3 x 32 x 32"):
-        judge(generator, images[:, :, :16, :16], steps=12)
+        score_prior(generator, images[:, :, :16, :16], steps=12)
     conditional = prior(classes=3).generator(name="tiny", latent="w+")
     with pytest.raises(InputError, match="expected labels of 0 to 2"):
-        judge(conditional, images, steps=12, labels=[0, 3])
+        score_prior(conditional, images, steps=12, labels=[0, 3])
 
 
 def test_each_image_has_starts_of_its_own(generator: Generator) -> None:
     twice = torch.rand(1, 3, 32, 32, generator=rng()).repeat(2, 1, 1, 1)
-    found = judge(generator, twice, steps=12, samples=8, seed=4)
+    found = score_prior(generator, twice, steps=12, samples=8, seed=4)
     assert len(set(found.seeds)) == 2
     for values in found.psnr.values():
         assert values[0] != values[1]
-    other = judge(generator, twice, steps=12, samples=8, seed=5)
+    other = score_prior(generator, twice, steps=12, samples=8, seed=5)
     assert not set(other.seeds) & set(found.seeds)
 
 

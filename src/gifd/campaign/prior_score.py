@@ -1,4 +1,4 @@
-"""Judging a prior by what it is for: how well it can express images that it never saw."""
+"""Prior score: how well a prior can express held-out images."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from gifd.priors import Generator
 from gifd.search import Callback, Feature, L1Ball, Latent, Phase, RankedDraws
 
 DRAWS = 1000
-"""Random draws, the best of which a fit begins at."""
+"""Random draws; a fit begins at the best of them."""
 SHARE = 0.3
-"""Radii of the features' L1 balls, as a share of the entry's L1 norm: alike for all priors."""
+"""Radii of the features' L1 balls as a share of the entry's L1 norm; the same for all priors."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Judgement:
-    """What a prior can express of each image, by squared error, and how far its samples are.
+class PriorScore:
+    """How closely a prior fits each image by squared error, and how far its samples are.
 
     Args:
         prior: its name.
-        psnr, stlpips: by domain ('latent', 'features'), a value an image.
-        seeds: of each image's searches: intervals over the images cover starts too.
+        psnr, stlpips: one value per image, by domain ('latent', 'features').
+        seeds: one per image, of its searches, so that intervals over the images cover starts too.
         shift: `kernel_distance` between the images and the prior's samples.
-        fits: by domain, the images found, (N, C, H, W) in [0, 1].
+        fits: the fitted images by domain, (N, C, H, W) in [0, 1].
     """
 
     prior: str
@@ -43,7 +43,7 @@ class Judgement:
     fits: dict[str, Float[Tensor, "N C H W"]] = field(repr=False)
 
 
-def judge(
+def score_prior(
     prior: Generator,
     images: Float[Tensor, "N C H W"],
     *,
@@ -53,22 +53,22 @@ def judge(
     seed: int = 0,
     offline: bool = False,
     callback: Callable[[int], Callback] | None = None,
-) -> Judgement:
-    """Search each image in the prior's latent alone, and in its feature domains as GIFD does.
+) -> PriorScore:
+    """Fit each image in the prior's latent alone, and in its feature domains as GIFD does.
 
     Args:
         prior: any generator.
-        images: held out, in [0, 1], at least two.
-        steps: of each search, all phases together.
-        labels: the class of each image, for a conditional prior; drawn with the seed by default.
-        samples: of the prior, for the shift.
-        seed: of all randomness; each image's searches draw their own of it (`seeds_of`).
+        images: at least two held-out images in [0, 1].
+        steps: steps per search, over all phases.
+        labels: the class of each image, for a conditional prior; random by default.
+        samples: number of samples of the prior, for the shift.
+        seed: seed of all randomness; each image's own seed is derived from it (`seeds_of`).
         offline: use cached weights and download nothing.
-        callback: called with an image's number, gives what is told of every step.
+        callback: image number -> the callback for that image's search.
 
     Raises:
-        InputError: the prior makes images of another shape, or does not know a label.
-        WeightsError: the metrics' weights cannot be had.
+        InputError: the prior makes images of another shape, or has no class for a label.
+        WeightsError: the metrics' weights cannot be loaded.
     """
     if tuple(images.shape[1:]) != prior.image_shape:
         raise InputError(
@@ -95,7 +95,7 @@ def judge(
     found_images = {domain: torch.cat(each) for domain, each in fits.items()}
     psnr, stlpips = PSNR(), STLPIPS(offline=offline)
     drawn = prior.sample(samples, seed)
-    return Judgement(
+    return PriorScore(
         prior=prior.name,
         psnr={domain: psnr(fit, images).tolist() for domain, fit in found_images.items()},
         stlpips={domain: stlpips(fit, images).tolist() for domain, fit in found_images.items()},
@@ -106,7 +106,7 @@ def judge(
 
 
 def _fit(attack: Attack) -> Attack:
-    """The attack's searches by squared error alone, alike for all priors."""
+    """The attack's searches by squared error alone, the same for all priors."""
     draws = Phase(name="draws", space=Latent(), steps=1, begin=RankedDraws(evaluations=DRAWS - 1))
     limited = tuple(
         replace(phase, constraints={name: L1Ball(share=SHARE) for name in phase.constraints})
