@@ -21,6 +21,7 @@ import typer
 
 from gifd import catalog
 from gifd.attacker.observe import known_attacker
+from gifd.attacks.presets import PRESETS
 from gifd.campaign.sweep import Keys, Results, Row, covered, drawn, finished, number, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.errors import InputError
@@ -81,7 +82,8 @@ def main(
     for spec in attacks.split(","):
         name, _, rest = spec.partition(":")
         rest, _, mapping = rest.partition("+")
-        preset, *without = rest.split("-")
+        preset = next((p for p in sorted(PRESETS) if rest == p or rest.startswith(f"{p}-")), rest)
+        without = rest.removeprefix(preset).split("-")[1:]
         if mapping not in ("", "map"):
             raise InputError(f"expected '+map' or nothing, got '+{mapping}' in '{spec}'")
         how = "on" if mapping else "off"

@@ -633,3 +633,8 @@ def test_another_type_than_expected_is_one_line() -> None:
     assert all(line.startswith("InputError expected ") and ", got" in line for line in said)
     assert "torch.tensor([3]), got 1" in said[4]
     assert "observe(upload) makes one, got Upload(" in said[7]
+
+
+def test_what_is_no_extension_of_an_attack_is_named(prior: Generator) -> None:
+    with pytest.raises(InputError, match="expected an extension of 'ig' to switch off, got 'luck'"):
+        catalog.attack("ig", prior=None, preset="strongest", without=["luck"])

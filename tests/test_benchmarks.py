@@ -17,9 +17,10 @@ from PIL import Image
 from scipy import stats
 from typer.testing import CliRunner, Result
 
-from gifd.campaign.record import Outcome
+from gifd.attacker.observation import Observation
 from gifd.campaign.trial import Trial
 from gifd.cli import app
+from gifd.federation.secret import Secret
 from gifd.interval import written
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -76,15 +77,15 @@ def without_seconds(text: str) -> list[list[str]]:
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Ctrl-C in the trial after this many; `stopped(-1)` never."""
-    whole, left = Trial.run, [-1]
+    whole, left = Trial.observed, [-1]
 
-    def some(self: Trial, *args: Any, **kwargs: Any) -> Outcome:
+    def some(self: Trial) -> tuple[Observation, Secret]:
         if left[0] == 0:
             raise KeyboardInterrupt
         left[0] -= 1
-        return whole(self, *args, **kwargs)
+        return whole(self)
 
-    monkeypatch.setattr(Trial, "run", some)
+    monkeypatch.setattr(Trial, "observed", some)
 
     def after(trials: int) -> None:
         left[0] = trials
@@ -337,16 +338,16 @@ def test_the_noise_of_a_defence_is_drawn_for_each_image(
 ) -> None:
     """And it is the same for all attacks and attackers on this image."""
     noise: dict[tuple[str, int], list[torch.Tensor]] = {}
-    whole = Trial.run
+    whole = Trial.observed
 
-    def kept(self: Trial, *args: Any, **kwargs: Any) -> Outcome:
+    def kept(self: Trial) -> tuple[Observation, Secret]:
         sent, _ = self.client.step(self.images, self.labels)
         bare = type(self.client)(model=self.client.model).step(self.images, self.labels)[0]
         own = torch.cat([(sent.update[n] - bare.update[n]).flatten() for n in sent.update])
         noise.setdefault((self.name, len(self.client.defenses)), []).append(own)
-        return whole(self, *args, **kwargs)
+        return whole(self)
 
-    monkeypatch.setattr(Trial, "run", kept)
+    monkeypatch.setattr(Trial, "observed", kept)
     arguments = [source, *IG, "--attackers", "static,adaptive", "--defenses", "none;noise:std=0.1"]
     done(load("defenses"), *arguments, "--out", tmp_path / "rows.jsonl")
     one, other = noise[IMAGES[0], 1], noise[IMAGES[1], 1]

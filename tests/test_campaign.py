@@ -85,6 +85,25 @@ def test_a_record_of_an_earlier_version_is_read_and_claims_nothing(outcome: Outc
     assert [phase.smoothing for phase in read.phases] == [None]
 
 
+def test_a_record_that_version_3_wrote_is_read_and_reported(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    """Its settings have a field that phases have no more, and an attacker by its former name."""
+    text = (Path(__file__).parent / "golden" / "record-3.json").read_text()
+    written = json.loads(text)
+    assert written["schema_version"] == 3
+    assert written["ledger"]["attacker"] == "told"
+    assert "merge" in written["settings"]["phases"][0]
+    read = Record.model_validate_json(text)
+    assert (read.schema_version, read.at_once, read.tf32) == (3, 1, None)
+    assert read.ledger["attacker"] == "adaptive"
+    assert read.phases[-1].name == "consensus"
+    store = Store(tmp_path)
+    stored = store.add(outcome)
+    (stored.folder / "record.json").write_text(text)
+    assert "adaptive" in write_report(store).read_text()
+
+
 def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
     """An update has no order of images; labels and scores follow the assignment."""
     pictures = torch.stack([torch.full((3, 32, 32), level) for level in (0.9, 0.1, 0.5)])

@@ -7,7 +7,7 @@ the same values, a little slower.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -29,17 +29,25 @@ def unfused() -> Iterator[None]:
 
 
 def slope(
-    function: Callable[[Mapping[str, Tensor]], Tensor], at: Mapping[str, Tensor]
+    function: Callable[[Mapping[str, Tensor]], Tensor],
+    at: Mapping[str, Tensor],
+    inputs: Sequence[Tensor] = (),
 ) -> dict[str, Tensor]:
-    """The gradient of a scalar function of named tensors, itself differentiable.
+    """The gradient of a scalar function of named tensors.
 
-    By `torch.func.grad` inside a transform of `torch.func`; otherwise by plain autograd, which has
-    less overhead.
+    Within a transform of `torch.func` it is `torch.func.grad`; outside plain autograd, which
+    gives the same with less overhead.
+
+    Args:
+        function: of the named tensors.
+        at: where its gradient is taken.
+        inputs: other tensors that it uses. The gradient has a graph if one of them or of `at`
+            requires one.
     """
     if _transformed():
         slopes: dict[str, Tensor] = grad(function)(dict(at))
         return slopes
-    again = torch.is_grad_enabled()
+    again = torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *at.values()))
     with torch.enable_grad():
         own = {n: t if t.requires_grad else t.detach().requires_grad_() for n, t in at.items()}
         value = function(own)

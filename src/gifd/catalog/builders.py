@@ -66,7 +66,13 @@ def attack(
     if found.takes("prior") and prior is None:
         raise InputError(f"expected a prior for '{text}', got none: choose {', '.join(PRIORS)}")
     offered = {"prior": prior, "preset": known_preset(preset), "restarts": restarts}
-    off = {n: False if n == "best" else 0.0 for n in without if found.takes(n)}
+    for extension in without:
+        if not found.takes(extension):
+            raise InputError(
+                f"expected an extension of '{text}' to switch off, got '{extension}': see "
+                "'gifd list'"
+            )
+    off = {n: False if n == "best" else 0.0 for n in without}
     built = found.made(**offered, **off)
     if restarts is not None and not found.takes("restarts"):
         built = replace(built, restarts=restarts)

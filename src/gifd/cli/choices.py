@@ -47,29 +47,30 @@ def chosen_attacks(
     """
     generator = load() if any(catalog.needs_prior(name) for name in names) else None
     label_mapping = None if generator is None else mapped(generator)
-    built = [
+    in_use = [
+        catalog.attack(name, prior=generator, preset=preset).extensions if without else {}
+        for name in names
+    ]
+    on = sorted({extension for each in in_use for extension in each})
+    for extension in without:
+        if extension not in on:
+            raise InputError(
+                f"expected --without an extension in use ({', '.join(on) or 'none is'}), "
+                f"got '{extension}'"
+            )
+    return [
         catalog.attack(
             name,
             prior=generator,
             preset=preset,
-            without=without,
+            without=[extension for extension in without if extension in own],
             steps=steps,
             evaluations=evaluations,
             restarts=restarts,
             label_mapping=label_mapping,
         )
-        for name in names
+        for name, own in zip(names, in_use, strict=True)
     ]
-    if without:
-        whole = [catalog.attack(name, prior=generator, preset=preset) for name in names]
-        on = sorted({extension for each in whole for extension in each.extensions})
-        for extension in without:
-            if extension not in on:
-                raise InputError(
-                    f"expected --without an extension in use ({', '.join(on) or 'none is'}), "
-                    f"got '{extension}'"
-                )
-    return built
 
 
 def chosen_victim(

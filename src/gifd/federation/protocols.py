@@ -86,7 +86,7 @@ class FedSGD(Protocol):
         def loss(theta: Mapping[str, Tensor]) -> Tensor:
             return model.loss_at(theta, buffers, images, labels)
 
-        return Update(slope(loss, parameters))
+        return Update(slope(loss, parameters, (images, labels)))
 
     def as_gradient(self, update: Update) -> Update:
         """The update itself."""

@@ -41,7 +41,7 @@ def train_remapper(
         callback: called with every step and its loss.
 
     Raises:
-        InputError: fewer than two classes.
+        InputError: fewer than two classes, or than ten images.
     """
     classes = len(source.classes) if isinstance(source, ImageSet) else source.classes or 0
     if classes < 2:
@@ -91,6 +91,10 @@ def _of_prior(prior: Generator, seed: int) -> tuple[Draw, tuple[Tensor, Tensor]]
 def _of_images(data: ImageSet, seed: int) -> tuple[Draw, tuple[Tensor, Tensor]]:
     if data.labels is None:
         raise InputError("expected images with labels, got none")
+    if len(data) < 10:
+        raise InputError(
+            f"expected at least 10 images, of which every tenth is held out, got {len(data)}"
+        )
     out = torch.arange(len(data)) % 10 == 9
     learnt = ImageSet(
         images=data.images[~out], labels=data.labels[~out], classes=data.classes, source=data.source
