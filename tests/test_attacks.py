@@ -638,3 +638,16 @@ def test_another_type_than_expected_is_one_line() -> None:
 def test_what_is_no_extension_of_an_attack_is_named(prior: Generator) -> None:
     with pytest.raises(InputError, match="expected an extension of 'ig' to switch off, got 'luck'"):
         catalog.attack("ig", prior=None, preset="strongest", without=["luck"])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["gifd", "ig", "gias", "ggl", "fedleak", "gradinversion"])
+def test_an_extension_of_no_strength_that_there_is_is_refused(
+    name: str, wrong: float, prior: Generator
+) -> None:
+    for extension in catalog.attack(name, prior=prior, preset="strongest").extensions:
+        if extension == "best":
+            continue
+        with pytest.raises(InputError, match="at least 0 and finite") as error:
+            catalog.attack(f"{name}:{extension}={wrong}", prior=prior, preset="paper", restarts=2)
+        assert "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar, get_args
@@ -38,7 +39,13 @@ def is_ours(preset: str) -> bool:
 
 
 def given(value: T | None, default: T) -> T:
-    """The given value, or the preset's."""
+    """What was chosen, or the preset's.
+
+    Raises:
+        InputError: a number below 0, or one that is not finite.
+    """
+    if isinstance(value, int | float) and not 0 <= value < math.inf:
+        raise InputError(f"expected options of at least 0 and finite, got {value}")
     return default if value is None else value
 
 

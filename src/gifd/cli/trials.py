@@ -59,7 +59,8 @@ def run_trials(
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
         interrupted = True
-        terminal.say.print("interrupted: what was found so far is kept")
+        kept = "what was found so far is kept" if records else "before anything was found"
+        terminal.say.print(f"interrupted: {kept}")
     if records:
         terminal.results(records)
         terminal.say.print(f"report: {one_line(write_report(store), LONGEST)}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -64,7 +65,7 @@ class Phase:
         if (
             not isinstance(self.steps, int)
             or self.steps < 1
-            or not min(widths) >= 0
+            or not all(0 <= width < math.inf for width in widths)
             or (self.keep is not None and self.keep < 1)
         ):
             raise InputError(
