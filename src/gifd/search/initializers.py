@@ -16,7 +16,7 @@ from gifd.errors import InputError
 from gifd.priors.generator import State
 from gifd.search.choice import chosen
 from gifd.search.consensus import consensus
-from gifd.search.spaces import Draw, SearchContext, Space
+from gifd.search.spaces import Draw, SearchContext, Space, drawn
 from gifd.search.standing import Standing, apart, flat
 
 
@@ -47,8 +47,7 @@ class Beginning:
 
     def drawn(self) -> State:
         """Fresh random states of the new space, (N, R, ...)."""
-        each = [self.space.start(self.context, draw) for draw in self.draws]
-        return {name: torch.stack([state[name] for state in each]) for name in each[0]}
+        return drawn(self.space, self.context, self.draws)
 
 
 class Initializer(ABC):

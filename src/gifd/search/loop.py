@@ -18,7 +18,7 @@ from gifd.search.objective import Comparison
 from gifd.search.phase import Phase, PhaseResult
 from gifd.search.progress import Callback, Teller
 from gifd.search.run import PhaseRun
-from gifd.search.spaces import Draw, SearchContext
+from gifd.search.spaces import Draw, SearchContext, drawn
 from gifd.search.standing import Standing
 
 
@@ -139,11 +139,10 @@ def _drawn(
     phase: Phase, context: SearchContext, draws: Sequence[Draw], labels: Int[Tensor, "N R B"]
 ) -> Standing:
     """Random states of the first phase."""
-    each = [phase.space.start(context, draw) for draw in draws]
     images, restarts, device = *labels.shape[:2], context.model.device
     return Standing(
         space=phase.space,
-        state={name: torch.stack([state[name] for state in each]) for name in each[0]},
+        state=drawn(phase.space, context, draws),
         labels=labels,
         numbers=torch.arange(restarts, device=device).expand(images, -1),
         alive=torch.ones(images, restarts, dtype=torch.bool, device=device),

@@ -232,8 +232,13 @@ class LBFGS(Optimizer):
         direction = torch.where(first[..., None], -g, _two_loops(-g, curvature, *pushed.values()))
         length = torch.where(first, (1 / g.abs().sum(-1)).clamp_max(1.0), 1.0) * self.lr
         moved = direction * length[..., None]
-        fresh = {"count": memory["count"] + 1, "scale": scale, "gradient": g, "moved": moved}
-        fresh |= {"curvature": curvature}
+        fresh = {
+            "count": memory["count"] + 1,
+            "scale": scale,
+            "gradient": g,
+            "moved": moved,
+            "curvature": curvature,
+        }
         downhill = active & (_dot(g, direction) <= -1e-9)
         kept = {name: chosen(active, tensor, memory[name]) for name, tensor in fresh.items()}
         return {**kept, **pushed}, chosen(downhill, x + moved, x)

@@ -164,12 +164,13 @@ class PhaseRun:
                 self._groups = means
         return self._groups
 
-    def _evaluation(self, layout: Layout, carried: State, labels: Tensor) -> Evaluation:
+    def _evaluation(
+        self, layout: Layout, carried: State, labels: Tensor, phase: Phase | None = None
+    ) -> Evaluation:
+        """The objectives of the phase, or of one that measures in another way."""
+        pairs = zip(self._observations, self._comparisons, strict=True)
         return Evaluation(
-            [
-                self._objective(*each)
-                for each in zip(self._observations, self._comparisons, strict=True)
-            ],
+            [self._objective(phase or self.phase, *each) for each in pairs],
             layout,
             {name: tensor for name, tensor in carried.items() if name not in layout.shapes},
             labels,
@@ -177,8 +178,9 @@ class PhaseRun:
             self._together,
         )
 
-    def _objective(self, observation: Observation, comparison: Comparison) -> Objective:
-        phase = self.phase
+    def _objective(
+        self, phase: Phase, observation: Observation, comparison: Comparison
+    ) -> Objective:
         return Objective(
             context=self.context,
             space=phase.space,
@@ -242,16 +244,8 @@ class PhaseRun:
             curvature=0.0,
             regularizers=(),
         )
-        run = PhaseRun(
-            phase,
-            self.context,
-            self._observations,
-            self._comparisons,
-            self._draws,
-            self._batched,
-            self._together,
-        )
-        evaluation = run._evaluation(self._layout, self._carried, self.standing.labels)
+        labels = self.standing.labels
+        evaluation = self._evaluation(self._layout, self._carried, labels, phase)
         return evaluation.values(self.kept.x, going).distance
 
     def _results(

@@ -69,6 +69,12 @@ class Draw:
         return replace(self, restarts=len(numbers), labels=labels)
 
 
+def drawn(space: Space, context: SearchContext, draws: Sequence[Draw]) -> State:
+    """Random states of N images, (N, R, ...)."""
+    each = [space.start(context, draw) for draw in draws]
+    return {name: torch.stack([state[name] for state in each]) for name in each[0]}
+
+
 class Space(ABC):
     """A space to search in."""
 
