@@ -34,6 +34,10 @@ class ModelError(GifdError):
     """A model that cannot be attacked, or whose training step cannot be replayed."""
 
 
+class UnexplainedError(GifdError):
+    """An update that does not follow from what the attacker believes. It is no proof of safety."""
+
+
 class WeightsError(GifdError):
     """A weights file that is missing, unreadable or not the expected one."""
 

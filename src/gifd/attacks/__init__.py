@@ -10,6 +10,7 @@ from gifd.attacks.gifd import gifd
 from gifd.attacks.gradinversion import gradinversion
 from gifd.attacks.ig import ig
 from gifd.attacks.label_mapping import LabelMapping
+from gifd.attacks.peel import peel
 from gifd.attacks.presets import Preset
 from gifd.attacks.reconstruction import Reconstruction
 
@@ -29,4 +30,5 @@ __all__ = [
     "gradinversion",
     "idlg",
     "ig",
+    "peel",
 ]

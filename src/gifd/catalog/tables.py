@@ -24,6 +24,7 @@ from gifd.attacks import (
     gradinversion,
     idlg,
     ig,
+    peel,
 )
 from gifd.federation.defenses import (
     ATS,
@@ -69,6 +70,7 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "idlg": idlg,
     "dlg": dlg,
     "ig": ig,
+    "peel": peel,
 }
 
 DEFENSES: Mapping[str, type[Defense]] = {

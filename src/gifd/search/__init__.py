@@ -11,6 +11,8 @@ from gifd.search.initializers import (
     Initializer,
     RankedDraws,
 )
+from gifd.search.inside import Inside
+from gifd.search.leaves import dead_leaves
 from gifd.search.loop import Search, search
 from gifd.search.measure import Measure
 from gifd.search.objective import Comparison
@@ -56,6 +58,7 @@ __all__ = [
     "GroupConsistency",
     "ImageNorm",
     "Initializer",
+    "Inside",
     "Keeps",
     "L1Ball",
     "Latent",
@@ -86,6 +89,7 @@ __all__ = [
     "WarmupCosine",
     "Weights",
     "consensus",
+    "dead_leaves",
     "planned_evaluations",
     "project_l1",
     "search",
