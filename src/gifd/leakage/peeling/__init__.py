@@ -1,8 +1,8 @@
 """Peeling: the values inside the victim, solved for layer by layer from a gradient.
 
-`peel` is the recursion. `circuit` passes images with known values put in, `layers` turns the
-gradient of a weight into equations, `first` and `factors` find the value to begin with, `mixtures`
-separates the images of a batch, `system` solves.
+`peel` is the recursion. `circuit` passes images with known values put in, and `replay` finds out
+what follows from them. `begin`, `first`, `factors` and `mixtures` find the first value. `layers`
+turns the gradient of a weight into equations, and `system` solves them.
 """
 
 from gifd.leakage.peeling.circuit import Circuit

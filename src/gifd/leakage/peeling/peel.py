@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.errors import UnexplainedError
+from gifd.leakage.peeling.begin import begin
 from gifd.leakage.peeling.circuit import Circuit, Known, Pass, Read
-from gifd.leakage.peeling.first import Shown, shown_by
 from gifd.leakage.peeling.layers import Convolution, Layer
+from gifd.leakage.peeling.replay import Replay
 from gifd.leakage.peeling.system import System
 
 _log = logging.getLogger("gifd")
 
-EXPLAINED = 0.99
-"""Least cosine similarity between the first layer's gradient and what its input makes of it."""
 AWAY = 1e-5
 """Largest relative residual of a solved system, if the first one's is not a tenth of it: one wrong
 value leaves more."""
+ROUNDS = 8
+"""Times that doubtful values of one layer are corrected."""
 DOUBTS = 300
 """Doubtful values that are judged together: those that explain the residual best."""
 
@@ -73,7 +71,7 @@ class Peeled:
 def peel(observation: Observation, labels: Int[Tensor, "B"]) -> Peeled:
     """Solve for the values inside the victim, layer by layer.
 
-    1. Some layer's gradient alone shows its input (`gifd.leakage.peeling.first`). The layers
+    1. Some layer's gradient alone shows its input (`gifd.leakage.peeling.begin`). The layers
        behind it can then be computed, and with them the slopes at every layer up to it.
     2. With known slopes, the gradient of a weight is linear in its layer's input. If there are
        enough equations, this input is solved for; so are the slopes of the next layer, and so on.
@@ -95,7 +93,6 @@ def peel(observation: Observation, labels: Int[Tensor, "B"]) -> Peeled:
     activations can be inverted and one image was used.
     """
     peeling = _Peeling(observation, labels)
-    peeling.begin()
     while peeling.step():
         pass
     return peeling.result()
@@ -106,14 +103,21 @@ class _Peeling:
     """The state of `peel`."""
 
     def __init__(self, observation: Observation, labels: Tensor) -> None:
-        self.observation = observation
-        self.circuit = Circuit(observation.model)
+        self.model, protocol = observation.model, observation.protocol
+        self.circuit = Circuit(self.model)
         self.labels = labels.to(self.circuit.device)
-        sent = observation.protocol.as_gradient(observation.update)
-        self.gradient = {n: t.to(self.circuit.device).double() for n, t in sent.items()}
-        self.rng = torch.Generator().manual_seed(0)
-        shape = (len(labels), *observation.ledger.image_shape)
-        self.shown = [self._drawn(*shape).requires_grad_() for _ in range(2)]
+        self.shape = (len(labels), *observation.ledger.image_shape)
+
+        def visible(name: str) -> bool:
+            hidden = protocol.shown(name)
+            return hidden is None or bool((hidden != 0).all())
+
+        rng = torch.Generator().manual_seed(0)
+        self.replay = Replay(self.circuit, self.model.loss, self.shape, rng, visible)
+        sent = protocol.as_gradient(observation.update)
+        gradient = {n: t.to(self.circuit.device).double() for n, t in sent.items()}
+        first = begin(self.replay, gradient, self.labels, rng)
+        self.gradient = first.gradient
         self.known: dict[int, Tensor] = {}
         self.measured: dict[int, Tensor] = {}
         self.doubts: dict[int, Tensor] = {}
@@ -121,8 +125,8 @@ class _Peeling:
         self.left: list[Left] = []
         self.frontier: tuple[int, ...] = ()
         self.image: Tensor | None = None
-        self.depth = ""
-        self.away, self.before = 0.0, math.inf
+        self.away, self.rounds = 0.0, 0
+        self._learn(self.replay.plain(), first.number, first.weight, first.measured)
 
     def result(self) -> Peeled:
         """What is known."""
@@ -133,117 +137,24 @@ class _Peeling:
             left=tuple(self.left),
             image=self.image,
             depth=self.depth,
-            shape=tuple(self.shown[0].shape),
+            shape=self.shape,
         )
-
-    def _drawn(self, *shape: int) -> Tensor:
-        drawn = torch.rand(shape, generator=self.rng, dtype=torch.float64)
-        return drawn.to(self.circuit.device)
-
-    # -- the first value ---------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Find it, order its images by the labels, and check that it explains its gradient.
-
-        Raises:
-            UnexplainedError: there is none.
-        """
-        plain, _ = self.circuit.run(self.shown[0], {})
-        best = 0.0
-        for read in plain.reads:
-            source, name = read.source, read.layer.weight
-            if source is None or not self._shows(name) or not self._cuts(plain, source):
-                continue
-            shown = shown_by(read, plain, self.gradient, len(self.labels), self.rng)
-            if shown is None:
-                continue
-            shown = self._ordered(plain, read, source, shown)
-            self._learn(plain, source, name, shown.fed)
-            alike = self._scaled(name)
-            if alike > EXPLAINED:
-                return
-            best = max(best, alike)
-            self._forget()
-        if best:
-            raise UnexplainedError(
-                "expected a gradient that follows from the input that it shows, got a cosine "
-                f"similarity of {best:.3f}: the labels, the defences or the protocol are not as "
-                "believed; use another attack"
-            )
-        raise UnexplainedError(
-            "expected a layer whose gradient shows its input (a 3x3 convolution of stride 1 with "
-            "fewer positions in the batch than channels, or a head behind an activation), got none "
-            "that fits this update (it may be defended, rounded, or of several local steps): use "
-            "another attack"
-        )
-
-    def _shows(self, name: str) -> bool:
-        hidden = self.observation.protocol.shown(name)
-        return hidden is None or bool((hidden != 0).all())
-
-    def _cuts(self, plain: Pass, number: int) -> bool:
-        """Whether the logits depend on the image through this activation only."""
-        value = self._drawn(*plain.applied[number].after.shape)
-        one, other = (self.circuit.run(shown, {number: value})[1] for shown in self.shown)
-        return one is not None and other is not None and torch.equal(one, other)
-
-    def _ordered(self, plain: Pass, read: Read, source: int, shown: Shown) -> Shown:
-        """The images in the order of the labels: each label would give other slopes."""
-        batch, name = len(self.labels), read.layer.weight
-        if batch == 1:
-            return shown
-        applied = plain.applied[source]
-        self.known[source] = applied.kind.cleaned(shown.fed.reshape(applied.after.shape))
-        cost = torch.zeros(batch, batch)
-        for place, label in enumerate(self.labels):
-            made, slopes = self._slopes(self.shown[0], label.expand(batch))
-            own = next(s for r, s in zip(made.reads, slopes, strict=True) if r.layer.weight == name)
-            alike = torch.cosine_similarity(own.flatten(1), shown.slopes.flatten(1), dim=1)
-            cost[:, place] = -alike.cpu()
-        images, places = linear_sum_assignment(cost.numpy())
-        order = torch.from_numpy(images[places.argsort()]).to(self.circuit.device)
-        return Shown(shown.fed[order], shown.slopes[order])
-
-    def _scaled(self, name: str) -> float:
-        """Bring the observed gradient to the scale of the replayed one, e.g. after clipping.
-
-        Returns:
-            their cosine similarity at this layer.
-        """
-        made, slopes = self._slopes(self.shown[0], self.labels)
-        read, slope = next(
-            (r, s) for r, s in zip(made.reads, slopes, strict=True) if r.layer.weight == name
-        )
-        own = read.layer.gradient(read.fed.detach(), slope).flatten()
-        seen = self.gradient[name].flatten()
-        alike = float(torch.cosine_similarity(seen, own, dim=0))
-        _log.debug("peel: begins at %s, cosine %.9f", name, alike)
-        if alike > EXPLAINED:
-            scale = float((seen @ own) / own.square().sum())
-            self.gradient = {name: tensor / scale for name, tensor in self.gradient.items()}
-        return alike
-
-    # -- from layer to layer ---------------------------------------------------------------
 
     def step(self) -> bool:
-        """Solve for one more input; False if there is none."""
-        (made, one), (again, two) = (self._slopes(shown, self.labels) for shown in self.shown)
-        unknown = [
-            (read, slope)
-            for read, other, slope, same in zip(made.reads, again.reads, one, two, strict=True)
-            if not torch.equal(read.fed, other.fed)  # else it is known
-            and torch.allclose(slope, same, rtol=1e-9, atol=0)  # else it depends on the unknown
-            and self._shows(read.layer.weight)
-        ]
+        """Solve for one more input, or correct values; False if there is nothing to do."""
+        one, other = (self.replay.slopes(self.known, self.labels, which) for which in (0, 1))
+        unknown = self.replay.unknown(one, other)
         self.left = [
             Left(layer=read.layer, slopes=slope, gradient=self.gradient[read.layer.weight])
             for read, slope in unknown
         ]
-        pairs = list(zip(made.applied, again.applied, strict=True))
+        made, again = one[0], other[0]
         self.frontier = tuple(
-            number for number in self.known if not torch.equal(*(a.before for a in pairs[number]))
+            number
+            for number in self.known
+            if not torch.equal(made.applied[number].before, again.applied[number].before)
         )
-        image = self.observation.model.normalize(self.shown[0])
+        image = self.model.normalize(self.replay.shown[0])
         groups: dict[int | None, list[tuple[Read, Tensor]]] = {}
         for read, slope in unknown:
             if read.source is not None or (
@@ -261,10 +172,10 @@ class _Peeling:
         system = System.of(reads, slopes, self.gradient)
         if system is None:
             return False
-        if system.away < 0.9 * self.before and self._correct(system, reads):
-            self.before = system.away
+        if self.rounds < ROUNDS and self._correct(system, reads):
+            self.rounds += 1
             return True
-        self.before, name = math.inf, reads[0].layer.weight
+        self.rounds, name = 0, reads[0].layer.weight
         _log.debug("peel: input of %s to %.1e, condition %.0f", name, system.away, system.condition)
         self.away = self.away or max(AWAY, 10 * system.away)
         if not system.away < self.away:
@@ -272,14 +183,10 @@ class _Peeling:
             return True
         self.depth = name
         if source is None:
-            self.image = self.observation.model.denormalize(system.fed)
+            self.image = self.model.denormalize(system.fed)
         else:
             self._learn(made, source, name, system.fed)
         return True
-
-    def _forget(self) -> None:
-        for each in (self.known, self.measured, self.doubts):
-            each.clear()
 
     def _learn(self, made: Pass, number: int, name: str, fed: Tensor) -> None:
         applied = made.applied[number]
@@ -324,8 +231,7 @@ class _Peeling:
         wrong = torch.where(is_on, -missing, missing) > 0.5
         if not bool(wrong.any()):
             return False
-        sizes = missing.abs().masked_fill(~wrong, 0)
-        index = tuple(places[sizes > 0.5 * sizes.max()].T)
+        index = tuple(places[wrong].T)
         measured = self.measured[number][index].clamp_min(1e-30)
         value[index] = torch.where(value[index] > 0, 0, measured)
         _log.debug("peel: %d doubtful values corrected", len(index[0]))
@@ -333,19 +239,5 @@ class _Peeling:
 
     def _with(self, number: int, doubt: Tensor, tiny: float) -> tuple[Pass, list[Tensor]]:
         """A pass in which all doubtful values are tiny, or 0."""
-        value = self.known[number]
-        self.known[number] = torch.where(doubt, tiny, value)
-        try:
-            return self._slopes(self.shown[0], self.labels)
-        finally:
-            self.known[number] = value
-
-    def _slopes(self, shown: Tensor, labels: Tensor) -> tuple[Pass, list[Tensor]]:
-        """A pass with what is known, and the slopes of every layer's output."""
-        made, logits = self.circuit.run(shown, self.known)
-        assert logits is not None
-        loss = self.observation.model.loss(logits, labels)
-        results = [read.result for read in made.reads]
-        return made, list(
-            torch.autograd.grad(loss, results, materialize_grads=True, allow_unused=True)
-        )
+        value = torch.where(doubt, tiny, self.known[number])
+        return self.replay.slopes({**self.known, number: value}, self.labels)
