@@ -55,6 +55,22 @@ class Narrowing(nn.Module):
         return logits
 
 
+class Bottleneck(nn.Module):
+    """Convolutions of 1x1, 3x3 and 1x1 beside a shortcut, so the 3x3 one has not all behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 24, 3, 2, 1), nn.Conv2d(24, 48, 3, 2, 1)
+        self.narrow, self.conv = nn.Conv2d(48, 32, 1), nn.Conv2d(32, 32, 3, 1, 1)
+        self.wide, self.head = nn.Conv2d(32, 48, 1), nn.Linear(48, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.down(F.relu(self.stem(x))))
+        h = F.relu(self.conv(F.relu(self.narrow(x))))
+        logits: Tensor = self.head(F.relu(x + self.wide(h)).mean((2, 3)))
+        return logits
+
+
 def narrowing(seed: int = 0, dtype: torch.dtype = torch.float32, **options: nn.Module) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -312,6 +328,19 @@ def test_one_image_is_found_exactly(seed: int) -> None:
     assert found.label_source == "inferred"
     assert min(psnr(found.images, images)) > 35
     assert found.distance < 1e-3
+
+
+def test_a_value_is_found_one_layer_before_a_layer_that_shows_its_input(
+    seeded: Callable[..., nn.Module],
+) -> None:
+    model, images = Model(module=seeded(0, Bottleneck)), leaves(10)
+    upload, _ = Client(model=model).step(images, torch.tensor([1]))
+    found = peeled(observe(upload), torch.tensor([1]))
+    truth, _ = Circuit(model).run(images.double(), {})
+    assert len(found.known) > 1
+    for number, value in found.known.items():
+        torch.testing.assert_close(value, truth.applied[number].after, rtol=1e-3, atol=1e-4)
+    assert min(psnr(peel()(observe(upload)).images, images)) > 30
 
 
 def test_a_batch_is_taken_apart(victim: Model) -> None:

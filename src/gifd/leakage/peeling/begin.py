@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gifd.errors import UnexplainedError
-from gifd.leakage.peeling.circuit import Pass
+from gifd.leakage.peeling.circuit import Pass, Read
+from gifd.leakage.peeling.doubts import ROUNDS, corrected
 from gifd.leakage.peeling.first import shown_by
 from gifd.leakage.peeling.replay import Replay
 from gifd.leakage.peeling.system import System
@@ -122,17 +123,32 @@ def _before(
     cutting: Mapping[int, bool],
 ) -> Iterator[_Candidate]:
     """The inputs of the layers whose output goes through this layer alone: their slopes follow."""
-    known = {found.number: plain.applied[found.number].kind.cleaned(found.measured)}
-    one, other = (
-        replay.slopes_behind(known, found.weight, found.slopes, which) for which in (0, 1)
-    )
-    for read, slope in replay.unknown(one, other):
-        if read.source is None or not cutting.get(read.source, False):
+    kind = plain.applied[found.number].kind
+    value, doubt = kind.cleaned(found.measured), kind.doubtful(found.measured)
+
+    def slopes(value: Tensor, which: int = 0) -> tuple[Pass, list[Tensor]]:
+        return replay.slopes_behind({found.number: value}, found.weight, found.slopes, which)
+
+    def solved(value: Tensor) -> list[tuple[Read, Tensor, System]]:
+        unknown = replay.unknown(slopes(value), slopes(value, 1))
+        systems = ((r, s, System.of([r], [s], gradient)) for r, s in unknown)
+        return [(r, s, system) for r, s, system in systems if system is not None]
+
+    for read in [read for read, _, _ in solved(value)]:
+        number, own = read.source, value
+        if number is None or not cutting.get(number, False):
             continue
-        system = System.of([read], [slope], gradient)
-        if system is not None and system.away < AWAY:
-            value = system.fed.reshape(plain.applied[read.source].after.shape)
-            yield _Candidate(read.source, value, read.layer.weight, slope)
+        for _ in range(ROUNDS + 1):
+            slope, system = next(
+                (s, system) for r, s, system in solved(own) if r.layer == read.layer
+            )
+            switched = corrected(system, slopes, own, found.measured, doubt)
+            if switched is None or switched is own:
+                break
+            own = switched
+        if system.away < AWAY:
+            fed = system.fed.reshape(plain.applied[number].after.shape)
+            yield _Candidate(number, fed, read.layer.weight, slope)
 
 
 def _ordered(replay: Replay, found: _Candidate, labels: Tensor) -> _Candidate:

@@ -13,7 +13,8 @@ from torch import Tensor
 from gifd.attacker.observation import Observation
 from gifd.leakage.peeling.begin import begin
 from gifd.leakage.peeling.circuit import Circuit, Known, Pass, Read
-from gifd.leakage.peeling.layers import Convolution, Layer
+from gifd.leakage.peeling.doubts import ROUNDS, corrected
+from gifd.leakage.peeling.layers import Layer
 from gifd.leakage.peeling.replay import Replay
 from gifd.leakage.peeling.system import System
 
@@ -22,10 +23,6 @@ _log = logging.getLogger("gifd")
 AWAY = 1e-5
 """Largest relative residual of a solved system, if the first one's is not a tenth of it: one wrong
 value leaves more."""
-ROUNDS = 8
-"""Times that doubtful values of one layer are corrected."""
-DOUBTS = 300
-"""Doubtful values that are judged together: those that explain the residual best."""
 
 
 @final
@@ -76,7 +73,7 @@ def peel(observation: Observation, labels: Int[Tensor, "B"]) -> Peeled:
     2. With known slopes, the gradient of a weight is linear in its layer's input. If there are
        enough equations, this input is solved for; so are the slopes of the next layer, and so on.
     3. A ReLU's derivative jumps at 0, so a wrong sign of a tiny value spoils all that follows.
-       Doubtful ones are part of the solution (`System.missing`).
+       Doubtful ones are part of the solution (`gifd.leakage.peeling.doubts`).
 
     It ends where the equations do not suffice.
 
@@ -198,46 +195,19 @@ class _Peeling:
 
     def _correct(self, system: System, reads: list[Read]) -> bool:
         """Correct the doubtful values of the activations right behind these layers."""
+        shapes = [read.result.shape for read in reads]
         for number, doubt in list(self.doubts.items()):
-            alike = [
-                read
-                for read in reads
-                if read.result.shape == doubt.shape and read.layer.weight in system.blocks
-            ]
-            if not alike or not bool(doubt.any()):
+            if doubt.shape not in shapes:
                 continue
-            (made, on), (_, off) = (self._with(number, doubt, tiny) for tiny in (1e-30, 0.0))
-            changes = {
-                read.layer.weight: (read.layer, s - t)
-                for read, s, t in zip(made.reads, on, off, strict=True)
-            }
-            for read in alike:
-                layer, change = changes[read.layer.weight]
-                if not isinstance(layer, Convolution) or bool((change[~doubt] != 0).any()):
-                    continue
-                if self._switched(system, layer, number, change):
-                    return True
-                del self.doubts[number]
-                break
+
+            def slopes(value: Tensor, number: int = number) -> tuple[Pass, list[Tensor]]:
+                return self.replay.slopes({**self.known, number: value}, self.labels)
+
+            value, measured = self.known[number], self.measured[number]
+            switched = corrected(system, slopes, value, measured, doubt)
+            if switched is value:
+                del self.doubts[number]  # settled
+            elif switched is not None:
+                self.known[number] = switched
+                return True
         return False
-
-    def _switched(self, system: System, layer: Convolution, number: int, change: Tensor) -> bool:
-        """Switch those values, between 0 and what was measured, whose slopes are wrong."""
-        doubt, value = self.doubts[number], self.known[number]
-        places = system.suspects(layer, change, value > 0, doubt, DOUBTS)
-        index = tuple(places.T)
-        missing = system.missing(layer, places, change[index])
-        is_on = value[index] > 0
-        wrong = torch.where(is_on, -missing, missing) > 0.5
-        if not bool(wrong.any()):
-            return False
-        index = tuple(places[wrong].T)
-        measured = self.measured[number][index].clamp_min(1e-30)
-        value[index] = torch.where(value[index] > 0, 0, measured)
-        _log.debug("peel: %d doubtful values corrected", len(index[0]))
-        return True
-
-    def _with(self, number: int, doubt: Tensor, tiny: float) -> tuple[Pass, list[Tensor]]:
-        """A pass in which all doubtful values are tiny, or 0."""
-        value = torch.where(doubt, tiny, self.known[number])
-        return self.replay.slopes({**self.known, number: value}, self.labels)
