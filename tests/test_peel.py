@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gifd import catalog
 from gifd.attacker.observe import observe
 from gifd.attacks import Reconstruction, peel
-from gifd.errors import UnexplainedError
+from gifd.errors import GifdError, UnexplainedError
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg
 from gifd.leakage.peeling import Circuit
@@ -248,7 +248,7 @@ def test_what_is_known_inside_is_true(activate: nn.Module) -> None:
     images = leaves(1).double()
     upload, _ = Client(model=model).step(images, torch.tensor([2]))
     found = peeled(observe(upload), torch.tensor([2]))
-    truth, _ = Circuit(model).run(images, {})
+    truth, _ = Circuit(model).run(images.requires_grad_(), {})
     assert len(found.known) > 1
     assert found.depth in model.parameters
     for number, value in found.known.items():
@@ -256,7 +256,7 @@ def test_what_is_known_inside_is_true(activate: nn.Module) -> None:
     assert found.frontier
     for equation in found.left:
         fed = next(r.fed for r in truth.reads if r.layer == equation.layer)
-        away = equation.layer.gradient(fed, equation.slopes) - equation.gradient
+        away = equation.layer.gradient(fed.detach(), equation.slopes) - equation.gradient
         assert float(away.norm() / equation.gradient.norm()) < 1e-2, (
             "but for a sign of a tiny value"
         )
@@ -401,6 +401,90 @@ def test_victims_that_show_nothing_are_refused(
     upload, _ = Client(model=Model(module=seeded(0, module))).step(leaves(10), torch.tensor([1]))
     with pytest.raises(UnexplainedError, match="use another attack"):
         peel()(observe(upload))
+
+
+class Odd(nn.Module):
+    """Like `Narrowing`, with one oddity."""
+
+    def __init__(self, oddity: str) -> None:
+        super().__init__()
+        self.oddity = oddity
+        self.stem, self.down = nn.Conv2d(3, 24, 3, 2, 1), nn.Conv2d(24, 48, 3, 2, 1)
+        same: str | int = "same" if oddity == "padding" else 1
+        self.conv, self.head = nn.Conv2d(48, 48, 3, 1, same), nn.Linear(48, 4)
+        self.more = nn.Linear(48, 48)
+        self.register_buffer("fixed", torch.ones(48))
+        self.blur = torch.full((48, 1, 1, 1), 0.5)
+        if oddity == "shared":
+            self.twice = nn.Conv2d(48, 48, 3, 1, 1)
+            self.twice.weight = self.conv.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.down(F.relu(self.stem(x))))
+        match self.oddity:
+            case "channels last":
+                x = F.relu(self.more(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+            case "transposed":
+                x = x.transpose(2, 3)
+            case "constant":
+                x = x * self.more(self.fixed).view(-1, 1, 1)
+            case "own kernel":
+                x = F.conv2d(x, self.blur, groups=48)
+        h = self.conv(x)
+        if self.oddity == "in place":
+            h.mul_(0.3)
+        h = F.relu_(h) if self.oddity == "relu_" else F.relu(h)
+        if self.oddity == "discarded":
+            h = self.conv(x)
+            F.relu_(h)
+        if self.oddity == "shared":
+            h = F.relu(self.twice(h))
+        if self.oddity == "one by one":
+            h = torch.cat([F.relu(self.conv(each[None])) for each in x])
+        logits: Tensor = self.head(h.mean((2, 3)))
+        return logits
+
+
+ODDITIES = {
+    "padding": True,
+    "relu_": True,
+    "in place": True,
+    "transposed": False,
+    "channels last": False,
+    "constant": False,
+    "own kernel": False,
+    "discarded": False,
+    "shared": False,
+    "one by one": False,
+}
+"""Whether the images must be found; otherwise one line may refuse them."""
+
+
+@pytest.mark.parametrize("oddity", list(ODDITIES))
+def test_odd_victims_are_inverted_or_refused_in_one_line(
+    oddity: str, seeded: Callable[..., nn.Module]
+) -> None:
+    model = Model(module=seeded(0, lambda: Odd(oddity)))
+    images = leaves(10, batch=2)
+    client = Client(model=model, grant_labels=True)
+    observation = observe(client.step(images, torch.tensor([1, 2]))[0])
+    try:
+        found = peel()(observation)
+    except GifdError as error:
+        refused = str(error)
+    else:
+        assert min(psnr(found.images, images)) > 25, "never another image without a word"
+        return
+    assert not ODDITIES[oddity], refused
+    assert "\n" not in refused
+
+
+def test_a_loss_that_takes_no_float64_is_one_line() -> None:
+    loss = nn.CrossEntropyLoss(weight=torch.ones(4))
+    model = Model(module=narrowing().module, loss=loss)
+    observation = observe(Client(model=model).step(leaves(10), torch.tensor([1]))[0])
+    with pytest.raises(GifdError, match="a loss that takes float64"):
+        peel()(observation)
 
 
 def test_several_local_steps_are_refused(victim: Model) -> None:

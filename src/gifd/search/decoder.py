@@ -74,8 +74,10 @@ class Decoder:
 
 
 def decodable(activation: Tensor, shape: Iterable[int]) -> bool:
-    """Whether every position of this activation has a whole number of pixels."""
-    _, height, width = shape
+    """Whether it has a row for each image (B, C, H, W), and whole numbers of pixels a position."""
+    batch, _, height, width = shape
+    if len(activation) != batch:
+        return False
     if activation.ndim == 2:
         return True
     if activation.ndim != 4:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gifd.errors import InputError
+from gifd.errors import InputError, UnexplainedError
 from gifd.leakage.peeling import Circuit, Peeled, peel
 from gifd.search.decoder import Decoder, decodable
 from gifd.search.initializers import Beginning, Initializer
@@ -101,6 +101,10 @@ class Inside(Initializer):
     def _images(self, peeled: Peeled, rng: torch.Generator) -> Float[Tensor, "B C H W"]:
         if peeled.image is not None:
             return peeled.image.clamp(0, 1)
+        if not peeled.frontier:
+            raise UnexplainedError(
+                "expected a model whose logits depend on the image, got one whose do not"
+            )
         return _Explaining(peeled).images(self, rng)
 
 
@@ -140,9 +144,10 @@ class _Explaining:
 
     def _decoded(self, how: Inside, rng: torch.Generator) -> Tensor:
         """Decode the known activation with the most numbers."""
-        usable = [n for n in self.frontier if decodable(self.known[n], self.shape[1:])]
+        usable = [n for n in self.frontier if decodable(self.known[n], self.shape)]
         leaves = dead_leaves(how.leaves, self.shape[1:], rng).to(self.circuit.device)
         if not usable:
+            _log.debug("peel: no activation to decode, begins at the mean leaf")
             return leaves.mean(0, keepdim=True).expand(self.shape)
         number = max(usable, key=lambda n: self.known[n].numel())
 

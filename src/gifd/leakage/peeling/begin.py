@@ -97,7 +97,7 @@ def _candidates(
     readable = [
         (read, read.source)
         for read in plain.reads
-        if read.source is not None and replay.visible(read.layer.weight)
+        if read.source is not None and replay.visible(read.layer.weight) and plain.once(read)
     ]
     cutting = {number: replay.cuts(plain, number) for number in {n for _, n in readable}}
     for direct in (True, False):
@@ -139,16 +139,17 @@ def _before(
         if number is None or not cutting.get(number, False):
             continue
         for _ in range(ROUNDS + 1):
-            slope, system = next(
-                (s, system) for r, s, system in solved(own) if r.layer == read.layer
-            )
+            again = [(s, system) for r, s, system in solved(own) if r.layer == read.layer]
+            if not again:
+                break
+            slope, system = again[0]
             switched = corrected(system, slopes, own, found.measured, doubt)
             if switched is None or switched is own:
+                if system.away < AWAY:
+                    fed = system.fed.reshape(plain.applied[number].after.shape)
+                    yield _Candidate(number, fed, read.layer.weight, slope)
                 break
             own = switched
-        if system.away < AWAY:
-            fed = system.fed.reshape(plain.applied[number].after.shape)
-            yield _Candidate(number, fed, read.layer.weight, slope)
 
 
 def _ordered(replay: Replay, found: _Candidate, labels: Tensor) -> _Candidate:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gifd.errors import GifdError, ModelError, one_line
 from gifd.leakage.peeling.activations import Activation, activation
 from gifd.leakage.peeling.layers import Layer, layer
 from gifd.model import Model
@@ -76,6 +77,8 @@ class Pass(TorchFunctionMode):
         self.norms: list[Normed] = []
         self._known, self._names, self._until = known, names, until
         self._made: dict[int, int] = {}
+        self._copied: dict[int, Tensor] = {}
+        self._kept: list[Tensor] = []  # a freed tensor's address is used again
 
     def __torch_function__(
         self,
@@ -90,12 +93,17 @@ class Pass(TorchFunctionMode):
             return self._apply(kind, args[0] if args else kwargs["input"])
         result = func(*args, **kwargs)
         found = layer(func, args, kwargs, self._names)
-        if found is not None:
+        if found is not None and result.requires_grad:
             fed = args[0] if args else kwargs["input"]
             self.reads.append(Read(found, fed, result, self._source(fed)))
+            return self._passed_on(result)
         if func is F.batch_norm:
             self._norm(*args, **kwargs)
         return result
+
+    def once(self, read: Read) -> bool:
+        """Whether this call is the only one with its weight, so that the gradient is its own."""
+        return sum(other.layer.weight == read.layer.weight for other in self.reads) == 1
 
     def _apply(self, kind: Activation, before: Tensor) -> Tensor:
         number = len(self.applied)
@@ -110,8 +118,18 @@ class Pass(TorchFunctionMode):
     def _source(self, fed: Tensor) -> int | None:
         """The activation whose output this is, perhaps in another shape."""
         number = self._made.get(fed.data_ptr())
-        alike = number is not None and self.applied[number].after.numel() == fed.numel()
-        return number if alike else None
+        if number is None:
+            return None
+        after = self.applied[number].after
+        reshaped = after.numel() == fed.numel() and after.is_contiguous() and fed.is_contiguous()
+        return number if reshaped else None
+
+    def _passed_on(self, result: Tensor) -> Tensor:
+        """A copy, so that an operation in place later on leaves the recorded one as it is."""
+        copy: Tensor = result.clone()
+        self._copied[copy.data_ptr()] = result
+        self._kept.append(copy)
+        return copy
 
     def _norm(
         self,
@@ -128,6 +146,7 @@ class Pass(TorchFunctionMode):
         if training or running_var is None or name is None:
             return
         factor = (running_var + eps).rsqrt()
+        fed = self._copied.get(fed.data_ptr(), fed)
         self.norms.append(Normed(fed, factor if weight is None else factor * weight, name))
 
 
@@ -174,6 +193,9 @@ class Circuit:
 
         Returns:
             the recorded pass and the logits, if it was whole.
+
+        Raises:
+            ModelError: the module fails in this dtype.
         """
         names = {id(tensor): name for name, tensor in self._parameters.items()}
         made = Pass(known, names, until)
@@ -182,3 +204,10 @@ class Circuit:
                 return made, self.model.logits(self._parameters, self._buffers, images)
         except _EnoughError:
             return made, None
+        except GifdError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"expected a model that can be run in {self.dtype} with its activations put in, "
+                f"got: {one_line(error)}: use another attack"
+            ) from None

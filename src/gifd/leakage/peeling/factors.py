@@ -41,15 +41,15 @@ def factors(
         batch: B; the results are mixtures of the images.
 
     Returns:
-        None if the gradient does not show that many positions.
+        None if the gradient does not show that many positions: it needs more channels.
     """
     height, width = side
     rank = batch * height * width
     outs, ins = gradient.shape[:2]
-    if rank > min(outs, ins):
+    if rank >= min(outs, ins):
         return None
     left, sizes, _ = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
-    if rank < outs and float(sizes[rank - 1]) < GAP * float(sizes[rank]):
+    if float(sizes[rank - 1]) < GAP * float(sizes[rank]):
         return None
     right = torch.linalg.svd(gradient.transpose(0, 1).flatten(1), full_matrices=False)[0]
     left, right = left[:, :rank], right[:, :rank]

@@ -40,6 +40,8 @@ def shown_by(
     Source: for the head Geiping et al., Inverting Gradients, NeurIPS 2020, Prop. 3.1.
     """
     layer = read.layer
+    if len(read.fed) != batch:
+        return None
     if isinstance(layer, FullyConnected):
         if batch > 1 or read.fed.ndim != 2 or layer.bias is None:
             return None

@@ -189,9 +189,14 @@ def layer(
     if function is F.linear:
         return FullyConnected(weight=weight, bias=bias)
     padding = given.get("padding", 0)
-    if given.get("groups", 1) != 1 or isinstance(padding, str):
+    if given.get("groups", 1) != 1 or given["input"].ndim != 4:
         return None
     _, _, height, width = given["weight"].shape
+    if padding == "same" and (height * width) % 2:
+        down, across = _pair(given.get("dilation", 1))
+        padding = (down * (height - 1) // 2, across * (width - 1) // 2)
+    elif isinstance(padding, str):
+        return None
     return Convolution(
         weight=weight,
         bias=bias,

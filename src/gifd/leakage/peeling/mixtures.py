@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 DRAWS = 20_000
+MOST = 10
+"""Images at most: one draw in `2^(B-1)` succeeds."""
 NEAR = 3e-3
 """Cosine of two directions that counts as 0."""
 SHARE = 0.05
@@ -31,15 +33,21 @@ def separation(mixed: Float[Tensor, "B N"], rng: torch.Generator) -> Float[Tenso
     in Federated Learning, NeurIPS 2024, for fully connected layers.
     """
     batch = len(mixed)
+    if batch > MOST:
+        return None
     if batch == 1:
         return mixed.new_tensor([[-1.0 if float(mixed.sum()) < 0 else 1.0]])
     left, sizes, _ = torch.linalg.svd(mixed, full_matrices=False)
     white = (left / sizes).T @ mixed  # rows are orthonormal
     lengths = white.norm(dim=0)
-    white = (white / lengths)[:, lengths > 0.1 * lengths.median()]
+    white = (white / lengths)[:, lengths > 0.1 * lengths.mean()]
+    if not white.shape[1]:
+        return None
     order = torch.randint(white.shape[1], (DRAWS, batch - 1), generator=rng).to(mixed.device)
     _, spread, rows = torch.linalg.svd(white[:, order].permute(1, 2, 0), full_matrices=True)
     rows = rows[spread[:, -1] > 0.02 * spread[:, 0]][:, -1]  # (draws, B)
+    if not len(rows):
+        return None
     zeros = torch.cat([_zeros(part, white).sum(1) for part in rows.split(64)])
     found: list[Tensor] = []
     while len(found) < batch:
@@ -52,7 +60,7 @@ def separation(mixed: Float[Tensor, "B N"], rng: torch.Generator) -> Float[Tenso
             values = (row @ white).abs()
             row = torch.linalg.svd(white[:, values < within], full_matrices=False)[0][:, -1]
             values = (row @ white).abs()
-            within = min(within, 8 * float(values[values < within].median()))
+            within = min(within, 1e-12 + 8 * float(values[values < within].median()))
         zeros[(rows @ row).abs() > 0.999] = 0
         zeros[best] = 0
         if all(float((row @ other).abs()) < 0.999 for other in found):

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from gifd.errors import ModelError, one_line
 from gifd.leakage.peeling.circuit import Circuit, Known, Pass, Read
 from gifd.model import Loss
 
@@ -45,8 +46,24 @@ class Replay:
         return drawn.to(self.circuit.device)
 
     def plain(self) -> Pass:
-        """A pass in which nothing is known."""
-        return self.circuit.run(self.shown[0], {})[0]
+        """A pass in which nothing is known.
+
+        Raises:
+            ModelError: the victim computes something else when it is recorded.
+        """
+        made, logits = self.circuit.run(self.shown[0], {})
+        with torch.no_grad():
+            model, shown = self.circuit.model, self.shown[0]
+            true = model.logits(model.parameters, model.buffers, shown.to(model.device).float())
+        assert logits is not None
+        logits = logits.detach()
+        away = logits - true.to(logits)
+        if not float(away.norm()) <= 0.01 * float(logits.norm()):
+            raise ModelError(
+                "expected a model without activations in place whose result is not used, got one: "
+                "write x = relu(x), or use another attack"
+            )
+        return made
 
     def cuts(self, plain: Pass, number: int) -> bool:
         """Whether the logits depend on the image only through this activation."""
@@ -66,7 +83,13 @@ class Replay:
         """
         made, logits = self.circuit.run(self.shown[which], known)
         assert logits is not None
-        return made, _gradients(self._loss(logits, labels), made, None)
+        try:
+            loss = self._loss(logits, labels)
+        except Exception as error:
+            raise ModelError(
+                f"expected a loss that takes float64, got: {one_line(error)}: use another attack"
+            ) from None
+        return made, _gradients(loss, made, None)
 
     def slopes_behind(
         self, known: Known, weight: str, slopes: Tensor, which: int = 0
@@ -92,11 +115,17 @@ class Replay:
             one: passes of the first image.
             other: the same of the second one.
         """
+        if [read.layer for read in one[0].reads] != [read.layer for read in other[0].reads]:
+            raise ModelError(
+                "expected a model whose layers do not depend on its input, got one whose do: use "
+                "another attack"
+            )
         pairs = zip(one[0].reads, other[0].reads, one[1], other[1], strict=True)
         return [
             (read, slope)
             for read, again, slope, same in pairs
-            if not torch.equal(read.fed, again.fed)
+            if one[0].once(read)
+            and not torch.equal(read.fed, again.fed)
             and bool(slope.any())
             and torch.allclose(slope, same, rtol=1e-9, atol=0)
             and self.visible(read.layer.weight)

@@ -54,6 +54,8 @@ class System:
         parts: list[tuple[Tensor, Tensor]] = []
         blocks: dict[str, tuple[int, float]] = {}
         first = 0
+        if reads[0].layer.rows(reads[0].fed).shape[0] > cls.MOST:
+            return None
         for read, slope in zip(reads, slopes, strict=True):
             matrix, values = read.layer.equations(slope, gradient[read.layer.weight], read.fed)
             size = float(values.square().mean().sqrt())
@@ -61,7 +63,7 @@ class System:
                 parts.append((matrix / size, values / size))
                 blocks[read.layer.weight] = (first, size)
                 first += len(matrix)
-        if not parts or not parts[0][0].shape[1] <= min(first, cls.MOST):
+        if not parts or parts[0][0].shape[1] > first:
             return None
         matrix, values = (torch.cat(each) for each in zip(*parts, strict=True))
         if not bool(matrix.isfinite().all()):
