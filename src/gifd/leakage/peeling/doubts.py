@@ -61,6 +61,8 @@ def corrected(
         wrong = torch.where(value[index] > 0, -missing, missing) > 0.5
         if not bool(wrong.any()):
             return value
+        sure = wrong & ((missing.abs() - 1).abs() < 0.3)
+        wrong = sure if bool(sure.any()) else wrong
         index = tuple(places[wrong].T)
         switched = value.clone()
         switched[index] = torch.where(value[index] > 0, 0, measured[index].clamp_min(1e-30))

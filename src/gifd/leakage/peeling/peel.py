@@ -118,6 +118,7 @@ class _Peeling:
         self.known: dict[int, Tensor] = {}
         self.measured: dict[int, Tensor] = {}
         self.doubts: dict[int, Tensor] = {}
+        self.corrections: dict[int, tuple[float, Tensor]] = {}
         self.refused: set[int | None] = set()
         self.left: list[Left] = []
         self.frontier: tuple[int, ...] = ()
@@ -205,9 +206,17 @@ class _Peeling:
 
             value, measured = self.known[number], self.measured[number]
             switched = corrected(system, slopes, value, measured, doubt)
-            if switched is value:
-                del self.doubts[number]  # settled
-            elif switched is not None:
-                self.known[number] = switched
+            if switched is None:
+                continue
+            last = self.corrections.pop(number, None)
+            if last is not None and system.away > 0.98 * last[0]:
+                self.known[number] = last[1]  # it explained nothing
+                del self.doubts[number]
                 return True
+            if switched is value:
+                del self.doubts[number]
+                continue
+            self.corrections[number] = system.away, value
+            self.known[number] = switched
+            return True
         return False
