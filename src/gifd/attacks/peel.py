@@ -17,12 +17,13 @@ def peel(*, preset: Preset = "strongest", restarts: int | None = None) -> Attack
     (`gifd.leakage.peeling`). So the inputs of the last layers are solved for exactly, and the image
     that has these activations is found by following first derivatives (`gifd.search.Inside`).
 
-    It needs the exact gradient of a few images: FedSGD or one local step, in float32, without
-    noise or compression. Clipping and Soteria do not stop it. It refuses what it cannot explain.
+    It needs the exact gradient of a few images: FedSGD or one local step, without noise or
+    compression. Clipping and Soteria do not stop it. It ends with an `UnexplainedError` if no
+    layer shows a first value; otherwise the distance tells how good the answer is.
 
     Args:
         preset: all are the same.
-        restarts: further labellings, where labels cannot be inferred exactly; 1 by default.
+        restarts: labellings to try, where labels cannot be inferred exactly; 1 by default.
 
     Source: ours, after Zhu and Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021.
     """

@@ -34,7 +34,8 @@ class Inside(Initializer):
     2. from there, `steps` of Adam on the relative squared distance between the image's activations
        and the revealed ones, and on the equations that did not determine theirs.
 
-    Without the first step the second one ends in a local minimum.
+    Without the first step the second one often ends in a local minimum. If no activation has a
+    whole number of pixels for each position, it begins at the mean of the leaves.
 
     Cost in victim gradients: a step takes about a third, a leaf about a tenth.
 

@@ -78,8 +78,8 @@ def begin(
     if best:
         raise UnexplainedError(
             "expected a gradient that follows from the input that it shows, got a cosine "
-            f"similarity of {best:.3f}: the labels, the defences or the protocol are not as "
-            "believed; use another attack"
+            f"similarity of {best:.3f}: the labels, defences or protocol are not as believed, or "
+            "the model computes something between its layers; use another attack"
         )
     raise UnexplainedError(
         "expected a layer whose gradient shows its input (a 3x3 convolution of stride 1 with "
