@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gifd import catalog
 from gifd.attacker.observe import observe
-from gifd.attacks import Reconstruction, peel
+from gifd.attacks import Reconstruction, peel, ready
 from gifd.errors import GifdError, UnexplainedError
 from gifd.federation.client import Client
 from gifd.federation.protocols import FedAvg
@@ -533,6 +533,21 @@ def test_a_refusal_costs_no_other_observation(victim: Model) -> None:
         found = attack.many(observations, seeds=[0, 0], at_once=at_once)
         assert isinstance(found[0], Reconstruction)
         assert isinstance(found[1], UnexplainedError)
+
+
+def test_a_labelling_that_explains_nothing_costs_no_other(
+    victim: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = leaves(10)
+    observation = observe(Client(model=victim).step(images, torch.tensor([1]))[0])
+    guesses = torch.tensor([[0], [1], [2]])
+    monkeypatch.setattr(ready, "label_hypotheses", lambda *_, most: (guesses[:most], "estimated"))
+    found = peel(restarts=3)(observation)
+    assert found.labels.tolist() == [1]
+    assert min(psnr(found.images, images)) > 35
+    guesses[1] = 3
+    with pytest.raises(UnexplainedError, match="the labels"):
+        peel(restarts=3)(observation)
 
 
 def test_budget_is_shared_by_the_decoder_and_the_steps() -> None:

@@ -75,7 +75,7 @@ class Inside(Initializer):
         return replace(self, evaluations=max(1, evaluations))
 
     def __call__(self, beginning: Beginning) -> Standing:
-        """The searches at these images.
+        """The searches at these images; those whose labels explain nothing stay where they are.
 
         Raises:
             UnexplainedError: the update does not reveal any.
@@ -84,19 +84,23 @@ class Inside(Initializer):
         if not isinstance(beginning.space, Pixels):
             raise InputError(f"expected a search of pixels behind a peel, got {beginning.space}")
         standing = beginning.entered(beginning.before)
-        model = beginning.context.model
-        found = []
-        for n, observation in enumerate(beginning.observations):
-            own, seen = [], {}
-            for labels in standing.labels[n]:
-                key = tuple(labels.tolist())
-                if key not in seen:
-                    seen[key] = self._images(peel(observation, labels), beginning.draws[n].rng)
-                own.append(seen[key])
-            found.append(torch.stack(own))
-        like = next(iter(model.parameters.values()))
-        inputs = model.normalize(torch.stack(found).to(like))
         (name,) = beginning.space.searched(beginning.context)
+        inputs = standing.state[name].clone()
+        for n, labellings in enumerate(standing.labels):
+            found: dict[tuple[int, ...], Tensor] = {}
+            refused: dict[tuple[int, ...], UnexplainedError] = {}
+            for r, labels in enumerate(labellings):
+                key = tuple(labels.tolist())
+                if key not in found and key not in refused:
+                    try:
+                        peeled = peel(beginning.observations[n], labels)
+                        found[key] = self._images(peeled, beginning.draws[n].rng)
+                    except UnexplainedError as error:  # others may explain more
+                        refused[key] = error
+                if key in found:
+                    inputs[n, r] = beginning.context.model.normalize(found[key].to(inputs))
+            if not found:
+                raise next(iter(refused.values()))
         return replace(standing, state={**standing.state, name: inputs})
 
     def _images(self, peeled: Peeled, rng: torch.Generator) -> Float[Tensor, "B C H W"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ def begin(
     Raises:
         UnexplainedError: there is none.
     """
-    best = 0.0
+    best = -math.inf
     for found in _candidates(replay, gradient, len(labels), rng):
         ordered = _ordered(replay, found, labels)
         alike, scale = _alike(replay, ordered, gradient, labels)
@@ -75,7 +76,7 @@ def begin(
             scaled = {name: tensor / scale for name, tensor in gradient.items()}
             return Begun(ordered.number, ordered.measured, ordered.weight, scaled)
         best = max(best, alike)
-    if best:
+    if math.isfinite(best):
         raise UnexplainedError(
             "expected a gradient that follows from the input that it shows, got a cosine "
             f"similarity of {best:.3f}: the labels, defences or protocol are not as believed, or "
