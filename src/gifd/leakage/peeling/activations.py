@@ -31,9 +31,9 @@ class Activation(ABC):
         """Where the error of a measured output may change its derivative."""
         return torch.zeros_like(value, dtype=torch.bool)
 
-    @abstractmethod
     def away(self, before: Tensor, value: Tensor) -> Tensor:
         """How far the output at `before` is from `value`; 0 where it is reached."""
+        return self(before) - value
 
 
 class _Pointwise(Activation):
@@ -123,10 +123,6 @@ class Sigmoid(_Pointwise):
         """Between 0 and 1."""
         return value.clamp(0, 1)
 
-    def away(self, before: Tensor, value: Tensor) -> Tensor:
-        """After the function."""
-        return before.sigmoid() - value
-
 
 @final
 @dataclass(frozen=True)
@@ -144,10 +140,6 @@ class Tanh(_Pointwise):
     def cleaned(self, value: Tensor) -> Tensor:
         """Between -1 and 1."""
         return value.clamp(-1, 1)
-
-    def away(self, before: Tensor, value: Tensor) -> Tensor:
-        """After the function."""
-        return before.tanh() - value
 
 
 @final
@@ -179,10 +171,6 @@ class MaxPool(Activation):
     def cleaned(self, value: Tensor) -> Tensor:
         """As it was measured."""
         return value
-
-    def away(self, before: Tensor, value: Tensor) -> Tensor:
-        """After the function."""
-        return self(before) - value
 
 
 _RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gifd.leakage.peeling.layers import Convolution
+from gifd.leakage.peeling.least_squares import least_squares
 
 GAP = 30
 """Least ratio of the smallest singular value of the images' to the largest of the rounding's."""
@@ -57,7 +58,6 @@ def factors(
     squares = seen @ seen.mT
     down, across = layer.padding
     known: dict[tuple[int, int], tuple[Tensor, int]] = {}  # input position -> its sum, and count
-    rows: list[Tensor] = []
     for y in range(height):
         for x in range(width):
             matrix, wanted = torch.zeros_like(squares[0, 0]), None
@@ -73,8 +73,7 @@ def factors(
             if wanted is None:
                 row = torch.linalg.eigh(matrix)[1][:, :batch].T  # (B, Q)
             else:
-                row = torch.linalg.lstsq(matrix, wanted.mT).solution.mT
-            rows.append(row)
+                row = least_squares(matrix, wanted.mT).mT
             for u, v in _places(layer):
                 place = (y + u - down, x + v - across)
                 if 0 <= place[0] < height and 0 <= place[1] < width:
@@ -95,10 +94,10 @@ def refined(
     """Slopes and inputs by alternating least squares, from this input."""
     batch, _, height, width = fed.shape
     for _ in range(rounds):
-        slopes = torch.linalg.lstsq(layer.patches(fed).T, gradient.flatten(1).T).solution  # (Q, O)
+        slopes = least_squares(layer.patches(fed).T, gradient.flatten(1).T)  # (Q, O)
         slopes = slopes.view(batch, height, width, -1).permute(0, 3, 1, 2)
         matrix, values = layer.equations(slopes, gradient, fed)
-        fed = layer.from_rows(torch.linalg.lstsq(matrix, values).solution, fed)
+        fed = layer.from_rows(least_squares(matrix, values), fed)
     return slopes, fed
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gifd.leakage.peeling.circuit import Pass, Read
 from gifd.leakage.peeling.factors import factors
 from gifd.leakage.peeling.layers import Convolution, FullyConnected
+from gifd.leakage.peeling.least_squares import least_squares
 from gifd.leakage.peeling.mixtures import separation
 
 
@@ -79,5 +80,5 @@ def _lengths(
             return None
         total, name = total / behind[0].factor[:, None], behind[0].bias
     usable = total.isfinite().all(1)
-    found: Tensor = torch.linalg.lstsq(total[usable], gradient[name][usable, None]).solution[:, 0]
+    found: Tensor = least_squares(total[usable], gradient[name][usable, None])[:, 0]
     return found if bool((found.isfinite() & (found != 0)).all()) else None

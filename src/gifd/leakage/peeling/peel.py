@@ -179,8 +179,8 @@ class _Peeling:
         if not system.away < self.away:
             self.refused.add(source)
             return True
-        self.depth = name
         if source is None:
+            self.depth = name
             self.image = self.model.denormalize(system.fed)
         else:
             self._learn(made, source, name, system.fed)
