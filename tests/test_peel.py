@@ -506,8 +506,8 @@ def test_it_is_deterministic_and_leaves_all_alone(
     observation = observe(Client(model=victim).step(leaves(10), torch.tensor([1]))[0])
     attack = peel().with_evaluations(20)
     randomness = torch.get_rng_state()
-    inside = [list(peeled(observation, torch.tensor([1])).known.values()) for _ in range(3)]
-    assert all(torch.equal(*pair) for again in inside for pair in zip(inside[0], again, strict=True))
+    first, *others = (peeled(observation, torch.tensor([1])).known for _ in range(3))
+    assert all(torch.equal(first[number], other[number]) for other in others for number in first)
     with untouched(victim.module):
         one, two, other = (attack(observation, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), randomness)
