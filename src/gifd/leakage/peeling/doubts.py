@@ -55,7 +55,7 @@ def corrected(
             continue
         if change.shape != doubt.shape or bool((change[~doubt] != 0).any()):
             continue
-        places = system.suspects(layer, change, value > 0, doubt, MOST)
+        places = system.suspects(layer, change, doubt, MOST)
         index = tuple(places.T)
         missing = system.missing(layer, places, change[index])
         wrong = torch.where(value[index] > 0, -missing, missing) > 0.5

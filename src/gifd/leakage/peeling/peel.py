@@ -210,8 +210,8 @@ class _Peeling:
                 continue
             last = self.corrections.pop(number, None)
             if last is not None and system.away > 0.98 * last[0]:
-                self.known[number] = last[1]  # it explained nothing
-                del self.doubts[number]
+                self.known[number] = last[1]  # what was switched explained nothing
+                self.doubts[number] = doubt & (value == last[1])
                 return True
             if switched is value:
                 del self.doubts[number]

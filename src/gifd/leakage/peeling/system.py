@@ -87,16 +87,16 @@ class System:
         self,
         layer: Convolution,
         effect: Float[Tensor, "B O h w"],
-        on: Bool[Tensor, "B O h w"],
         doubt: Bool[Tensor, "B O h w"],
         most: int,
     ) -> Int[Tensor, "K 4"]:
         """The places, at most so many, whose slope alone explains the residual best.
 
+        Of either sign: two wrong slopes that see the same patch hide each other's sign.
+
         Args:
             layer: whose output has the slopes.
             effect: the slopes.
-            on: where they are not 0 at present.
             doubt: the places to choose from.
             most: K at most.
         """
@@ -108,7 +108,7 @@ class System:
         seen = patches @ missed.transpose(1, 2).flatten(1).T * size  # (Q, O)
         seen = seen.view(batch, height, width, channels).permute(0, 3, 1, 2)
         lengths = patches.norm(dim=1).view(batch, 1, height, width)
-        score = torch.where(on, -1, 1) * effect.sign() * seen / lengths.clamp_min(1e-300)
+        score = seen.abs() / lengths.clamp_min(1e-300)
         score = score.masked_fill(~doubt | (effect == 0), 0)
         best = score.flatten().topk(min(most, score.numel()))
         chosen = best.indices[best.values > 0]
