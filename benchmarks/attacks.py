@@ -24,8 +24,10 @@ from gifd.attacker.observe import known_attacker
 from gifd.attacks.presets import PRESETS
 from gifd.campaign.sweep import Keys, Results, Row, covered, drawn, finished, number, seeds_of
 from gifd.campaign.trial import Trial
+from gifd.cli.choices import chosen_public
 from gifd.errors import InputError
 from gifd.federation.client import Client
+from gifd.federation.protocols import FedAvg, FedSGD
 from gifd.images import class_in, read_images
 from gifd.interval import written
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
@@ -71,6 +73,11 @@ def main(
         list[str] | None, typer.Option(help="E.g. 'noise:std=0.1'; may be repeated, in order.")
     ] = None,
     attacker: str = "adaptive",
+    public: Annotated[
+        Path | None, typer.Option(help="Folder or zip of images that attacks may learn from.")
+    ] = None,
+    local_steps: Annotated[int, typer.Option(help="FedAvg's; 0: FedSGD.", min=0)] = 0,
+    lr: Annotated[float, typer.Option(help="FedAvg's.")] = 0.01,
     shard: Annotated[str, typer.Option(help="k/n: only every n-th client, from the k-th.")] = "0/1",
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/benchmark.jsonl"),
 ) -> None:
@@ -94,6 +101,7 @@ def main(
             without=without,
             restarts=restarts or None,
             label_mapping=catalog.label_mapping(how, generator, classes=classes),
+            public=chosen_public(public, [name], size=size),
         )
         built[spec] = attack.with_evaluations(evaluations)
     which, of = _shard(shard)
@@ -110,6 +118,7 @@ def main(
         victims.add(keys.of(model))
         client = Client(
             model=model,
+            protocol=FedAvg(steps=local_steps, lr=lr) if local_steps else FedSGD(),
             grant_labels=grant_labels,
             defenses=drawn(chosen, seeds.trial),
             seed=seeds.trial,

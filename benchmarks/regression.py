@@ -29,6 +29,7 @@ from gifd.leakage.representation import observed_representations, representation
 from gifd.metrics import PSNR
 from gifd.search import Regression
 from gifd.search.ridge import Ridge
+from gifd.search.sources import moved
 
 CHUNK = 20
 
@@ -59,7 +60,7 @@ def main(
     began = time.perf_counter()
     rule, rng = Regression(shift=shift), torch.Generator().manual_seed(0)
     for start in range(0, max(counts), CHUNK):
-        drawn = rule.moved(generator.sample(CHUNK, seed=start), rng)
+        drawn = moved(generator.sample(CHUNK, seed=start), rule.shift, rng)
         inputs.append(representations(model, drawn))
         outputs.append(rule.small(drawn))
     seconds = (time.perf_counter() - began) / max(counts)

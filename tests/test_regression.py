@@ -22,6 +22,7 @@ from gifd.model import Model
 from gifd.priors import Generator
 from gifd.search import Latent, Phase, RankedDraws, Regression
 from gifd.search.ridge import Ridge
+from gifd.search.sources import moved
 from gifd.victims import ConvNet
 
 pytestmark = pytest.mark.numerical
@@ -208,8 +209,8 @@ def test_a_batch_is_guessed_image_by_image(victim: Model, prior: Generator) -> N
 def test_samples_are_moved_evenly_and_no_farther_than_asked(shift: float) -> None:
     image = torch.rand(1, 3, 8, 16, generator=torch.Generator().manual_seed(0))
     many = image.expand(2000, -1, -1, -1)
-    moved = Regression(shift=shift).moved(many, torch.Generator().manual_seed(1))
-    assert moved.shape == many.shape
+    shifted = moved(many, shift, torch.Generator().manual_seed(1))
+    assert shifted.shape == many.shape
     down, right = int(shift * 8), int(shift * 16)
     padded = F.pad(image, (right, right, down, down), mode="reflect")[0]
     places = [
@@ -217,7 +218,7 @@ def test_samples_are_moved_evenly_and_no_farther_than_asked(shift: float) -> Non
         for top in range(2 * down + 1)
         for left in range(2 * right + 1)
     ]
-    counts = [int((moved == place).flatten(1).all(1).sum()) for place in places]
+    counts = [int((shifted == place).flatten(1).all(1).sum()) for place in places]
     assert sum(counts) == 2000, "it is at one of these places"
     assert min(counts) > 0.4 * 2000 / len(places)
 

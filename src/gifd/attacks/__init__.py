@@ -3,6 +3,7 @@
 from gifd.attacks.ablations import gifd_last, gifd_latent, gifd_noball
 from gifd.attacks.attack import Attack
 from gifd.attacks.dlg import dlg, idlg
+from gifd.attacks.ensemble import ensemble
 from gifd.attacks.fedleak import fedleak
 from gifd.attacks.ggl import ggl
 from gifd.attacks.gias import gias
@@ -20,6 +21,7 @@ __all__ = [
     "Preset",
     "Reconstruction",
     "dlg",
+    "ensemble",
     "fedleak",
     "ggl",
     "gias",

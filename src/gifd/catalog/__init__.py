@@ -8,6 +8,7 @@ from gifd.catalog.builders import (
     metric,
     needs_prior,
     prior,
+    takes_public,
     victim,
 )
 from gifd.catalog.described import reference, summary
@@ -44,6 +45,7 @@ __all__ = [
     "reference",
     "split",
     "summary",
+    "takes_public",
     "told",
     "victim",
 ]

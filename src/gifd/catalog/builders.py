@@ -26,6 +26,7 @@ from gifd.leakage.counts import LabelEstimator
 from gifd.metrics import Metric
 from gifd.model import Model
 from gifd.priors import Generator, read_checkpoint, read_remapper, write_remapper
+from gifd.search import Source
 from gifd.training import train_remapper
 from gifd.victims import IMAGENET_MEAN, IMAGENET_STD
 from gifd.weights import cache_dir
@@ -41,11 +42,12 @@ def attack(
     evaluations: int | None = None,
     restarts: int | None = None,
     label_mapping: LabelMapping | None = None,
+    public: Source | None = None,
 ) -> Attack:
     """Build an attack.
 
-    The user's own attack is a function like the built-in ones: it receives `prior`, `preset` and
-    `restarts` if it has parameters of these names, and returns an `Attack`.
+    The user's own attack is a function like the built-in ones: it receives `prior`, `public`,
+    `preset` and `restarts` if it has parameters of these names, and returns an `Attack`.
 
     Args:
         text: a key of `ATTACKS` or the user's own; its options are the function's arguments.
@@ -56,6 +58,7 @@ def attack(
         evaluations: instead of steps, victim gradients to spend, over all restarts.
         restarts: by default the preset's.
         label_mapping: for attacks with a conditional prior.
+        public: images that the attacker has, for attacks that learn from some.
 
     Raises:
         InputError: an unknown name, a wrong option, a prior missing, or a number out of range.
@@ -65,7 +68,12 @@ def attack(
         raise InputError(f"expected at least 1 restart, got {restarts}")
     if found.takes("prior") and prior is None:
         raise InputError(f"expected a prior for '{text}', got none: choose {', '.join(PRIORS)}")
-    offered = {"prior": prior, "preset": known_preset(preset), "restarts": restarts}
+    offered = {
+        "prior": prior,
+        "public": public,
+        "preset": known_preset(preset),
+        "restarts": restarts,
+    }
     for extension in without:
         if not found.takes(extension):
             raise InputError(
@@ -92,6 +100,15 @@ def needs_prior(text: str) -> bool:
         InputError: see `attack`.
     """
     return _attack(text).takes("prior")
+
+
+def takes_public(text: str) -> bool:
+    """Whether an attack takes public images.
+
+    Raises:
+        InputError: see `attack`.
+    """
+    return _attack(text).takes("public")
 
 
 def _attack(text: str) -> Found[Attack]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, final, get_args, get_origin
 from gifd.errors import InputError
 
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-_ONCE = ("prior", "offline")
+_ONCE = ("prior", "public", "offline")
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from gifd.attacks import (
     Attack,
     dlg,
+    ensemble,
     fedleak,
     ggl,
     gias,
@@ -70,6 +71,7 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "idlg": idlg,
     "dlg": dlg,
     "ig": ig,
+    "ensemble": ensemble,
     "peel": peel,
 }
 

@@ -23,6 +23,7 @@ from gifd.cli.choices import (
     chosen_mapping,
     chosen_metrics,
     chosen_protocol,
+    chosen_public,
     chosen_victim,
 )
 from gifd.cli.options import (
@@ -69,6 +70,13 @@ def attack(
         typer.Option(help="key=value, an option of the prior; may be repeated."),
     ] = None,
     victim: Victim = "resnet18",
+    public: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder or zip of public images like the private ones, for 'ensemble' and 'lti' "
+            "to learn from."
+        ),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -189,6 +197,7 @@ def attack(
         evaluations=evaluations,
         restarts=restarts,
         mapped=lambda prior: chosen_mapping(label_mapping or "auto", prior, classes),
+        public=chosen_public(public, attacks or ["gifd"], size=size),
     )
     of_prior = {
         "--prior": prior,

@@ -17,10 +17,11 @@ from gifd.attacks import Attack, LabelMapping
 from gifd.campaign.renamed import ATTACKERS
 from gifd.errors import GifdError, InputError, one_line
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
-from gifd.images import MOST_CLASSES, class_in
+from gifd.images import MOST_CLASSES, class_in, read_images
 from gifd.metrics import Metric
 from gifd.model import Model
 from gifd.priors import Generator
+from gifd.search import Public, Source
 from gifd.training import REMAPPER_STEPS
 
 MODAL = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
@@ -39,6 +40,7 @@ def chosen_attacks(
     evaluations: int | None,
     restarts: int | None,
     mapped: Callable[[Generator], LabelMapping | None] = lambda prior: None,
+    public: Source | None = None,
 ) -> list[Attack]:
     """The attacks, by name or your own; the prior is loaded only if one of them uses it.
 
@@ -68,9 +70,25 @@ def chosen_attacks(
             evaluations=evaluations,
             restarts=restarts,
             label_mapping=label_mapping,
+            public=public,
         )
         for name, own in zip(names, in_use, strict=True)
     ]
+
+
+def chosen_public(path: Path | None, names: Sequence[str], *, size: int) -> Source | None:
+    """The public images of a folder or zip, if an attack learns from them.
+
+    Raises:
+        InputError: no such folder or zip, or an image in it that cannot be read.
+    """
+    if path is None:
+        return None
+    if not any(catalog.takes_public(name) for name in names):
+        terminal.note("no attack here learns from images: --public not used")
+        return None
+    images = torch.stack([image for _, image in read_images(path, size=size)])
+    return Public(images=images, name=path.name)
 
 
 def chosen_victim(

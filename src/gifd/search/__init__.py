@@ -4,6 +4,7 @@ from gifd.search.consensus import consensus
 from gifd.search.curvature import smoothed_curvature
 from gifd.search.deep_prior import DeepPrior
 from gifd.search.distances import Cosine, Distance, LayerCosine, PartialMatching, Squared
+from gifd.search.ensemble import Ensemble
 from gifd.search.initializers import (
     Beginning,
     Carried,
@@ -33,6 +34,7 @@ from gifd.search.regularizers import (
 )
 from gifd.search.schedules import Constant, Schedule, StepDecay, WarmupCosine
 from gifd.search.smoothing import smoothed_replay
+from gifd.search.sources import Leaves, Public, Samples, Source
 from gifd.search.spaces import Draw, Feature, Latent, Pixels, SearchContext, Space, Weights
 from gifd.search.standing import Standing
 
@@ -53,6 +55,7 @@ __all__ = [
     "DeepPrior",
     "Distance",
     "Draw",
+    "Ensemble",
     "Feature",
     "GradientRegularized",
     "GroupConsistency",
@@ -64,6 +67,7 @@ __all__ = [
     "Latent",
     "LatentDivergence",
     "LayerCosine",
+    "Leaves",
     "Measure",
     "Memory",
     "Optimizer",
@@ -74,12 +78,15 @@ __all__ = [
     "Population",
     "Progress",
     "Projection",
+    "Public",
     "RankedDraws",
     "Regression",
     "Regularizer",
+    "Samples",
     "Schedule",
     "Search",
     "SearchContext",
+    "Source",
     "Space",
     "Sphere",
     "Squared",

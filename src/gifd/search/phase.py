@@ -89,8 +89,12 @@ class Phase:
         return self.begin.evaluations + self.steps
 
     def at_cost(self, evaluations: int) -> Phase:
-        """The same phase with this many evaluations, in its proportions; at least one step."""
-        steps = max(1, round(evaluations * self.steps / self.cost))
+        """The same phase with this many evaluations, in its proportions; at least one step.
+
+        One step after a costly beginning only judges it, and remains one.
+        """
+        judges = self.steps == 1 and self.begin.evaluations > 0
+        steps = 1 if judges else max(1, round(evaluations * self.steps / self.cost))
         return replace(self, steps=steps, begin=self.begin.at_cost(evaluations - steps))
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gifd.errors import InputError
 from gifd.leakage.representation import Observed, observed_representations, representations
-from gifd.priors.generator import State
+from gifd.search.following import following
 from gifd.search.initializers import Beginning, Initializer
 from gifd.search.ridge import Ridge
+from gifd.search.sources import moved
 from gifd.search.spaces import Draw
 from gifd.search.standing import Standing, apart, flat
-from gifd.search.variables import Layout
 
 
 @final
@@ -80,20 +80,16 @@ class Regression(Initializer):
         if any(each is None for each in estimates):
             return standing
         goals = torch.cat([each for each in estimates if each is not None])
-        state = self._follow(beginning, flat(standing.state), goals)
-        return replace(standing, state=apart(state, len(standing.alive)))
-
-    def moved(self, images: Float[Tensor, "N C H W"], rng: torch.Generator) -> Tensor:
-        """Each image shifted by whole pixels, uniformly within `shift`."""
-        height, width = images.shape[-2:]
-        y, x = int(self.shift * height), int(self.shift * width)
-        padded = F.pad(images, (x, x, y, y), mode="reflect")
-        tops = torch.randint(2 * y + 1, (len(images),), generator=rng).tolist()
-        lefts = torch.randint(2 * x + 1, (len(images),), generator=rng).tolist()
-        corners = zip(padded, tops, lefts, strict=True)
-        return torch.stack(
-            [each[:, top : top + height, left : left + width] for each, top, left in corners]
+        state = following(
+            beginning.space,
+            beginning.context,
+            flat(standing.state),
+            goals,
+            steps=self.fit,
+            lr=self.lr,
+            small=self.small,
         )
+        return replace(standing, state=apart(state, len(standing.alive)))
 
     def small(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:
         """The images averaged down to the size of the regression's output."""
@@ -134,7 +130,7 @@ class Regression(Initializer):
         many = Draw(restarts=several * draw.restarts, rng=draw.rng, labels=asked)
         with torch.no_grad():
             shown = space.pictures(context, space.start(context, many)).flatten(0, 1)
-            shown = self.moved(shown.clamp(0, 1), draw.rng)
+            shown = moved(shown.clamp(0, 1), self.shift, draw.rng)
             return representations(context.model, shown), self.small(shown)
 
     def _estimate(
@@ -157,16 +153,3 @@ class Regression(Initializer):
                 ]
             )
         return guess.view(-1, *outputs.shape[1:]).clamp(0, 1)
-
-    def _follow(self, beginning: Beginning, state: State, goals: Tensor) -> State:
-        """States (S, B, ...) that show the estimates (S, B, C, h, w), fitted separately."""
-        context, space = beginning.context, beginning.space
-        layout = Layout.of(state, space.searched(context), axes=1)
-        x = layout.pack(state).detach().requires_grad_()
-        adam = torch.optim.Adam([x], lr=self.lr)
-        for _ in range(self.fit):
-            shown = space.pictures(context, {**state, **layout.unpack(x)})
-            away = self.small(shown.flatten(0, 1)).reshape(goals.shape) - goals
-            (x.grad,) = torch.autograd.grad(away.square().flatten(1).mean(1).sum(), x)
-            adam.step()
-        return {**state, **layout.unpack(x.detach())}

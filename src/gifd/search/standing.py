@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -25,6 +25,7 @@ class Standing:
         numbers: numbers of the searches, from 0, as at the beginning of the run.
         alive: the active searches; dropped ones are carried along unchanged.
         distance: by which they were ranked at the end of the last phase; zero before the first.
+        notes: tensors (N, R, ...) that an initialiser left for a later one.
     """
 
     space: Space
@@ -33,6 +34,7 @@ class Standing:
     numbers: Int[Tensor, "N R"]
     alive: Bool[Tensor, "N R"]
     distance: Float[Tensor, "N R"]
+    notes: State = field(default_factory=dict)
 
     def best_first(self) -> Int[Tensor, "N R"]:
         """The searches of each image by distance; dropped ones last."""
@@ -48,6 +50,7 @@ class Standing:
             numbers=_taken(self.numbers, places),
             alive=_taken(self.alive, places),
             distance=_taken(self.distance, places),
+            notes={name: _taken(tensor, places) for name, tensor in self.notes.items()},
         )
 
 
