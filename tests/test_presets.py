@@ -152,9 +152,9 @@ def test_an_attack_says_what_it_is(name: str, preset: Preset, prior: Generator) 
     attack = catalog.attack(name, prior=prior, preset=preset, restarts=2)
     assert (attack.name, attack.preset, attack.restarts) == (name, preset, 2)
     assert (attack.prior is prior) == catalog.needs_prior(name)
-    assert attack.answer == ("last" if name == "gifd-last" else "least-distance")
+    assert attack.answer == ("last" if name in ("gifd-last", "ensemble") else "least-distance")
     switched_on = set(attack.extensions)
-    assert bool(switched_on) == (preset == "strongest" and name != "peel")
+    assert bool(switched_on) == (preset == "strongest" and name not in ("ensemble", "peel"))
     bounded = {p.space.bounded for p in attack.phases if isinstance(p.space, Pixels)}
     assert bounded <= {name not in ("dlg", "idlg")}
 

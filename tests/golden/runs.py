@@ -33,7 +33,7 @@ COMPARED = ("ig", "gradinversion", "ggl", "gias")  # the others' 'gifd-paper' is
 RUNS = [
     (name, preset, batch)
     for name in catalog.ATTACKS
-    if name != "peel"  # younger than these runs
+    if name not in ("ensemble", "peel")  # younger than these runs
     for preset in ("paper", "gifd-paper", "strongest")
     if preset != "gifd-paper" or name in COMPARED
     for batch in (1, 2)

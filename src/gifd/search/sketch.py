@@ -45,7 +45,8 @@ class Sketch:
         for name, tensor in update.items():
             if name in self._sides:
                 left, right = self._sides[name]
-                tensor = torch.einsum("ro,oip,si->rsp", left, tensor.flatten(2), right)
+                places = tensor.reshape(*tensor.shape[:2], -1)
+                tensor = torch.einsum("ro,oip,si->rsp", left, places, right)
             found.append(tensor.flatten())
         return found
 
