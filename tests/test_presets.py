@@ -154,7 +154,7 @@ def test_an_attack_says_what_it_is(name: str, preset: Preset, prior: Generator) 
     assert (attack.prior is prior) == catalog.needs_prior(name)
     assert attack.answer == ("last" if name in ("gifd-last", "ensemble") else "least-distance")
     switched_on = set(attack.extensions)
-    assert bool(switched_on) == (preset == "strongest" and name not in ("ensemble", "peel"))
+    assert bool(switched_on) == (preset == "strongest" and name not in ("ensemble", "lti", "peel"))
     bounded = {p.space.bounded for p in attack.phases if isinstance(p.space, Pixels)}
     assert bounded <= {name not in ("dlg", "idlg")}
 

@@ -23,7 +23,7 @@ from gifd.federation.protocols import FedAvg, FedSGD
 from gifd.model import Model
 from gifd.priors import Generator, State
 from gifd.priors.dcgan import dcgan_stages
-from gifd.search import CMAES, DeepPrior
+from gifd.search import CMAES, DeepPrior, Learned
 from gifd.victims import ConvNet
 from golden.formula import digest
 
@@ -33,7 +33,7 @@ COMPARED = ("ig", "gradinversion", "ggl", "gias")  # the others' 'gifd-paper' is
 RUNS = [
     (name, preset, batch)
     for name in catalog.ATTACKS
-    if name not in ("ensemble", "peel")  # younger than these runs
+    if name not in ("ensemble", "lti", "peel")  # younger than these runs
     for preset in ("paper", "gifd-paper", "strongest")
     if preset != "gifd-paper" or name in COMPARED
     for batch in (1, 2)
@@ -78,6 +78,9 @@ def attack(name: str, preset: str) -> Attack:
         if isinstance(phase.optimizer, CMAES):
             optimizer = dataclasses.replace(phase.optimizer, population=6)
             phase = dataclasses.replace(phase, optimizer=optimizer)
+        if isinstance(phase.begin, Learned):
+            begin = dataclasses.replace(phase.begin, hidden=16, inputs=200, epochs=4)
+            phase = dataclasses.replace(phase, begin=begin)
         phases.append(phase)
     return dataclasses.replace(built, phases=tuple(phases)).with_steps(
         2 * STEPS if name == "fedleak" else STEPS  # two evaluations a step

@@ -11,6 +11,7 @@ from gifd.attacks.gifd import gifd
 from gifd.attacks.gradinversion import gradinversion
 from gifd.attacks.ig import ig
 from gifd.attacks.label_mapping import LabelMapping
+from gifd.attacks.lti import lti
 from gifd.attacks.peel import peel
 from gifd.attacks.presets import Preset
 from gifd.attacks.reconstruction import Reconstruction
@@ -32,5 +33,6 @@ __all__ = [
     "gradinversion",
     "idlg",
     "ig",
+    "lti",
     "peel",
 ]

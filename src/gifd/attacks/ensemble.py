@@ -59,7 +59,7 @@ def ensemble(
         preset=preset,
         reference=REFERENCE,
         phases=tuple(phases),
-        restarts=int(given(restarts, 1)),
+        restarts=given(restarts, 1),
         prior=prior,
         answer="last",
     )

@@ -25,6 +25,7 @@ from gifd.attacks import (
     gradinversion,
     idlg,
     ig,
+    lti,
     peel,
 )
 from gifd.federation.defenses import (
@@ -72,6 +73,7 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "dlg": dlg,
     "ig": ig,
     "ensemble": ensemble,
+    "lti": lti,
     "peel": peel,
 }
 

@@ -1,4 +1,4 @@
-"""`gifd demo`: three attacks on a public-domain portrait, and a report."""
+"""`gifd demo`: four attacks on a public-domain portrait, and a report."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def demo(
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
 ) -> None:
-    """Attack a public-domain portrait with 'ig', 'gifd' and 'peel' and write a report.
+    """Attack a public-domain portrait with 'ig', 'gifd', 'ensemble' and 'peel' and write a report.
 
     The picture is NASA's portrait of the astronaut Eileen Collins, included in scikit-image.
     """
     model = catalog.victim("resnet18", classes=10, size=64, seed=0, device=device_of(device))
     built = chosen_attacks(
-        ["ig", "gifd", "peel"],
+        ["ig", "gifd", "ensemble", "peel"],
         load=lambda: catalog.prior("faces64"),
         preset="strongest",
         without=(),

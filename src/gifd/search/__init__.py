@@ -13,6 +13,7 @@ from gifd.search.initializers import (
     RankedDraws,
 )
 from gifd.search.inside import Inside
+from gifd.search.learned import Learned
 from gifd.search.leaves import dead_leaves
 from gifd.search.loop import Search, search
 from gifd.search.measure import Measure
@@ -67,6 +68,7 @@ __all__ = [
     "Latent",
     "LatentDivergence",
     "LayerCosine",
+    "Learned",
     "Leaves",
     "Measure",
     "Memory",
