@@ -85,8 +85,10 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     generator = catalog.prior(prior)
+    specs = attacks.split(",")
+    own = chosen_public(public, [spec.partition(":")[0] for spec in specs], size=size)
     built = {}
-    for spec in attacks.split(","):
+    for spec in specs:
         name, _, rest = spec.partition(":")
         rest, _, mapping = rest.partition("+")
         preset = next((p for p in sorted(PRESETS) if rest == p or rest.startswith(f"{p}-")), rest)
@@ -101,7 +103,7 @@ def main(
             without=without,
             restarts=restarts or None,
             label_mapping=catalog.label_mapping(how, generator, classes=classes),
-            public=chosen_public(public, [name], size=size),
+            public=own,
         )
         built[spec] = attack.with_evaluations(evaluations)
     which, of = _shard(shard)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
-from gifd.attacks.presets import Preset, given
-from gifd.errors import InputError, expect
+from gifd.attacks.presets import Preset, given, learnt_from
+from gifd.errors import InputError
 from gifd.priors.generator import Generator
-from gifd.search import Ensemble, Feature, Latent, Phase, Pixels, Samples, Source, Space
+from gifd.search import Ensemble, Feature, Latent, Phase, Pixels, Source, Space
 
 REFERENCE = "gifd's own; after Iglesias et al., Ensemble Kalman Methods, Inverse Problems 2013"
 
@@ -42,15 +42,14 @@ def ensemble(
     Source: see `gifd.search.Ensemble`.
     """
     expect_prior(prior)
-    if public is not None:
-        expect(public, Source, "public images, as Public(images=...)")
     if rounds < 0 or features < 0:
         raise InputError(f"expected rounds and features >= 0, got {rounds} and {features}")
     depth = min(features, len(prior) - 1)
-    source = Samples() if public is None else public
     learn: Space = Latent() if features else Pixels()
     later: Space = Feature(depth) if depth else learn
-    phases = [Phase(name="first round", space=learn, steps=1, begin=Ensemble(source=source))]
+    phases = [
+        Phase(name="first round", space=learn, steps=1, begin=Ensemble(source=learnt_from(public)))
+    ]
     for number in range(rounds):
         begin = Ensemble(around=True)
         phases.append(Phase(name=f"round {number + 2}", space=later, steps=1, begin=begin))

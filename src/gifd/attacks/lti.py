@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from gifd.attacks.attack import Attack, expect_prior
-from gifd.attacks.presets import Preset, given, is_ours
-from gifd.errors import expect
+from gifd.attacks.presets import Preset, given, is_ours, learnt_from
 from gifd.priors.generator import Generator
-from gifd.search import Learned, Phase, Pixels, Samples, Source
+from gifd.search import Learned, Phase, Pixels, Source
 
 REFERENCE = "Wu et al., Learning To Invert, UAI 2023, arXiv:2210.10880"
 
@@ -38,11 +37,9 @@ def lti(
     Federated Learning, UAI 2023, arXiv:2210.10880. See `gifd.search.Learned` for what differs.
     """
     expect_prior(prior)
-    if public is not None:
-        expect(public, Source, "public images, as Public(images=...)")
     ours = is_ours(preset)
     begin = Learned(
-        source=Samples() if public is None else public,
+        source=learnt_from(public),
         hidden=given(hidden, 1000 if ours else 3000),
         epochs=given(epochs, 60 if ours else 200),
         lr=1e-3 if ours else 1e-4,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar, get_args
 
-from gifd.errors import InputError
-from gifd.search import Consensus, Keeps, Latent, Measure, Phase, Regression
+from gifd.errors import InputError, expect
+from gifd.search import Consensus, Keeps, Latent, Measure, Phase, Regression, Samples, Source
 
 T = TypeVar("T")
 
@@ -57,6 +57,18 @@ def kept(best: bool) -> Keeps:
 def switched_on(**extensions: float) -> dict[str, float]:
     """The extensions in use, name -> strength, for the record."""
     return {name: float(value) for name, value in extensions.items() if value}
+
+
+def learnt_from(public: Source | None) -> Source:
+    """What an attack learns from: these images, or else samples of its prior.
+
+    Raises:
+        InputError: something that is not a source.
+    """
+    if public is None:
+        return Samples()
+    expect(public, Source, "public images, as Public(images=...)")
+    return public
 
 
 def guessed_first(steps: int, measure: Measure) -> tuple[Phase, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gifd.errors import InputError
 from gifd.priors.generator import State
+from gifd.search.choice import chosen
 from gifd.search.following import following
 from gifd.search.initializers import Beginning, Initializer
 from gifd.search.kernel_ridge import KernelRidge
@@ -38,7 +39,7 @@ class Ensemble(Initializer):
       state's images a straight line fits better. s is the least of `SPREADS` at which the members'
       updates are as far from the guess's as the observed update is.
 
-    The images of several clients' batches are predicted together, in the order of the guess.
+    The images of a batch are predicted together, in the order of the guess.
 
     A first-order pass takes about a third of a victim gradient, so three members are charged as
     one evaluation.
@@ -189,19 +190,19 @@ class Ensemble(Initializer):
 
         if self.around or isinstance(space, Pixels):
             return follow(state)
-        best, least = follow(state), None
-        for start in range(self.STARTS):
-            tried = best if start == 0 else follow(flat(beginning.drawn()))
+        images = len(beginning.observations)
+
+        def error(state: State) -> Float[Tensor, "N R"]:
             with torch.no_grad():
-                shown = space.pictures(context, tried)
-            error = (shown - goals).square().flatten(1).mean(1)
-            if least is None:
-                least = error
-                continue
-            nearer = error < least
-            least = torch.minimum(error, least)
-            best = {
-                name: torch.where(nearer.view(-1, *[1] * (tensor.ndim - 1)), tried[name], tensor)
-                for name, tensor in best.items()
-            }
-        return best
+                shown = space.pictures(context, state)
+            return (shown - goals).square().flatten(1).mean(1).view(images, -1)
+
+        best = follow(state)
+        least, best = error(best), apart(best, images)
+        for _ in range(self.STARTS - 1):
+            tried = follow(flat(beginning.drawn()))
+            own, found = error(tried), apart(tried, images)
+            nearer = own < least
+            least = torch.minimum(own, least)
+            best = {name: chosen(nearer, found[name], tensor) for name, tensor in best.items()}
+        return flat(best)

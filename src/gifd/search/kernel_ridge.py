@@ -82,14 +82,15 @@ class KernelRidge:
         _, first, strength, powers, basis = best
         offset = outputs.mean(0)
         seen = basis.T @ (outputs - offset).double()
+        weight = basis @ (seen / (powers + strength)[:, None])
         return cls(
             blocks=centred[first:],
             means=means[first:],
             scales=scales[first:],
             first=first,
-            weight=(basis @ (seen / (powers + strength)[:, None])).to(outputs),
+            weight=weight.to(outputs),
             offset=offset,
-            residuals=_left_out(powers, basis, outputs, strength).to(outputs),
+            residuals=(strength * weight / _free(powers, basis, strength)).to(outputs),
             strength=strength,
         )
 
@@ -106,6 +107,10 @@ def _left_out(
 ) -> Float[Tensor, "N T"]:
     y = (outputs - outputs.mean(0)).double()
     dropped = strength / (powers + strength)
-    residual = basis @ (dropped[:, None] * (basis.T @ y))
-    free = basis.square() @ dropped - 1 / len(y)  # 1 - h_i
-    return residual / free.clamp_min(1e-12)[:, None]
+    return basis @ (dropped[:, None] * (basis.T @ y)) / _free(powers, basis, strength)
+
+
+def _free(powers: Tensor, basis: Tensor, strength: float) -> Float[Tensor, "N 1"]:
+    """`1 - h_i` of every example."""
+    free = basis.square() @ (strength / (powers + strength)) - 1 / len(basis)
+    return free.clamp_min(1e-12)[:, None]
