@@ -19,6 +19,7 @@ from gifd.attacks import Attack, fedleak, ggl, gias, gifd, gradinversion, ig
 from gifd.attacks.presets import PRESETS
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
+from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg
 from gifd.federation.secret import Secret
 from gifd.model import Model
@@ -166,7 +167,7 @@ def test_takes_a_batch_of_two_with_granted_labels(
 def test_takes_a_weight_delta_of_fedavg(
     name: str, preset: str, prior: Generator, victim: Model, pictures: Callable[..., Tensor]
 ) -> None:
-    client = Client(model=victim, protocol=FedAvg(steps=2, lr=0.01, momentum=0.5))
+    client = Client(model=victim, protocol=FedAvg(steps=2, lr=0.01, optimizer=SGD(momentum=0.5)))
     observation = observe(client.step(pictures(3, 1, 16), torch.tensor([2]))[0])
     found = build(name, preset, prior, steps=20)(observation)
     assert name == "dlg" or found.labels.tolist() == [2]

@@ -19,6 +19,7 @@ from gifd.attacker.observe import observe
 from gifd.attacks import Attack, Reconstruction
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
+from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
@@ -725,7 +726,9 @@ def test_the_victim_is_unchanged_also_after_an_error(
 # -- settings --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=2, lr=0.05, momentum=0.5)], ids=repr)
+@pytest.mark.parametrize(
+    "protocol", [FedSGD(), FedAvg(steps=2, lr=0.05, optimizer=SGD(momentum=0.5))], ids=repr
+)
 def test_an_image_in_the_priors_range_is_approached(smooth: Model, protocol: Protocol) -> None:
     prior = generator()
     truth = prior.sample(1, seed=9)

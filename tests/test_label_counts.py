@@ -12,6 +12,7 @@ from gifd.attacker.observation import Observation
 from gifd.attacker.observe import observe
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
+from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.leakage.counts import (
     AuxiliaryLeastSquares,
@@ -208,7 +209,7 @@ def test_own_images_see_what_local_steps_change(
 ) -> None:
     """A client with a learning rate so high that its last gradients hardly show its labels."""
     labels = [0] * 5 + [2] * 2 + [3]
-    protocol = FedAvg(steps=8, lr=0.3, momentum=momentum)
+    protocol = FedAvg(steps=8, lr=0.3, optimizer=SGD(momentum=momentum))
     module = seeded(0, lambda: ConvNet(CLASSES, width=8))
     observation = observed(module, labels, protocol)
 

@@ -16,6 +16,7 @@ from gifd.attacks import Attack, Reconstruction
 from gifd.errors import InputError, ModelError, NotBegunError
 from gifd.federation.client import Client
 from gifd.federation.defenses import Defense, Noise, Sparsify
+from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
 from gifd.priors import State
@@ -115,7 +116,10 @@ def test_together_is_one_by_one(
         (FedAvg(steps=2, lr=0.05), ()),
         (FedSGD(), (Sparsify(rate=0.5),)),  # each attacker believes in zeros of its own
         (FedSGD(), (Noise(std=0.01),)),
-        (FedAvg(steps=2, lr=0.05, momentum=0.5), (Noise(std=0.001), Sparsify(rate=0.5))),
+        (
+            FedAvg(steps=2, lr=0.05, optimizer=SGD(momentum=0.5)),
+            (Noise(std=0.001), Sparsify(rate=0.5)),
+        ),
     ],
     ids=str,
 )

@@ -24,6 +24,7 @@ from gifd.federation.defenses import (
     Noise,
     Precode,
 )
+from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.federation.upload import Upload
 from gifd.leakage.representation import observed_representations, representations
@@ -56,7 +57,7 @@ VICTIM = network(lambda: LeNet(5, size=16))
 PROTOCOLS: list[Protocol] = [
     FedSGD(),
     FedAvg(steps=3, lr=0.2),
-    FedAvg(steps=2, lr=0.1, momentum=0.9),
+    FedAvg(steps=2, lr=0.1, optimizer=SGD(momentum=0.9)),
 ]
 DISTANCES: list[Distance] = [Cosine(), Squared(), LayerCosine(norm=0.1), PartialMatching()]
 
@@ -89,7 +90,7 @@ def random_update(seed: int) -> Update:
 def test_without_noise_both_are_the_distance_itself(distance: Distance, protocol: Protocol) -> None:
     observation = observed(protocol=protocol)
     replayed = random_update(1)
-    plain = distance(protocol.as_gradient(replayed), protocol.as_gradient(observation.update))
+    plain = distance(observation.as_gradient(replayed), observation.gradient)
     searched, chosen = Comparison(observation)(distance, replayed)
     assert torch.equal(searched, plain)
     assert torch.equal(chosen, plain)
@@ -117,7 +118,7 @@ def test_with_noise_no_number_serves_both(seed: int) -> None:
 def test_noise_is_known_in_a_gradients_units(protocol: Protocol) -> None:
     told = observed(Noise(std=0.02), protocol=protocol)
     clean = observed(protocol=protocol)
-    added = protocol.as_gradient(told.update) - protocol.as_gradient(clean.update)
+    added = told.gradient - clean.gradient
     for tensor in added.tensors:
         if tensor.numel() > 100:
             assert told.protocol.noise(1) == pytest.approx(float(tensor.std()), rel=0.2)
@@ -136,11 +137,15 @@ RULES: list[tuple[tuple[Defense, ...], Protocol, int]] = [
     ((DP,), FedAvg(steps=1, lr=SLOW), 8),
     ((DP,), FedAvg(steps=4, lr=SLOW), 8),
     ((DP,), FedAvg(steps=4, lr=SLOW, batch_size=2), 8),
-    ((DP,), FedAvg(steps=4, lr=SLOW, batch_size=2, momentum=0.9), 8),
-    ((DP,), FedAvg(steps=5, lr=SLOW, momentum=0.5), 4),
+    ((DP,), FedAvg(steps=4, lr=SLOW, batch_size=2, optimizer=SGD(momentum=0.9)), 8),
+    ((DP,), FedAvg(steps=5, lr=SLOW, optimizer=SGD(momentum=0.5)), 4),
     ((Aggregate(clients=4), DP), FedSGD(), 8),
     ((DP, Aggregate(clients=4)), FedSGD(), 8),
-    ((DP, Aggregate(clients=2)), FedAvg(steps=3, lr=SLOW, batch_size=2, momentum=0.5), 8),
+    (
+        (DP, Aggregate(clients=2)),
+        FedAvg(steps=3, lr=SLOW, batch_size=2, optimizer=SGD(momentum=0.5)),
+        8,
+    ),
     ((ATS(), DP), FedAvg(steps=4, lr=SLOW, batch_size=2), 8),
     ((DP, ATS()), FedSGD(), 4),
     ((Precode(width=4), DP), FedAvg(steps=2, lr=SLOW, batch_size=2), 4),
@@ -165,7 +170,7 @@ def test_dpsgds_noise_is_known_on_what_arrives(
         for index, defense in enumerate(defenses):
             real = dp.wrap(real, seed) if defense is DP else defense.wrap(real, index)
         update = real(model, model.parameters, model.buffers, images, labels)
-        return real.as_gradient(update.detach())
+        return real.as_gradient(update.detach(), model.parameters)
 
     quiet = sent(DPSGD(noise=0.0, norm=DP.norm), 0)
     numbers = torch.cat([(sent(DP, s) - quiet)[n].flatten() for s in range(2) for n in quiet])

@@ -115,6 +115,7 @@ WRONG: dict[str, Callable[[Model, int], tuple[Update, Tensor, Protocol]]] = {
 @given(**drawn)
 @example(seed=0, classes=2, bias=True, sure=1.0)
 @example(seed=175, classes=3, bias=True, sure=10.0)
+@example(seed=134947, classes=3, bias=False, sure=10.0)
 @settings(max_examples=25)
 def test_no_wrong_label_is_called_inferred(
     kind: str, seed: int, classes: int, bias: bool, sure: float

@@ -24,6 +24,7 @@ from gifd.federation.defenses import (
     Soteria,
     Sparsify,
 )
+from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
 from gifd.updates import Update
@@ -49,7 +50,7 @@ EXACT = (Aggregate, ATS, Clip, Sparsify, Soteria, Quantize)
 PROTOCOLS: list[Protocol] = [
     FedSGD(),
     FedAvg(steps=2, lr=0.1),
-    FedAvg(steps=3, lr=0.1, batch_size=1, momentum=0.5),
+    FedAvg(steps=3, lr=0.1, batch_size=1, optimizer=SGD(momentum=0.5)),
 ]
 LABELS = torch.tensor([0, 1, 2, 2])
 

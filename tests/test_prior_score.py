@@ -53,7 +53,7 @@ def test_an_exposed_image_is_its_own_update() -> None:
     assert torch.equal(observation.update["image"], images)
     assert torch.equal(observation.replay(images, torch.tensor([0, 0]))["image"], images)
     assert observation.grants()["protocol"] == "Itself()"
-    gradient = Itself().as_gradient(observation.update)
+    gradient = Itself().as_gradient(observation.update, observation.model.parameters)
     assert gradient is observation.update
 
 

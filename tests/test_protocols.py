@@ -1,7 +1,8 @@
 """Protocols, each compared with a plain PyTorch loop."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gifd.errors import InputError
+from gifd.federation.defenses import DPSGD
+from gifd.federation.optimizers import SGD, Adam, LocalOptimizer
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.model import Model
 from gifd.updates import Update
@@ -36,21 +39,42 @@ def by_autograd(module: nn.Module, images: Tensor, labels: Tensor) -> dict[str, 
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
-def by_sgd(
+def trained(
     module: nn.Module, images: Tensor, labels: Tensor, protocol: FedAvg
 ) -> dict[str, Tensor]:
-    """A client's local training as a usual PyTorch loop."""
+    """A client's local training as a usual PyTorch loop: the change of its weights."""
     local = copy.deepcopy(module)
-    optimizer = torch.optim.SGD(local.parameters(), lr=protocol.lr, momentum=protocol.momentum)
-    size = protocol.batch_size or len(images)
-    batches = [(images[i : i + size], labels[i : i + size]) for i in range(0, len(images), size)]
-    for step in range(protocol.steps):
-        x, y = batches[step % len(batches)]
+    moving = [p for p in local.parameters() if p.requires_grad]
+    rule, started = protocol.optimizer, [p.detach().clone() for p in moving]
+    optimizer: torch.optim.Optimizer
+    if isinstance(rule, SGD):
+        optimizer = torch.optim.SGD(
+            moving,
+            lr=1.0,
+            momentum=rule.momentum,
+            dampening=rule.dampening,
+            weight_decay=rule.weight_decay,
+            nesterov=rule.nesterov,
+        )
+    else:
+        assert isinstance(rule, Adam)
+        kind = torch.optim.AdamW if rule.decoupled else torch.optim.Adam
+        betas, decay = (rule.beta1, rule.beta2), rule.weight_decay
+        optimizer = kind(moving, lr=1.0, betas=betas, eps=rule.eps, weight_decay=decay)
+    rates = protocol.lr if isinstance(protocol.lr, tuple) else [protocol.lr] * protocol.steps
+    for own, lr in zip(protocol.batches(len(images)), rates, strict=True):
+        optimizer.param_groups[0]["lr"] = lr
         optimizer.zero_grad()
-        torch.autograd.backward(F.cross_entropy(local(normalized(x)), y))
+        loss = F.cross_entropy(local(normalized(images[own])), labels[own])
+        away = [(p - p0).square().sum() for p, p0 in zip(moving, started, strict=True)]
+        torch.autograd.backward(loss + protocol.proximal / 2 * torch.stack(away).sum())
+        if protocol.clip is not None:
+            nn.utils.clip_grad_norm_(moving, protocol.clip)
         optimizer.step()
     start = dict(module.named_parameters())
-    return {name: (p - start[name]).detach() for name, p in local.named_parameters()}
+    return {
+        name: (p - start[name]).detach() for name, p in local.named_parameters() if p.requires_grad
+    }
 
 
 def same(update: Update, expected: dict[str, Tensor], atol: float = 1e-14) -> bool:
@@ -64,7 +88,7 @@ def test_fedsgd_is_the_gradient(smooth: Model, pictures: Callable[..., Tensor], 
     images, labels = pictures(1, batch).double(), LABELS[:batch]
     update = replay(FedSGD(), smooth, images, labels)
     assert same(update, by_autograd(smooth.module, images, labels))
-    assert FedSGD().as_gradient(update) is update
+    assert FedSGD().as_gradient(update, smooth.parameters) is update
 
 
 def test_fedsgd_takes_probabilities_for_labels(
@@ -82,40 +106,179 @@ def test_one_step_of_fedavg_is_a_scaled_gradient(seed: int, lr: float, momentum:
     model = Model(module=module.double())
     images = torch.rand(2, 3, 4, 4, generator=rng).double()
     labels = torch.randint(3, (2,), generator=rng)
-    protocol = FedAvg(steps=1, lr=lr, momentum=momentum)
+    protocol = FedAvg(steps=1, lr=lr, optimizer=SGD(momentum=momentum))
     gradient = replay(FedSGD(), model, images, labels)
     update = replay(protocol, model, images, labels)
     assert same(update, dict(gradient * -lr))
-    assert same(protocol.as_gradient(update), dict(gradient), atol=1e-14 / lr)
+    assert same(protocol.as_gradient(update, model.parameters), dict(gradient), atol=1e-14 / lr)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize(("steps", "batch_size"), [(3, None), (2, 2), (5, 1), (8, 2)])
-def test_fedavg_is_local_sgd(
-    smooth: Model,
-    pictures: Callable[..., Tensor],
-    steps: int,
-    batch_size: int | None,
-    momentum: float,
+# -- clients of torch.optim ------------------------------------------------------------------
+
+OPTIMIZERS: list[LocalOptimizer] = [
+    SGD(),
+    SGD(momentum=0.9),
+    SGD(momentum=0.9, nesterov=True, weight_decay=0.01),
+    SGD(momentum=0.8, dampening=0.3),
+    SGD(weight_decay=0.1),
+    Adam(),
+    Adam(beta1=0.5, beta2=0.9, eps=1e-3, weight_decay=0.01),
+    Adam(weight_decay=0.1, decoupled=True),
+]
+COURSES: dict[str, Callable[[LocalOptimizer], FedAvg]] = {
+    "one step": lambda rule: FedAvg(steps=1, lr=0.05, optimizer=rule),
+    "whole batches": lambda rule: FedAvg(steps=3, lr=0.05, optimizer=rule),
+    "two epochs": lambda rule: FedAvg(steps=4, lr=0.05, batch_size=2, optimizer=rule),
+    "a ragged last batch": lambda rule: FedAvg(steps=4, lr=0.05, batch_size=3, optimizer=rule),
+    "shuffled": lambda rule: FedAvg(steps=5, lr=0.05, batch_size=1, shuffle=7, optimizer=rule),
+    "a schedule": lambda rule: FedAvg(
+        steps=4, lr=(0.05, 0.02, 0.1, 0.001), batch_size=2, optimizer=rule
+    ),
+    "clipped": lambda rule: FedAvg(steps=3, lr=0.05, batch_size=3, clip=0.2, optimizer=rule),
+    "FedProx": lambda rule: FedAvg(steps=3, lr=0.05, proximal=0.5, optimizer=rule),
+}
+
+
+class Normed(nn.Module):
+    """A small network with batch norms, of smooth operations, in float64.
+
+    It has no bias in front of a batch norm: in training mode its gradient is 0 but for rounding,
+    which Adam would enlarge.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(4),
+                nn.Softplus(),
+            )
+            self.head = nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(64, 6, bias=False),
+                nn.BatchNorm1d(6),
+                nn.Tanh(),
+                nn.Linear(6, 4),
+            )
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))  # type: ignore[no-any-return]
+
+
+def evaluating() -> nn.Module:
+    return Normed(0).eval()
+
+
+def training() -> nn.Module:
+    return Normed(1).train()
+
+
+def frozen_body() -> nn.Module:
+    module = Normed(2).eval()
+    module.body.requires_grad_(False)
+    return module
+
+
+MODES = [evaluating, training, frozen_body]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("course", COURSES)
+@pytest.mark.parametrize("rule", OPTIMIZERS, ids=repr)
+def test_fedavg_is_a_client_of_torch_optim(
+    rule: LocalOptimizer, course: str, mode: Callable[[], nn.Module]
 ) -> None:
-    images = pictures(1, 4).double()
-    protocol = FedAvg(steps=steps, lr=0.05, batch_size=batch_size, momentum=momentum)
-    update = replay(protocol, smooth, images, LABELS)
-    expected = by_sgd(smooth.module, images, LABELS, protocol)
-    assert same(update, expected)
-    gradient = protocol.as_gradient(update)
-    lengths = sum(momentum**k for t in range(steps) for k in range(t + 1))
-    assert same(gradient, {n: -t / (0.05 * lengths) for n, t in expected.items()})
-    visited = protocol.visited(smooth.parameters, update)
-    assert len(visited) == steps
-    for name, p in smooth.parameters.items():
-        assert torch.equal(visited[0][name], p)
-        step = (steps - 1) / steps * update[name]
-        assert torch.allclose(visited[-1][name] - p, step, atol=1e-12)
+    protocol = COURSES[course](rule)
+    if mode is training and protocol.batch_size in (1, 3):
+        pytest.skip("a batch norm in training mode refuses a batch of one")
+    module = mode()
+    model = Model(module=module, mean=MEAN, std=STD)
+    rng = torch.Generator().manual_seed(3)
+    images = torch.rand(4, 3, 8, 8, generator=rng, dtype=torch.float64)
+    expected = trained(module, images, LABELS, protocol)
+    assert same(replay(protocol, model, images, LABELS), expected, atol=1e-8)
+    assert max(float(tensor.abs().max()) for tensor in expected.values()) > 1e-4
+
+
+@pytest.mark.parametrize("course", COURSES)
+@pytest.mark.parametrize("rule", OPTIMIZERS, ids=repr)
+def test_equal_gradients_are_read_from_the_update(rule: LocalOptimizer, course: str) -> None:
+    """`as_gradient` inverts a course whose local gradients are all equal; Adam shows signs."""
+    protocol = replace(COURSES[course](rule), clip=None)
+    rng = torch.Generator().manual_seed(5)
+    draw = {"a": (3, 2), "b": (5,)}
+    theta = {n: torch.randn(s, generator=rng, dtype=torch.float64) for n, s in draw.items()}
+    constant = Update({n: torch.randn_like(t) for n, t in theta.items()})
+    protocol = replace(protocol, local=Constant(constant))
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.float64)
+    update = protocol(Model(module=nn.Linear(1, 1)), theta, {}, images, LABELS)
+    found = protocol.as_gradient(update, theta)
+    if isinstance(rule, SGD):
+        assert same(found, dict(constant), atol=1e-10)
+        return
+    assert isinstance(rule, Adam)
+    if not rule.weight_decay and not protocol.proximal:
+        assert same(found, {n: t.sign() for n, t in constant.items()}, atol=1e-2)
+    elif rule.decoupled and not protocol.proximal:
+        assert float(found.dot(constant.map(torch.sign))) > 0.9 * found.numel
+    visited = protocol.visited(theta, update)
+    assert len(visited) == protocol.steps
+    for name, start in theta.items():
+        assert torch.equal(visited[0][name], start)
+        before = (start + update[name] - visited[-1][name]).norm() / update[name].norm()
+        rates = protocol.lr if isinstance(protocol.lr, tuple) else (protocol.lr,) * protocol.steps
+        assert float(before) == pytest.approx(rates[-1] / sum(rates))
+
+
+class Constant(Protocol):
+    """Always the same gradient."""
+
+    def __init__(self, gradient: Update) -> None:
+        self.gradient = gradient
+
+    def __call__(
+        self,
+        model: Model,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Tensor,
+        labels: Tensor,
+    ) -> Update:
+        return self.gradient
+
+    def as_gradient(self, update: Update, at: Mapping[str, Tensor]) -> Update:
+        return update
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
+def test_an_epoch_sees_every_image_once(images: int, size: int, epochs: int, seed: int) -> None:
+    steps = FedAvg.steps_of(epochs, images, size)
+    protocol = FedAvg(steps=steps, lr=0.1, batch_size=size, shuffle=seed)
+    batches = protocol.batches(images)
+    assert len(batches) == steps
+    assert all(1 <= len(batch) <= size for batch in batches)
+    seen = torch.cat(batches).view(epochs, images)
+    assert torch.equal(seen.sort(1).values, torch.arange(images).expand(epochs, images))
+    plain = torch.cat(replace(protocol, shuffle=None).batches(images)).view(epochs, images)
+    assert torch.equal(plain, torch.arange(images).expand(epochs, images))
+
+
+def test_noise_in_steps_of_adam_is_refused() -> None:
+    noisy = DPSGD(noise=1.0).wrap(FedAvg(steps=2, lr=0.1, optimizer=Adam()), 0)
+    with pytest.raises(InputError, match="noise in the local gradients of SGD, got it with Adam"):
+        noisy.noise(2)
 
 
 @pytest.mark.parametrize(
-    "protocol", [FedSGD(), FedAvg(steps=3, lr=0.1, batch_size=1, momentum=0.5)]
+    "protocol",
+    [
+        FedSGD(),
+        FedAvg(steps=3, lr=0.1, batch_size=1, optimizer=SGD(momentum=0.5)),
+        FedAvg(steps=3, lr=0.1, clip=0.3, proximal=0.2, optimizer=Adam(eps=0.01)),
+    ],
 )
 def test_an_update_is_differentiable_in_the_images(
     smooth: Model, pictures: Callable[..., Tensor], protocol: Protocol
@@ -147,37 +310,43 @@ def test_a_replay_changes_neither_parameters_nor_images(
 ) -> None:
     images = pictures(1, 2).double()
     before = images.clone(), {name: p.clone() for name, p in smooth.parameters.items()}
-    replay(FedAvg(steps=2, lr=0.1, momentum=0.9), smooth, images, LABELS[:2])
+    replay(FedAvg(steps=2, lr=0.1, optimizer=SGD(momentum=0.9)), smooth, images, LABELS[:2])
     assert torch.equal(images, before[0])
     assert all(torch.equal(p, before[1][name]) for name, p in smooth.parameters.items())
 
 
 @pytest.mark.parametrize(
-    ("steps", "lr", "batch_size", "momentum"),
+    "made",
     [
-        (0, 0.1, None, 0.0),
-        (1, 0.0, None, 0.0),
-        (1, -0.1, None, 0.0),
-        (1, 0.1, None, 1.0),
-        (1, 0.1, None, -0.1),
-        (1, 0.1, 0, 0.0),
+        lambda: FedAvg(steps=0, lr=0.1),
+        lambda: FedAvg(steps=1, lr=0.0),
+        lambda: FedAvg(steps=3, lr=(0.1, 0.2)),
+        lambda: FedAvg(steps=1, lr=()),
+        lambda: FedAvg(steps=1, lr=0.1, batch_size=0),
+        lambda: FedAvg(steps=1, lr=0.1, clip=0.0),
+        lambda: FedAvg(steps=1, lr=0.1, proximal=-1.0),
+        lambda: SGD(momentum=1.0),
+        lambda: SGD(nesterov=True),
+        lambda: SGD(momentum=0.5, dampening=0.1, nesterov=True),
+        lambda: SGD(weight_decay=-0.1),
+        lambda: Adam(eps=0.0),
+        lambda: Adam(beta1=1.0),
     ],
 )
-def test_a_protocol_nobody_can_run(
-    steps: int, lr: float, batch_size: int | None, momentum: float
-) -> None:
+def test_a_protocol_nobody_can_run(made: Callable[[], object]) -> None:
     with pytest.raises(InputError, match="expected") as error:
-        FedAvg(steps=steps, lr=lr, batch_size=batch_size, momentum=momentum)
+        made()
     assert "\n" not in str(error.value)
 
 
-def test_local_batches_must_divide_the_batch(
-    smooth: Model, pictures: Callable[..., Tensor]
-) -> None:
-    with pytest.raises(InputError, match="local batches of 3 divide, got 4 images"):
-        replay(FedAvg(steps=1, lr=0.1, batch_size=3), smooth, pictures(1, 4).double(), LABELS)
-
-
-@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=2, lr=0.1, batch_size=4)])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        FedSGD(),
+        FedAvg(steps=2, lr=0.1, batch_size=4),
+        FedAvg(steps=2, lr=(0.1, 0.2), optimizer=Adam(decoupled=True), shuffle=3, clip=1.0),
+    ],
+)
 def test_its_words_rebuild_it(protocol: Protocol) -> None:
-    assert eval(repr(protocol), {"FedSGD": FedSGD, "FedAvg": FedAvg}) == protocol
+    names = {each.__name__: each for each in (FedSGD, FedAvg, SGD, Adam)}
+    assert eval(repr(protocol), names) == protocol

@@ -23,6 +23,8 @@ from gifd.federation.defenses import (
     Soteria,
     Sparsify,
 )
+from gifd.federation.optimizers import SGD
+from gifd.federation.optimizers import Adam as LocalAdam
 from gifd.federation.protocols import FedAvg
 from gifd.search import (
     CMAES,
@@ -62,7 +64,15 @@ RANGES: list[tuple[Callable[..., object], str, list[float], list[float]]] = [
     (Precode, "beta", [0.0, 1.0], [-LEAST, math.nan]),
     (partial(FedAvg, lr=0.1), "steps", [1, 100], [0, -1]),
     (partial(FedAvg, steps=1), "lr", [LEAST, 10.0], [0.0, -LEAST, math.inf, math.nan]),
-    (partial(FedAvg, steps=1, lr=0.1), "momentum", [0.0, ALMOST], [-LEAST, 1.0, math.nan]),
+    (partial(FedAvg, steps=1, lr=0.1), "clip", [LEAST, 10.0], [0.0, -LEAST, math.inf, math.nan]),
+    (partial(FedAvg, steps=1, lr=0.1), "proximal", [0.0, 10.0], [-LEAST, math.inf, math.nan]),
+    (SGD, "momentum", [0.0, ALMOST], [-LEAST, 1.0, math.nan]),
+    (partial(SGD, momentum=0.5), "dampening", [0.0, ALMOST], [-LEAST, 1.0, math.nan]),
+    (SGD, "weight_decay", [0.0, 1.0], [-LEAST, math.inf, math.nan]),
+    (LocalAdam, "beta1", [0.0, ALMOST], [-LEAST, 1.0, math.nan]),
+    (LocalAdam, "beta2", [0.0, ALMOST], [-LEAST, 1.0, math.nan]),
+    (LocalAdam, "eps", [LEAST, 1.0], [0.0, -LEAST, math.inf, math.nan]),
+    (LocalAdam, "weight_decay", [0.0, 1.0], [-LEAST, math.inf, math.nan]),
     (partial(FedAvg, steps=1, lr=0.1), "batch_size", [1, 100], [0, -1]),
     (Adam, "lr", [LEAST, 10.0], [0.0, -LEAST]),
     (Adam, "noise", [0.0, 1.0], [-LEAST]),

@@ -105,6 +105,15 @@ class Observation:
         """All that the attacker is granted, by name: the protocol and the ledger's entries."""
         return {"protocol": repr(self.protocol), **self.ledger.entries()}
 
+    @property
+    def gradient(self) -> Update:
+        """The update with the sign and scale of a gradient."""
+        return self.as_gradient(self.update)
+
+    def as_gradient(self, update: Update) -> Update:
+        """An update of this model, by the protocol the attacker believes in, likewise."""
+        return self.protocol.as_gradient(update, self.model.parameters)
+
     def replay(self, images: Float[Tensor, "B C H W"], labels: Tensor) -> Update:
         """The update of these images by the protocol the attacker believes in; differentiable."""
         model = self.model

@@ -35,7 +35,7 @@ class Itself(Protocol):
         """The images, under the name of the only parameter."""
         return Update({"image": images})
 
-    def as_gradient(self, update: Update) -> Update:
+    def as_gradient(self, update: Update, at: Mapping[str, Tensor]) -> Update:
         """The update itself."""
         return update
 

@@ -134,10 +134,10 @@ def utility(
             x, y = images[own].float().to(model.device) / 255, labels[own].to(model.device)
             own_seed = (seed * rounds + round_) * clients + client
             defended = wrapped([d.drawn(own_seed) for d in defenses], plain, own_seed)
-            sent = plain.as_gradient(defended(model, at, model.buffers, x, y).detach())
+            sent = plain.as_gradient(defended(model, at, model.buffers, x, y).detach(), at)
             received.append(sent)
             if client == 0 and round_ % 10 == 0 and alike:
-                true = plain.as_gradient(plain(model, at, model.buffers, x, y).detach())
+                true = plain.as_gradient(plain(model, at, model.buffers, x, y).detach(), at)
                 norms = float(true.norm()), float(sent.norm())
                 lengths.append(norms[1] / max(norms[0], 1e-30))
                 cosines.append(float(true.dot(sent)) / max(norms[0] * norms[1], 1e-30))

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from jaxtyping import Float, Shaped
+import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from gifd.errors import InputError
+from gifd.federation.optimizers import SGD, LocalOptimizer, Memory
 from gifd.kernels import slope
 from gifd.model import Model
 from gifd.updates import Update
@@ -32,8 +34,13 @@ class Protocol(ABC):
         """The update of one client that holds `images` and starts at `parameters`."""
 
     @abstractmethod
-    def as_gradient(self, update: Update) -> Update:
-        """The update with the sign and scale of a gradient, for label inference."""
+    def as_gradient(self, update: Update, at: Mapping[str, Tensor]) -> Update:
+        """The update with the sign and scale of a gradient.
+
+        Args:
+            update: of all parameters, or of some.
+            at: the parameters at which the client began.
+        """
 
     def visited(
         self, parameters: Mapping[str, Tensor], update: Update
@@ -88,7 +95,7 @@ class FedSGD(Protocol):
 
         return Update(slope(loss, parameters, (images, labels)))
 
-    def as_gradient(self, update: Update) -> Update:
+    def as_gradient(self, update: Update, at: Mapping[str, Tensor]) -> Update:
         """The update itself."""
         return update
 
@@ -96,36 +103,53 @@ class FedSGD(Protocol):
 @final
 @dataclass(frozen=True, kw_only=True)
 class FedAvg(Protocol):
-    """Local SGD; the update is the weight delta `theta_T - theta_0`.
+    """Local training; the update is the weight delta `theta_T - theta_0`.
 
-    Step t uses local batch `t mod (B / batch_size)` of the images in their order, so
-    `steps = epochs * B / batch_size` runs whole epochs. With momentum m the step is
-    `v <- m v + g; theta <- theta - lr v`, as in `torch.optim.SGD`.
+    A step takes the gradient of a local batch, adds `proximal (theta - theta_0)`, shortens it to
+    `clip`, and hands it to the optimiser. Local batches are cut from the images in their order,
+    the last one of an epoch may be smaller, and `steps` runs on into the next epoch.
 
     Args:
-        steps: local steps T, at least 1.
-        lr: learning rate, above 0 and finite.
+        steps: local steps T, at least 1 (`steps_of` converts epochs).
+        lr: learning rate, above 0 and finite; several: of each step.
         batch_size: images in a local batch; None: all of them in every step.
-        momentum: in [0, 1).
+        optimizer: as in `torch.optim`.
+        shuffle: seed of a new order in each epoch; None: always the images' own.
+        clip: norm to which each local gradient is shortened, as
+            `torch.nn.utils.clip_grad_norm_` does; None: not at all.
+        proximal: FedProx' mu, at least 0.
         local: computes the gradient of a local step.
 
-    Source: McMahan et al., AISTATS 2017 (FederatedAveraging, ClientUpdate).
+    Source: McMahan et al., AISTATS 2017 (FederatedAveraging, ClientUpdate); Li et al., Federated
+    Optimization in Heterogeneous Networks, MLSys 2020 (FedProx).
     """
 
     steps: int
-    lr: float
+    lr: float | tuple[float, ...]
     batch_size: int | None = None
-    momentum: float = 0.0
+    optimizer: LocalOptimizer = SGD()
+    shuffle: int | None = None
+    clip: float | None = None
+    proximal: float = 0.0
     local: Protocol = FedSGD()
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.lr < math.inf or not 0 <= self.momentum < 1:
+        if self.steps < 1 or not all(0 < lr < math.inf for lr in self._rates):
             raise InputError(
-                "expected FedAvg with steps >= 1, a finite lr > 0 and momentum in [0, 1), got "
-                f"steps={self.steps}, lr={self.lr}, momentum={self.momentum}"
+                "expected FedAvg with steps >= 1 and a finite lr > 0, got "
+                f"steps={self.steps}, lr={self.lr}"
+            )
+        if len(self._rates) != self.steps:
+            raise InputError(
+                f"expected one learning rate, or one for each of {self.steps} steps, got "
+                f"{len(self._rates)}"
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"expected a local batch size of at least 1, got {self.batch_size}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise InputError(f"expected a clipping norm above 0 and finite, got {self.clip}")
+        if not 0 <= self.proximal < math.inf:
+            raise InputError(f"expected FedProx with mu of at least 0, got {self.proximal}")
 
     def __call__(
         self,
@@ -136,53 +160,106 @@ class FedAvg(Protocol):
         labels: Shaped[Tensor, "B *N"],
     ) -> Update:
         """The weight delta after `steps` local steps."""
-        size = self.batch_size or len(images)
-        if len(images) % size:
-            raise InputError(
-                f"expected a batch that local batches of {size} divide, got {len(images)} images"
-            )
+        batches = self.batches(len(images))
+
+        def gradient(theta: Update, step: int) -> Update:
+            own = batches[step].to(images.device)
+            found = self.local(model, theta, buffers, images[own], labels[own])
+            if self.proximal and step:
+                found = found.add_scaled(theta - start, self.proximal)
+            if self.clip is None:
+                return found
+            factor = (self.clip / (found.norm() + 1e-6)).clamp(max=1.0)
+            return found.map(lambda tensor: tensor * factor)
+
         start = Update(dict(parameters))
-        theta, velocity = start, None
-        for step in range(self.steps):
-            first = (step % (len(images) // size)) * size
-            batch = slice(first, first + size)
-            gradient = self.local(model, theta, buffers, images[batch], labels[batch])
-            kept = None if velocity is None else velocity * self.momentum
-            velocity = gradient if kept is None else kept + gradient
-            theta = theta.add_scaled(velocity, -self.lr)
-        return theta - start
+        return self._trained(start, gradient, self.optimizer) - start
 
-    def as_gradient(self, update: Update) -> Update:
-        """The gradient if it were equal in all local steps: `-update / (lr sum_t w_t)`.
+    def batches(self, images: int) -> list[Int[Tensor, "b"]]:
+        """The numbers of the images in the local batch of each step."""
+        found: list[Tensor] = []
+        rng = None if self.shuffle is None else torch.Generator().manual_seed(self.shuffle)
+        while len(found) < self.steps:
+            order = torch.arange(images) if rng is None else torch.randperm(images, generator=rng)
+            found += torch.split(order, self.batch_size or images)
+        return found[: self.steps]
 
-        `w_t = 1 + m + ... + m^t` is the momentum after t + 1 equal gradients, relative to one.
+    @staticmethod
+    def steps_of(epochs: int, images: int, batch_size: int | None = None) -> int:
+        """The local steps of whole epochs over so many images."""
+        return epochs * -(-images // (batch_size or images))
+
+    def as_gradient(self, update: Update, at: Mapping[str, Tensor]) -> Update:
+        """The gradient if it were equal in all local steps.
+
+        Weight decay is subtracted. For `SGD` this is exact but for clipping; of `Adam` it is the
+        mean of the normalised steps, which have the signs of a gradient and not its size.
         """
-        return update * (-1.0 / (self.lr * sum(self._weights())))
+        *weights, kept = self._response
+        start = Update({name: at[name] for name in update}) if kept else None
+        moved = update if start is None else update.add_scaled(start, -kept)
+        return moved / sum(weights)
 
     def noise(self, batch: int) -> float:
-        """The noise of the local gradients times `sqrt(sum_t w_t^2) / sum_t w_t`.
+        """The noise of the local gradients times `sqrt(sum_t w_t^2) / |sum_t w_t|`.
 
-        It is independent in every step. The noise of step t stays in the momentum and reaches the
-        update `w_(T-1-t)` times. Its effect on later gradients is neglected: it is small for
-        small steps.
+        It is independent in every step, and reaches the update `w_t` times. Its effect on later
+        gradients is neglected: it is small for small steps.
+
+        Raises:
+            InputError: noise in the steps of an optimiser that is not linear.
         """
-        weights = self._weights()
-        return self.local.noise(self.batch_size or batch) * math.hypot(*weights) / sum(weights)
+        own = self.local.noise(min(self.batch_size or batch, batch))
+        if own and self.optimizer.linear != self.optimizer:
+            raise InputError(
+                f"expected noise in the local gradients of SGD, got it with {self.optimizer}: "
+                "what it becomes in the update is not known"
+            )
+        *weights, _ = self._response
+        return own * math.hypot(*weights) / abs(sum(weights))
 
     def visited(
         self, parameters: Mapping[str, Tensor], update: Update
     ) -> Sequence[Mapping[str, Tensor]]:
-        """The parameters of the local steps, assumed to lie evenly on the line to the last."""
-        start = Update(dict(parameters))
-        return [start.add_scaled(update, t / self.steps) for t in range(self.steps)]
+        """The parameters of the local steps, assumed to lie on the line to the last.
+
+        They are spaced by the learning rates.
+        """
+        start, rates = Update(dict(parameters)), self._rates
+        return [start.add_scaled(update, sum(rates[:t]) / sum(rates)) for t in range(self.steps)]
 
     def localized(self, wrap: Callable[[Protocol], Protocol]) -> Protocol:
         """With `wrap` applied to the gradient of each local step."""
         return replace(self, local=self.local.localized(wrap))
 
-    def _weights(self) -> list[float]:
-        """`w_t = 1 + m + ... + m^t` for every step t."""
-        found = [1.0]
-        while len(found) < self.steps:
-            found.append(1.0 + self.momentum * found[-1])
+    # -- inside ------------------------------------------------------------------------
+
+    @property
+    def _rates(self) -> tuple[float, ...]:
+        return self.lr if isinstance(self.lr, tuple) else (self.lr,) * self.steps
+
+    def _trained(
+        self, theta: Update, gradient: Callable[[Update, int], Update], optimizer: LocalOptimizer
+    ) -> Update:
+        memory: Memory = ()
+        for step, lr in enumerate(self._rates):
+            slope = gradient(theta, step)
+            theta, memory = optimizer.step(theta, slope, memory, lr=lr, number=step + 1)
+        return theta
+
+    @property
+    def _response(self) -> list[float]:
+        """What the update has of each local gradient, and, last, of the first weights.
+
+        Every step is linear in them, so it is taken on their coefficients.
+        """
+        units = torch.eye(self.steps + 1, dtype=torch.float64)
+        start = Update({"": units[-1]})
+
+        def gradient(theta: Update, step: int) -> Update:
+            return Update({"": units[step]}).add_scaled(theta - start, self.proximal)
+
+        found: list[float] = (self._trained(start, gradient, self.optimizer.linear) - start)[
+            ""
+        ].tolist()
         return found

@@ -69,7 +69,7 @@ def observed_representations(observation: Observation, labels: Int[Tensor, "B"])
     """
     head = observation.model.head(observation.ledger.image_shape).weight
     protocol = observation.protocol
-    gradient = protocol.as_gradient(observation.update)[head]
+    gradient = observation.gradient[head]
     std, shown = protocol.noise(observation.ledger.batch_size), protocol.shown(head)
     rows = -gradient[labels]
     if not bool((rows != 0).any(1).all()):

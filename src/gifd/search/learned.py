@@ -51,14 +51,13 @@ class Hashed:
         self._bins = bins.to(observation.model.device)
         std = observation.protocol.noise(len(labels))
         self._noise = std * bins.bincount(minlength=self.length).to(self._bins.device).sqrt()
-        self.observed = self._vector(observation.protocol.as_gradient(observation.update))
+        self.observed = self._vector(observation.gradient)
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "F"]:
         """That of the update of these images, with noise."""
-        protocol = self._observation.protocol
         with torch.no_grad():
-            update = protocol.as_gradient(self._observation.replay(images, self._labels))
-            found = self._vector(update)
+            update = self._observation.replay(images, self._labels)
+            found = self._vector(self._observation.as_gradient(update))
         if bool(self._noise.any()):
             drawn = torch.randn(found.shape, generator=self._rng)
             found = found + self._noise.to(found) * drawn.to(found)

@@ -59,8 +59,8 @@ class Comparison:
 
     def __init__(self, observation: Observation) -> None:
         protocol, granted = observation.protocol, observation.ledger.batch_norm
-        self._protocol = protocol
-        observed = protocol.as_gradient(observation.update)
+        self._as_gradient = observation.as_gradient
+        observed = observation.gradient
         self._masks: tuple[Update, Update] | None = None
         if protocol.noise(observation.ledger.batch_size) > 0:
             rng = torch.Generator().manual_seed(0)
@@ -83,7 +83,7 @@ class Comparison:
             replayed: the update of a candidate.
             target: that of another observation with the same protocol, instead of this one's.
         """
-        parts = self._parts(self._protocol.as_gradient(replayed))
+        parts = self._parts(self._as_gradient(replayed))
         found = [
             distance(ours, Update(theirs.tensors, squares=theirs.squares))
             for ours, theirs in zip(parts, (target or self.target).parts, strict=True)

@@ -58,7 +58,7 @@ class Signatures:
         self._names = names[-max(self.FEWEST, (len(names) + 1) // 2) :]
         self._sketch = Sketch({name: model.parameters[name] for name in self._names}, rng)
         self._fast: bool | None = None
-        self.observed = self._signature(dict(protocol.as_gradient(observation.update)))
+        self.observed = self._signature(dict(observation.gradient))
 
     def __call__(self, images: Float[Tensor, "M B C H W"]) -> list[Float[Tensor, "M _"]]:
         """The signatures of M batches, one matrix per weight, with noise."""
@@ -89,7 +89,7 @@ class Signatures:
         """By the protocol that the attacker believes in."""
         with torch.no_grad():
             update = self._observation.replay(images, self._labels)
-            return self._signature(dict(self._observation.protocol.as_gradient(update)))
+            return self._signature(dict(self._observation.as_gradient(update)))
 
     def _agree(self, images: Float[Tensor, "1 B C H W"]) -> bool:
         """Whether one pass gives what the replay gives."""

@@ -92,9 +92,9 @@ class Wrapped(Protocol):
         """The change of the inner update."""
         return update
 
-    def as_gradient(self, update: Update) -> Update:
+    def as_gradient(self, update: Update, at: Mapping[str, Tensor]) -> Update:
         """Of the inner protocol."""
-        return self.inner.as_gradient(update)
+        return self.inner.as_gradient(update, at)
 
     def visited(
         self, parameters: Mapping[str, Tensor], update: Update

@@ -50,7 +50,8 @@ class _Noise(Defense):
     def surrogate(self, protocol: Protocol, upload: Upload) -> Protocol:
         """No noise, but its standard deviation (`gifd.search.Comparison` uses it)."""
         sent = upload.update
-        scale = protocol.as_gradient(sent).norm() / sent.norm().clamp_min(1e-30)
+        still = {name: torch.zeros_like(tensor) for name, tensor in sent.items()}
+        scale = protocol.as_gradient(sent, still).norm() / sent.norm().clamp_min(1e-30)
         return Noised(inner=protocol, std=self.std * float(scale))
 
     @classmethod

@@ -40,7 +40,7 @@ class HeadGradient:
         """
         model, ledger = observation.model, observation.ledger
         head = model.head(ledger.image_shape)
-        gradient = observation.protocol.as_gradient(observation.update)
+        gradient = observation.gradient
 
         def plain(tensor: Tensor) -> Tensor:
             return tensor.detach().cpu().double()

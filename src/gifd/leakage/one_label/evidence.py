@@ -137,7 +137,7 @@ def gathered(observation: Observation) -> Evidence:
     head = model.head(observation.ledger.image_shape)
     names = [head.weight] if head.bias is None else [head.weight, head.bias]
     sent = Update({name: observation.update[name] for name in names})
-    gradient = protocol.as_gradient(sent)
+    gradient = protocol.as_gradient(sent, model.parameters)
     weight, shown = plain(gradient[head.weight]), protocol.shown(head.weight)
     bias = None if head.bias is None else plain(gradient[head.bias])
     if not bool((weight if bias is None else bias).any()):

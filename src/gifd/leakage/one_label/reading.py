@@ -61,6 +61,7 @@ def read_label(observation: Observation) -> Reading:
 
     - which of two numbers is the negative one if all others are 0, as with two classes, over
       several steps or without a bias (a is then taken to be positive, as behind a ReLU)
+    - several steps without a bias, which some batches leave as well
     - steps in which a changes much
     - another loss than cross-entropy, without a bias
 
@@ -124,4 +125,5 @@ def _signed(seen: Evidence, d: Float[Tensor, "N"], a: Float[Tensor, "F"]) -> tup
         fits = some_length(seen, d, a)
         if only_two and not fits:
             d, fits = -d, some_length(seen, -d, -a)
-    return int(d.argmin()) if fits else seen.likeliest(), fits and not only_two, fits
+    certain = fits and not only_two and seen.steps == 1
+    return int(d.argmin()) if fits else seen.likeliest(), certain, fits

@@ -76,7 +76,7 @@ def _replayed(
     given, found = a.to(like).view(1, -1, 1, 1), []
     for label in labels.to(like.device):
         sent = seen.protocol(model, model.parameters, model.buffers, given, label[None])
-        found.append(seen.protocol.as_gradient(sent)["bias"])
+        found.append(seen.protocol.as_gradient(sent, model.parameters)["bias"])
     return plain(torch.stack(found))
 
 

@@ -111,7 +111,7 @@ class _Peeling:
 
         rng = torch.Generator().manual_seed(0)
         self.replay = Replay(self.circuit, self.model.loss, self.shape, rng, visible)
-        sent = protocol.as_gradient(observation.update)
+        sent = observation.gradient
         gradient = {n: t.to(self.circuit.device).double() for n, t in sent.items()}
         first = begin(self.replay, gradient, self.labels, rng)
         self.gradient = first.gradient
