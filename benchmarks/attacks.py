@@ -27,7 +27,6 @@ from gifd.campaign.trial import Trial
 from gifd.cli.choices import chosen_public
 from gifd.errors import InputError
 from gifd.federation.client import Client
-from gifd.federation.protocols import FedAvg, FedSGD
 from gifd.images import class_in, read_images
 from gifd.interval import written
 from gifd.metrics import MSE, PSNR, SSIM, STLPIPS
@@ -76,8 +75,7 @@ def main(
     public: Annotated[
         Path | None, typer.Option(help="Folder or zip of images that attacks may learn from.")
     ] = None,
-    local_steps: Annotated[int, typer.Option(help="FedAvg's; 0: FedSGD.", min=0)] = 0,
-    lr: Annotated[float, typer.Option(help="FedAvg's.")] = 0.01,
+    protocol: Annotated[str, typer.Option(help="E.g. 'fedavg:lr=0.01,steps=4'.")] = "fedsgd",
     shard: Annotated[str, typer.Option(help="k/n: only every n-th client, from the k-th.")] = "0/1",
     out: Annotated[Path, typer.Option(help="JSON Lines file.")] = Path("runs/benchmark.jsonl"),
 ) -> None:
@@ -120,7 +118,7 @@ def main(
         victims.add(keys.of(model))
         client = Client(
             model=model,
-            protocol=FedAvg(steps=local_steps, lr=lr) if local_steps else FedSGD(),
+            protocol=catalog.protocol(protocol, images=batch_size),
             grant_labels=grant_labels,
             defenses=drawn(chosen, seeds.trial),
             seed=seeds.trial,

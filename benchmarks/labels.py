@@ -19,10 +19,10 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor
 
+from gifd import catalog
 from gifd.attacker.observe import observe
 from gifd.errors import InputError
 from gifd.federation.client import Client
-from gifd.federation.protocols import FedAvg, FedSGD
 from gifd.interval import written
 from gifd.leakage.counts import (
     AuxiliaryLeastSquares,
@@ -43,8 +43,7 @@ def main(
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,32",
     steps: Annotated[str, typer.Option(help="Steps of training, ascending.")] = "0,30,400",
     draws: Annotated[int, typer.Option(help="Batches of each size.")] = 30,
-    local_steps: Annotated[int, typer.Option(help="Local steps of FedAvg at LR; 0: FedSGD.")] = 0,
-    lr: float = 0.1,
+    protocol: Annotated[str, typer.Option(help="E.g. 'fedavg:lr=0.1,steps=4'.")] = "fedsgd",
     size: int = 64,
 ) -> None:
     """Print one table per victim."""
@@ -57,14 +56,14 @@ def main(
     own = (own[0][:500], own[1][:500])
     torch.manual_seed(0)
     module = ConvNet(classes)
-    protocol = FedAvg(steps=local_steps, lr=lr) if local_steps else FedSGD()
+    computed = catalog.protocol(protocol, images=max(int(b) for b in batches.split(",")))
     sizes = [int(b) for b in batches.split(",")]
     done = 0
     for upto in (int(s) for s in steps.split(",")):
         fit(module, *train, upto - done, rng)
         done = upto
         model = Model(module=module.eval(), mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        client = Client(model=model, protocol=protocol)
+        client = Client(model=model, protocol=computed)
         with torch.no_grad():
             logits = model.logits(model.parameters, model.buffers, held[0][:512])
         accuracy = float((logits.argmax(1) == held[1][:512]).float().mean())

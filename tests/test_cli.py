@@ -133,7 +133,13 @@ def test_images_are_dealt_to_clients_in_batches(picture: Path, tmp_path: Path) -
     with Image.open(folder / "private-02.png") as alone:
         assert alone.size == (64, 64)
     assert "Image by image" in (out / "report.html").read_text(encoding="utf-8")
-    more = ["--grant-labels", "--grant-batch-norm", "running", "--lr", "0.1", "--local-steps", "2"]
+    more = [
+        "--grant-labels",
+        "--grant-batch-norm",
+        "running",
+        "--protocol",
+        "fedavg:lr=0.1,steps=2",
+    ]
     named = run("attack", *paths[1:3], "--labels", "class([0-9])", *shared, *more)
     told = json.loads(named.stdout)
     assert told["label_source"] == "granted"
@@ -214,7 +220,11 @@ def test_a_bad_image_costs_its_own_trial_and_no_other(picture: Path, tmp_path: P
         (["--labels", "class([0-9])"], "a class number"),
         (["--labels", "class[0-9"], "a regular expression"),
         (["--batch-size", "2"], "a number of images that 2 divides"),
-        (["--local-steps", "2"], "--lr with --local-steps"),
+        (["--protocol", "fedavg:steps=2"], "give lr"),
+        (["--protocol", "fedavg:lr=1,steps=2,epochs=1"], "steps or epochs"),
+        (["--protocol", "fedavg:lr=1,beta1=0.5"], "options of sgd"),
+        (["--protocol", "fedavg:lr=1,optimizer=lion"], "optimizer to be sgd or adam or adamw"),
+        (["--protocol", "fedsgd:lr=1"], "no options for 'fedsgd'"),
         (["--grant-batch-norm", "some"], "'running' or 'batch'"),
         (["--attack", "gifff"], "a known attack"),
         (["--prior", "nobody"], "a known prior"),

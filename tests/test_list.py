@@ -12,7 +12,7 @@ from gifd.cli import app
 from gifd.leakage.counts import AuxiliaryLeastSquares, Impact
 from gifd.metrics import PSNR, SSIM, STLPIPS
 
-GIVEN = ("preset", "restarts", "classes", "size")
+GIVEN = ("preset", "restarts", "classes", "size", "images")
 
 
 def run(*arguments: str) -> Result:
@@ -33,7 +33,14 @@ def test_everything_that_has_a_name_is_described() -> None:
     for name, entry in catalog.BY_HAND.items():
         assert entry.summary in rows[name]
     tables: list[Mapping[str, Callable[..., object]]] = [
-        *(catalog.ATTACKS, catalog.DEFENSES, catalog.PRIORS, catalog.VICTIMS, catalog.LABELS),
+        *(
+            catalog.ATTACKS,
+            catalog.PROTOCOLS,
+            catalog.DEFENSES,
+            catalog.PRIORS,
+            catalog.VICTIMS,
+            catalog.LABELS,
+        ),
         {"own-images": AuxiliaryLeastSquares},
     ]
     for table in tables:

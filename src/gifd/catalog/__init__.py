@@ -8,10 +8,12 @@ from gifd.catalog.builders import (
     metric,
     needs_prior,
     prior,
+    protocol,
     takes_public,
     victim,
 )
 from gifd.catalog.described import reference, summary
+from gifd.catalog.protocols import PROTOCOLS
 from gifd.catalog.resolver import split, told
 from gifd.catalog.signatures import options
 from gifd.catalog.tables import (
@@ -32,6 +34,7 @@ __all__ = [
     "LABELS",
     "METRICS",
     "PRIORS",
+    "PROTOCOLS",
     "VICTIMS",
     "WEIGHTS",
     "attack",
@@ -42,6 +45,7 @@ __all__ = [
     "needs_prior",
     "options",
     "prior",
+    "protocol",
     "reference",
     "split",
     "summary",

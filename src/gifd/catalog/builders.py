@@ -16,10 +16,12 @@ from torch import nn
 
 from gifd.attacks import Attack, LabelMapping
 from gifd.attacks.presets import known_preset
+from gifd.catalog.protocols import PROTOCOLS
 from gifd.catalog.resolver import Found, resolve, split
 from gifd.catalog.tables import ATTACKS, BY_HAND, DEFENSES, LABELS, METRICS, PRIORS, VICTIMS
 from gifd.errors import InputError
 from gifd.federation.defenses import Defense
+from gifd.federation.protocols import Protocol
 from gifd.files import is_file, is_folder
 from gifd.images import LARGEST_SIDE, MOST_CLASSES
 from gifd.leakage.counts import LabelEstimator
@@ -215,6 +217,20 @@ def defense(text: str) -> Defense:
         InputError: an unknown name, an unknown or missing option, or a value out of range.
     """
     return resolve(text, DEFENSES, "defence", (Defense,)).made()
+
+
+def protocol(text: str, *, images: int) -> Protocol:
+    """A protocol: `name:option=value,option=value`, or the user's own.
+
+    Args:
+        text: a key of `PROTOCOLS`, or the user's own, which receives `images` if it has a
+            parameter of this name.
+        images: of the client.
+
+    Raises:
+        InputError: an unknown name, an unknown or missing option, or a value out of range.
+    """
+    return resolve(text, PROTOCOLS, "protocol", (Protocol,)).made(images=images)
 
 
 def label_estimator(text: str) -> LabelEstimator:

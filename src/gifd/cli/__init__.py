@@ -57,8 +57,9 @@ def root(
 @app.command("list")
 @terminal.one_line_errors
 def list_() -> None:
-    """List every name with its options: attacks, defences, priors, victims, metrics."""
+    """List every name with its options: attacks, protocols, defences, priors, victims, metrics."""
     terminal.table("Attacks", _HEADS, _rows(catalog.ATTACKS))
+    terminal.table("Protocols", _HEADS, _rows(catalog.PROTOCOLS))
     terminal.table("Defences", _HEADS, _rows(catalog.DEFENSES))
     priors = [
         (
@@ -93,7 +94,7 @@ def list_() -> None:
 
 
 _HEADS = ("name", "what it is", "options", "paper")
-_GIVEN = ("preset", "restarts", "classes", "size")
+_GIVEN = ("preset", "restarts", "classes", "size", "images")
 """Parameters with an option of their own on the command line."""
 
 

@@ -22,7 +22,6 @@ from gifd.cli.choices import (
     chosen_labels,
     chosen_mapping,
     chosen_metrics,
-    chosen_protocol,
     chosen_public,
     chosen_victim,
 )
@@ -30,10 +29,9 @@ from gifd.cli.options import (
     LAST_SEED,
     Device,
     Evaluations,
-    LearningRate,
-    LocalSteps,
     MaxMemory,
     Offline,
+    Protocol,
     Restarts,
     Seed,
     Steps,
@@ -128,8 +126,7 @@ def attack(
             help="'static' ignores the defences, 'adaptive' knows them, 'estimated' guesses them."
         ),
     ] = "adaptive",
-    lr: LearningRate = None,
-    local_steps: LocalSteps = None,
+    protocol: Protocol = "fedsgd",
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
     label_mapping: Annotated[
         str | None,
@@ -180,7 +177,7 @@ def attack(
     classes = model.classes((len(model.mean), size, size))  # your own victim decides them
     client = Client(
         model=model,
-        protocol=chosen_protocol(lr, local_steps),
+        protocol=catalog.protocol(protocol, images=batch_size),
         grant_labels=grant_labels,
         grant_batch_norm=chosen_grant(grant_batch_norm),
         defenses=tuple(catalog.defense(text) for text in defense or ()),

@@ -16,7 +16,6 @@ from gifd.attacker.observe import Attacker, known_attacker
 from gifd.attacks import Attack, LabelMapping
 from gifd.campaign.renamed import ATTACKERS
 from gifd.errors import GifdError, InputError, one_line
-from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.images import MOST_CLASSES, class_in, read_images
 from gifd.metrics import Metric
 from gifd.model import Model
@@ -137,15 +136,6 @@ def chosen_labels(images: Sequence[Path], given: Sequence[int], pattern: str | N
             f"expected labels from 0 to one less than the classes, got {one_line(wrong[0], 40)}"
         )
     return list(given) * (len(images) // len(given))
-
-
-def chosen_protocol(lr: float | None, local_steps: int | None) -> Protocol:
-    """FedSGD, or FedAvg if a learning rate is given."""
-    if lr is None:
-        if local_steps is not None:
-            raise InputError("expected --lr with --local-steps (FedAvg), got none: give both")
-        return FedSGD()
-    return FedAvg(steps=local_steps or 1, lr=lr)
 
 
 def chosen_attacker(name: str) -> Attacker:

@@ -11,8 +11,8 @@ import typer
 
 from gifd import catalog, terminal
 from gifd.attacker.observe import observe
-from gifd.cli.choices import chosen_protocol, chosen_victim
-from gifd.cli.options import LAST_SEED, LearningRate, LocalSteps, Victim
+from gifd.cli.choices import chosen_victim
+from gifd.cli.options import LAST_SEED, Protocol, Victim
 from gifd.errors import InputError
 from gifd.federation.upload import Upload
 from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
@@ -43,8 +43,7 @@ def labels(
         str,
         typer.Option(help="Regular expression whose group is the class in their paths."),
     ] = "class([0-9]+)",
-    lr: LearningRate = None,
-    local_steps: LocalSteps = None,
+    protocol: Protocol = "fedsgd",
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object on stdout.")] = False,
 ) -> None:
     """Estimate how often each class occurs in a client's batch, from its update alone."""
@@ -52,7 +51,7 @@ def labels(
     upload = Upload(
         update=Update.load(update),
         model=model,
-        protocol=chosen_protocol(lr, local_steps),
+        protocol=catalog.protocol(protocol, images=batch_size),
         image_shape=(len(model.mean), size, size),
         batch_size=batch_size,
     )

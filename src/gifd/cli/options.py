@@ -11,11 +11,13 @@ from gifd.errors import InputError, one_line
 from gifd.terminal import note
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
-LearningRate = Annotated[
-    float | None,
-    typer.Option("--lr", help="Learning rate of clients that send a weight delta (FedAvg)."),
+Protocol = Annotated[
+    str,
+    typer.Option(
+        help="What the client computes: 'fedsgd', 'fedavg:lr=0.01,epochs=2,batch_size=8,"
+        "optimizer=adam' ('gifd list'), or your own: 'file.py:object'."
+    ),
 ]
-LocalSteps = Annotated[int | None, typer.Option(help="Local steps of FedAvg. Default: 1.", min=1)]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
 LAST_SEED = 2**32 - 1
 """The largest seed that all libraries accept, and whose derived seeds fit 64 bits."""
