@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from gifd.errors import InputError
-from gifd.federation.optimizers import SGD, Adam, LocalOptimizer
+from gifd.federation.optimizers import SGD, Adam
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 
 
@@ -41,11 +41,21 @@ def fedavg(
 
     Args:
         lr: learning rate of the first step.
-        steps, epochs: one of them.
+        steps: of training; instead of epochs.
+        epochs: of training; the last batch of each may be smaller.
         batch_size: images in a local batch; none: all.
-        optimizer: and its options; those of another one are refused.
+        optimizer: the following options are its own; those of another one are refused.
+        momentum: of SGD.
+        nesterov: of SGD.
+        dampening: of SGD.
+        beta1: of Adam and AdamW.
+        beta2: of Adam and AdamW.
+        eps: of Adam and AdamW.
+        weight_decay: of all.
         schedule: 'linear' and 'cosine' let the rate fall towards 0 after the last step.
-        shuffle, clip, proximal: see `FedAvg`.
+        shuffle: seed of a new order in each epoch.
+        clip: norm to which each local gradient is shortened.
+        proximal: FedProx' mu.
         images: of the client.
 
     Raises:
@@ -91,7 +101,7 @@ def fedavg(
 
 PROTOCOLS: Mapping[str, Callable[..., Protocol]] = {"fedsgd": FedSGD, "fedavg": fedavg}
 
-_OPTIMIZERS: Mapping[str, tuple[Callable[..., LocalOptimizer], dict[str, object]]] = {
+_OPTIMIZERS: Mapping[str, tuple[type[SGD] | type[Adam], dict[str, Any]]] = {
     "sgd": (SGD, {}),
     "adam": (Adam, {}),
     "adamw": (Adam, {"decoupled": True, "weight_decay": 0.01}),
