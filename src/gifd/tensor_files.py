@@ -40,20 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not is_file(path):
         raise WeightsError(f"expected a weights file, found none at {path}: check the path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = _load(path)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is damaged or contains more than tensors, so it was not loaded: "
-            "expected a safetensors file or a state dict saved by torch.save"
-        ) from error
-    except Exception as error:  # torch's reader raises nearly every type
-        raise WeightsError(
-            f"{path} cannot be read as tensors ({one_line(error) or type(error).__name__}): "
-            "expected a safetensors file or a state dict saved by torch.save"
-        ) from error
+    content = _content(path)
     tensors: dict[str, Tensor] = {}
     for name, tensor in _flat(content, path):
         if name in tensors:
@@ -64,6 +51,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsError(f"{path} contains no named tensor: expected a dict of tensors")
     return tensors
+
+
+def read_sequence(path: Path) -> list[Tensor] | None:
+    """The tensors of a list that `torch.save` wrote; None if the file holds something else.
+
+    Raises:
+        WeightsError: as `read_tensors`.
+    """
+    content = _content(path)
+    if not isinstance(content, list | tuple) or not all(isinstance(t, Tensor) for t in content):
+        return None
+    return [plain(str(place), tensor, path) for place, tensor in enumerate(content)]
 
 
 def plain(name: str, tensor: Tensor, path: Path) -> Tensor:
@@ -142,6 +141,28 @@ def load_torch(file: Path | io.BytesIO) -> object:
     with torch.serialization.safe_globals([argparse.Namespace]):  # often saved with the weights
         content: object = torch.load(file, map_location="cpu", weights_only=True)
     return content
+
+
+def _content(path: Path) -> object:
+    """What a file holds.
+
+    Raises:
+        WeightsError: it is damaged or contains code.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _load(path)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged or contains more than tensors, so it was not loaded: "
+            "expected a safetensors file or a state dict saved by torch.save"
+        ) from error
+    except Exception as error:  # torch's reader raises nearly every type
+        raise WeightsError(
+            f"{path} cannot be read as tensors ({one_line(error) or type(error).__name__}): "
+            "expected a safetensors file or a state dict saved by torch.save"
+        ) from error
 
 
 def _load(path: Path) -> object:

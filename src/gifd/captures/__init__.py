@@ -1,0 +1,20 @@
+"""Captures: updates and weights that others wrote, fitted to a model."""
+
+from gifd.captures.capture import (
+    Capture,
+    from_arrays,
+    from_gradients,
+    from_module,
+    from_state_dicts,
+)
+from gifd.captures.files import read_capture, read_weights
+
+__all__ = [
+    "Capture",
+    "from_arrays",
+    "from_gradients",
+    "from_module",
+    "from_state_dicts",
+    "read_capture",
+    "read_weights",
+]

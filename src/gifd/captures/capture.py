@@ -1,0 +1,249 @@
+"""Capture: an update in the form in which others hold it, fitted to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gifd.captures.names import nearest, renamed
+from gifd.errors import UpdateError, one_line
+from gifd.model import Model
+from gifd.updates import Update
+
+Arrays = Sequence[Tensor | NDArray[np.generic]] | Mapping[str, Tensor | NDArray[np.generic]]
+"""Tensors or NumPy arrays, in order or by name."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Capture:
+    """An update that others computed.
+
+    Args:
+        update: in the model's order, on its device and in its dtype.
+        notes: what was done to make it fit, a sentence each.
+    """
+
+    update: Update
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Capture({self.update!r}" + "".join(f"; {note}" for note in self.notes) + ")"
+
+
+def from_state_dicts(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], model: Model
+) -> Capture:
+    """The weight delta `after - before`, of the parameters that the model trains.
+
+    Args:
+        before: the weights that the client received.
+        after: those that it returned.
+        model: that of the federation.
+
+    Raises:
+        UpdateError: they do not fit the model.
+    """
+    first, told = _fitted(before, model, "the weights before")
+    last, also = _fitted(after, model, "the weights after")
+    delta = {name: last[name].double() - first[name].double() for name in first}
+    return _capture(delta, model, dict.fromkeys([*told, *also]))
+
+
+def from_arrays(arrays: Arrays, model: Model) -> Capture:
+    """An update, or whole weights, as tensors or NumPy arrays.
+
+    A list is in the order of the model's state dict, as Flower sends it, or in that of its
+    parameters, all or only those that are trained. Whole weights are recognised, and the model's
+    are subtracted.
+
+    Raises:
+        UpdateError: the arrays do not fit the model.
+    """
+    found, told = _fitted(arrays, model, "the update")
+    if _are_weights(found, model):
+        own = model.parameters
+        found = {name: found[name].double() - own[name].cpu().double() for name in found}
+        told.append("it holds whole weights, not their change: the model's weights were subtracted")
+    return _capture(found, model, told)
+
+
+def from_gradients(gradients: Arrays, model: Model) -> Capture:
+    """A gradient as a list, as `torch.autograd.grad` returns it, or by name.
+
+    Raises:
+        UpdateError: the gradients do not fit the model.
+    """
+    found, told = _fitted(gradients, model, "the gradient")
+    return _capture(found, model, told)
+
+
+def from_module(module: nn.Module, model: Model) -> Capture:
+    """The gradient that a backward pass left in a module's parameters.
+
+    The module may be wrapped by `DataParallel`, `torch.compile`, or Opacus, whose gradients of
+    single examples are averaged if there are no others.
+
+    Raises:
+        UpdateError: a trained parameter without a gradient, or one that does not fit the model.
+    """
+    found: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        single = getattr(parameter, "grad_sample", None)
+        if parameter.grad is not None:
+            found[name] = parameter.grad
+        elif isinstance(single, Tensor):
+            found[name] = single.mean(0)
+        else:
+            raise UpdateError(
+                f"expected gradients in the module, got none in '{one_line(name, 80)}': call "
+                "backward() first, and from_module before zero_grad()"
+            )
+    return from_gradients(found, model)
+
+
+def as_state(weights: Arrays, model: Model) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Whole weights as the model's state dict, and what was done to make them fit.
+
+    Raises:
+        UpdateError: they do not fit the model.
+    """
+    wanted = model.module.state_dict()
+    if isinstance(weights, Mapping):
+        given, told = renamed(_tensors(weights.items()), list(wanted))
+    else:
+        given, told = _by_order(_tensors(enumerate(weights)), model, "the weights"), ""
+    missing = [n for n in wanted if n not in given and not n.endswith("num_batches_tracked")]
+    unknown = [name for name in given if name not in wanted]
+    if missing or unknown:
+        raise UpdateError(_unfit("the weights", missing, unknown, model))
+    for name, tensor in wanted.items():
+        if name in given and given[name].shape != tensor.shape:
+            raise UpdateError(
+                f"expected '{one_line(name, 80)}' of shape {tuple(tensor.shape)}, got "
+                f"{tuple(given[name].shape)[:8]}"
+            )
+        if name in given and not bool(torch.isfinite(given[name].double()).all()):
+            raise UpdateError(f"expected finite weights, got '{one_line(name, 80)}' with others")
+    return {**wanted, **given}, (f"the weights: {told}",) if told else ()
+
+
+def _capture(found: Mapping[str, Tensor], model: Model, told: Iterable[str]) -> Capture:
+    update = Update({name: tensor.detach() for name, tensor in found.items()})
+    return Capture(update=update.conform(model.parameters), notes=tuple(told))
+
+
+# -- fitting -----------------------------------------------------------------------------
+
+
+def _fitted(arrays: Arrays, model: Model, what: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the trained parameters, on the CPU, and what was done to the others."""
+    if isinstance(arrays, Mapping):
+        given, told = renamed(_tensors(arrays.items()), _known(model))
+    else:
+        given, told = _by_order(_tensors(enumerate(arrays)), model, what), ""
+    notes = [f"{what}: {told}"] if told else []
+    wanted, known = model.parameters, {*_known(model), *model.module.state_dict()}
+    missing = [name for name in wanted if name not in given]
+    extra = [name for name in given if name not in wanted]
+    dropped = [name for name in extra if name in known or _is_statistic(name)]
+    unknown = [name for name in extra if name not in dropped]
+    if missing or unknown:
+        raise UpdateError(_unfit(what, missing, unknown, model))
+    if dropped:
+        kinds = {"frozen" if name in _frozen(model) else "buffers" for name in dropped}
+        notes.append(
+            f"{what}: {len(dropped)} tensors that are not trained were left out "
+            f"({' and '.join(sorted(kinds))})"
+        )
+    return {name: given[name] for name in wanted}, notes
+
+
+def _tensors(items: Any) -> dict[Any, Tensor]:
+    found: dict[Any, Tensor] = {}
+    for name, array in items:
+        if isinstance(array, Tensor):
+            found[name] = array.detach().cpu()
+            continue
+        try:
+            found[name] = torch.from_numpy(np.ascontiguousarray(array))
+        except (TypeError, ValueError) as error:
+            raise UpdateError(
+                f"expected tensors or arrays of numbers, got {type(array).__name__} at "
+                f"'{one_line(name, 80)}': {one_line(error)}"
+            ) from None
+    return found
+
+
+def _by_order(given: Mapping[int, Tensor], model: Model, what: str) -> dict[str, Tensor]:
+    """A list under the names of the first order whose shapes it has."""
+    shapes = {name: tensor.shape for name, tensor in model.module.state_dict().items()}
+    every = [name for name, _ in model.module.named_parameters()]
+    orders = (list(shapes), every, list(model.parameters))
+    for order in orders:
+        if len(order) == len(given) and all(
+            _same(given[place].shape, shapes[name]) for place, name in enumerate(order)
+        ):
+            return {name: given[place].reshape(shapes[name]) for place, name in enumerate(order)}
+    lengths = sorted({len(order) for order in orders})
+    if len(given) not in lengths:
+        raise UpdateError(
+            f"expected {what} as a list of {' or '.join(map(str, lengths))} arrays (all of the "
+            f"state dict, the parameters, or the trained ones), got {len(given)}"
+        )
+    order = next(order for order in orders if len(order) == len(given))
+    place = next(i for i, name in enumerate(order) if not _same(given[i].shape, shapes[name]))
+    raise UpdateError(
+        f"expected {what} in the order of the model, whose number {place} is "
+        f"'{one_line(order[place], 80)}' of shape {tuple(shapes[order[place]])}, got shape "
+        f"{tuple(given[place].shape)[:8]}"
+    )
+
+
+def _same(one: torch.Size, other: torch.Size) -> bool:
+    """Whether the shapes are equal; NumPy makes () of a scalar to (1,) and back."""
+    return one == other or (one.numel() == other.numel() == 1 and len(one) + len(other) == 1)
+
+
+def _are_weights(found: Mapping[str, Tensor], model: Model) -> bool:
+    """Whether the tensors are nearer to the model's weights than to 0."""
+    own = {name: tensor.detach().cpu().double() for name, tensor in model.parameters.items()}
+    if any(found[name].shape != tensor.shape for name, tensor in own.items()):
+        return False  # `conform` says so
+    away = sum(float((found[n].double() - t).square().sum()) for n, t in own.items())
+    return away < 0.25 * sum(float(t.square().sum()) for t in own.values())
+
+
+def _known(model: Model) -> set[str]:
+    return {*model.parameters, *model.buffers}
+
+
+def _frozen(model: Model) -> set[str]:
+    return {name for name, p in model.module.named_parameters() if not p.requires_grad}
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _unfit(what: str, missing: Sequence[str], unknown: Sequence[str], model: Model) -> str:
+    parts = []
+    if missing:
+        parts.append(f"misses {_some(missing)}")
+    if unknown:
+        hint = nearest(unknown[0], missing or model.parameters)
+        parts.append(f"has {_some(unknown)}, unknown to the model{hint}")
+    return f"expected {what} to have the model's names, got one that {' and '.join(parts)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    first = f"'{one_line(names[0], 80)}'"
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"
