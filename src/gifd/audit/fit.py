@@ -1,0 +1,139 @@
+"""Fit: whether an update looks like one of the clients that the attacker believes in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gifd.attacker.observation import Observation
+from gifd.audit.statistics import Statistics
+from gifd.errors import InputError
+from gifd.search.leaves import dead_leaves
+from gifd.updates import Update
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How an update compares with those of simulated clients.
+
+    Args:
+        misfit: how unusual its most unusual statistic is, relative to the most unusual one of any
+            simulated client.
+        reason: that statistic, in words.
+        clients: how many were simulated.
+    """
+
+    misfit: float
+    reason: str
+    clients: int
+
+    LIMIT: ClassVar[float] = 2.0
+    """The largest misfit of an update that is explained. Its error rates are in the docs."""
+
+    @property
+    def explained(self) -> bool:
+        """Whether such a client may have sent the update."""
+        return self.misfit <= self.LIMIT
+
+    def __str__(self) -> str:
+        if self.explained:
+            return (
+                f"explained: the update looks like those of {self.clients} simulated clients "
+                f"(misfit {self.misfit:.2f}, limit {self.LIMIT:g})"
+            )
+        return (
+            f"not explained by what is assumed (misfit {self.misfit:.1f}, limit {self.LIMIT:g}): "
+            f"{self.reason}"
+        )
+
+
+def fit(
+    observation: Observation, labels: Int[Tensor, "B"], *, clients: int = 40, seed: int = 0
+) -> Fit:
+    """Whether a client as the attacker believes in it may have sent this update.
+
+    Clients with stand-in images and these labels are simulated: the believed protocol, its
+    defences and its noise. Each update's `Statistics` are standardised by those of all others, the
+    observed one included, and the largest counts. No private image is needed, and no search.
+
+    The stand-ins are dead leaves of random contrast and brightness. Private images of another look
+    raise the misfit, hence the limit above 1.
+
+    It says nothing about other beliefs that would leave such updates as well.
+
+    Args:
+        observation: what the attacker has, and what it believes.
+        labels: granted, or estimated.
+        clients: number of simulated clients, at least 10.
+        seed: of the stand-ins and the noise.
+
+    Source: the comparison with simulated data is a Monte Carlo test (Barnard, 1963); to standardise
+    each point by all others, full conformal prediction (Vovk et al., Algorithmic Learning in a
+    Random World, 2005).
+
+    Raises:
+        InputError: fewer than 10 clients, or a replay that refuses the images.
+    """
+    if clients < 10:
+        raise InputError(f"expected at least 10 simulated clients, got {clients}")
+    rng = torch.Generator().manual_seed(seed)
+    batch = observation.ledger.batch_size
+    noise = observation.protocol.noise(batch)
+    updates: list[Update] = []
+    with torch.no_grad():
+        for _ in range(clients):
+            images = stand_ins(batch, observation.ledger.image_shape, rng)
+            images = images.to(observation.model.device)
+            sent = observation.as_gradient(observation.replay(images, labels)).detach()
+            if noise:
+                sent = sent.map(lambda t: t + noise * torch.randn(t.shape, generator=rng).to(t))
+            updates.append(sent)
+    statistics = Statistics(observation)
+    shown = [_shown(observation, each) for each in (*updates, observation.gradient)]
+    away, higher = _away(statistics(shown))
+    largest = away.amax(1)
+    worst = int(away[-1].argmax())
+    return Fit(
+        misfit=float(largest[-1] / largest[:-1].max()),
+        reason=statistics.kinds[worst].told(bool(higher[-1, worst])),
+        clients=clients,
+    )
+
+
+def stand_ins(
+    count: int, image_shape: tuple[int, int, int], rng: torch.Generator
+) -> Float[Tensor, "N C H W"]:
+    """Dead leaves of few shapes or many, of random contrast and brightness, in [0, 1]."""
+    few, many = math.log(_SHAPES[0]), math.log(_SHAPES[1])
+    shapes = torch.empty(count).uniform_(few, many, generator=rng).exp().int().tolist()
+    images = torch.cat([dead_leaves(1, image_shape, rng, each) for each in shapes])
+    contrast = torch.empty(count, 1, 1, 1).uniform_(-1, 1, generator=rng).mul(_CONTRAST).exp()
+    added = torch.empty(count, 1, 1, 1).uniform_(-_BRIGHTNESS, _BRIGHTNESS, generator=rng)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return ((images - mean) * contrast + mean + added).clamp(0, 1)
+
+
+_SHAPES, _CONTRAST, _BRIGHTNESS = (3, 150), 1.0, 0.4
+_LEAST_SPREAD = 0.05
+"""Added to the standard deviation: statistics of smaller differences do not count."""
+
+
+def _away(rows: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N K"], Tensor]:
+    """Each number's distance from the mean of the others, in their standard deviations."""
+    others = len(rows) - 1
+    mean = (rows.sum(0) - rows) / others
+    squares = (rows.square().sum(0) - rows.square()) / others
+    spread = (squares - mean.square()).clamp_min(0).sqrt() + _LEAST_SPREAD
+    return (rows - mean).abs() / spread, rows > mean
+
+
+def _shown(observation: Observation, gradient: Update) -> Update:
+    """Without what a defence hides."""
+    hidden = {name: observation.protocol.shown(name) for name in gradient}
+    return Update({n: t if (mask := hidden[n]) is None else t * mask for n, t in gradient.items()})

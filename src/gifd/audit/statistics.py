@@ -1,0 +1,150 @@
+"""Statistics: numbers that tell updates of one protocol from those of another."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gifd.attacker.observation import Observation
+from gifd.errors import ModelError
+from gifd.updates import Update
+
+
+@final
+@dataclass(frozen=True)
+class Kind:
+    """A statistic of one tensor, and what an unusual value of it means.
+
+    Args:
+        name: of the statistic.
+        tensor: of the parameter.
+    """
+
+    name: str
+    tensor: str
+
+    WORDS: ClassVar[dict[str, tuple[str, str]]] = {
+        "size": (
+            "its numbers are too large: another learning rate, number of steps or images, or "
+            "another loss",
+            "its numbers are too small: another learning rate, number of steps or images, or a "
+            "defence",
+        ),
+        "evenness": (
+            "its numbers are of too even a size: Adam, signs or rounding",
+            "too few of its numbers are large: compression",
+        ),
+        "zeros": (
+            "too many of its numbers are 0: compression, or parts that are not trained",
+            "too few of its numbers are 0: noise or weight decay",
+        ),
+        "along": (
+            "it points along the weights: weight decay of another strength, or whole weights",
+            "it points against the weights: weight decay of another strength",
+        ),
+        "rank": (
+            "it has more directions than these images leave: more images, noise, weight decay or "
+            "compression",
+            "it has fewer directions than these images leave: fewer images",
+        ),
+        "sum": ("it does not sum to 0: another loss", "it does not sum to 0: another loss"),
+        "likeness": (
+            "it is too similar to other images' updates: it may hardly depend on the images",
+            "it has too little in common with other images' updates: other weights, labels, "
+            "optimiser, or the wrong sign",
+        ),
+    }
+
+    def told(self, higher: bool) -> str:
+        """An unusual value in words."""
+        return f"'{self.tensor}': {self.WORDS[self.name][0 if higher else 1]}"
+
+
+class Statistics:
+    """The statistics of updates of one model by one believed protocol.
+
+    Of each tensor of an update, in a gradient's units:
+
+    - size: the logarithm of its root mean square
+    - evenness: the logarithm of its mean magnitude over that; 0 for signs
+    - zeros: the share of zeros
+    - along: the cosine to the weights
+    - likeness: the mean cosine to the other updates, of at most `SAMPLE` of its numbers
+
+    Of the head's weight also the rank, the logarithm of the part beyond as many singular values as
+    there are images; of its bias also the sum, relative to that of the magnitudes.
+
+    Args:
+        observation: whose beliefs are used.
+    """
+
+    SAMPLE: ClassVar[int] = 2048
+    ROUNDING: ClassVar[float] = 1e-3
+    """A part beyond the rank that rounding to half precision leaves."""
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+        model = observation.model
+        self._weight: str | None = None
+        self._bias: str | None = None
+        with suppress(ModelError):  # without a linear head
+            head = model.head(observation.ledger.image_shape)
+            self._weight, self._bias = head.weight, head.bias
+        rng = torch.Generator().manual_seed(0)
+        self._places = {
+            name: torch.randint(tensor.numel(), (self.SAMPLE,), generator=rng).to(tensor.device)
+            for name, tensor in model.parameters.items()
+            if tensor.numel() > self.SAMPLE
+        }
+        self.kinds: list[Kind] = []
+
+    def __call__(self, gradients: list[Update]) -> Float[Tensor, "N K"]:
+        """N updates' statistics; `kinds` names them afterwards."""
+        own = [self._of(gradient) for gradient in gradients]
+        self.kinds = [*own[0], *(Kind("likeness", name) for name in gradients[0])]
+        rows = torch.tensor([list(each.values()) for each in own], dtype=torch.float64)
+        return torch.cat([rows, self._likeness(gradients)], 1)
+
+    def _of(self, gradient: Update) -> dict[Kind, float]:
+        found: dict[Kind, float] = {}
+        for name, tensor in gradient.items():
+            numbers = tensor.double().flatten()
+            weights = self._observation.model.parameters[name].double().flatten()
+            size = float(numbers.square().mean().sqrt()) + _TINY
+            even = float(numbers.abs().mean()) / size
+            lengths = float(numbers.norm() * weights.norm())
+            found[Kind("size", name)] = math.log(size)
+            found[Kind("evenness", name)] = math.log(even + self.ROUNDING)
+            found[Kind("zeros", name)] = float((numbers == 0).double().mean())
+            found[Kind("along", name)] = float(numbers @ weights) / (lengths + _TINY)
+        if self._weight is not None:
+            found[Kind("rank", self._weight)] = self._rank(gradient[self._weight])
+        if self._bias is not None and self._bias in gradient:
+            bias = gradient[self._bias].double()
+            found[Kind("sum", self._bias)] = float(bias.sum() / (bias.abs().sum() + _TINY))
+        return found
+
+    def _rank(self, weight: Tensor) -> float:
+        values = torch.linalg.svdvals(weight.detach().cpu().double().flatten(1)).square()
+        beyond = values[self._observation.ledger.batch_size :].sum() / (values.sum() + _TINY)
+        return max(math.log10(float(beyond.sqrt()) + _TINY), math.log10(self.ROUNDING))
+
+    def _likeness(self, gradients: list[Update]) -> Float[Tensor, "N K"]:
+        columns = []
+        for name in gradients[0]:
+            rows = torch.stack([gradient[name].flatten() for gradient in gradients])
+            if name in self._places:
+                rows = rows[:, self._places[name]]
+            rows = rows.double() / (rows.double().norm(dim=1, keepdim=True) + _TINY)
+            cosines = rows @ rows.T
+            columns.append((cosines.sum(1) - cosines.diagonal()) / (len(rows) - 1))
+        return torch.stack(columns, 1).cpu()
+
+
+_TINY = 1e-30
