@@ -154,7 +154,9 @@ def main(
         if fits:
             share = sum(not each.explained for each in fits) / len(fits)
             median = statistics.median(each.misfit for each in fits)
-            reason = statistics.mode(each.reason.partition(": ")[2] for each in fits)
+            reason = statistics.mode(
+                each.reason.partition("' ")[2].partition(";")[0] for each in fits
+            )
             typer.echo(f"| {name} | {share:.2f} | {median:.2f} | {reason} |")
 
 

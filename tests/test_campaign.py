@@ -56,6 +56,7 @@ def test_a_record_survives_the_file(outcome: Outcome, tmp_path: Path) -> None:
 
 
 def test_a_record_agrees_with_the_pictures(client: Client, outcome: Outcome) -> None:
+    assert outcome.private is not None
     difference = outcome.answer.double() - outcome.private.double()
     assert outcome.record.mse == pytest.approx(float(difference.square().mean()), rel=1e-6)
     assert outcome.record.evaluations == 2 * 4 + 2, "each step, and each restart's exact distance"
@@ -120,6 +121,7 @@ def test_a_batch_is_in_the_order_of_the_private_images(tmp_path: Path) -> None:
     assert outcome.record.image == "white and 2 more"
     assert [image.name for image in outcome.record.images] == ["white", "black", "grey"]
     assert sorted(image.label_used for image in outcome.record.images) == [0, 2, 4]
+    assert outcome.private is not None
     each = (outcome.answer.double() - outcome.private.double()).square().mean((1, 2, 3))
     assert [image.mse for image in outcome.record.images] == pytest.approx(each.tolist())
     assert outcome.record.mse == pytest.approx(float(each.mean()))

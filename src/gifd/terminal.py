@@ -88,7 +88,7 @@ def results(records: Sequence[Record]) -> None:
             record.image,
             *([defended_by(record) or "none"] if defended else []),
             f"{record.attack} ({record.preset})",
-            decibel(record.psnr),
+            decibel(record.psnr) if record.truth else "-",
             *(
                 "-" if value is None else f"{value:.{digits}f}"
                 for value, digits in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.audit.statistics import Statistics
+from gifd.audit.statistics import Kind, Statistics
 from gifd.errors import InputError
 from gifd.search.leaves import dead_leaves
 from gifd.updates import Update
@@ -25,7 +26,7 @@ class Fit:
     Args:
         misfit: how unusual its most unusual statistic is, relative to the most unusual one of any
             simulated client.
-        reason: that statistic, in words.
+        reason: what is unusual, in words.
         clients: how many were simulated.
     """
 
@@ -98,12 +99,31 @@ def fit(
     shown = [_shown(observation, each) for each in (*updates, observation.gradient)]
     away, higher = _away(statistics(shown))
     largest = away.amax(1)
-    worst = int(away[-1].argmax())
     return Fit(
         misfit=float(largest[-1] / largest[:-1].max()),
-        reason=statistics.kinds[worst].told(bool(higher[-1, worst])),
+        reason=_reasons(away, higher, statistics.kinds),
         clients=clients,
     )
+
+
+def _reasons(away: Float[Tensor, "N K"], higher: Tensor, kinds: Sequence[Kind]) -> str:
+    """The most unusual statistic of each kind that alone would be too unusual, the surest first.
+
+    Of an update that is explained it is the most unusual one.
+    """
+    found = []
+    for name in Kind.WORDS:
+        places = [place for place, kind in enumerate(kinds) if kind.name == name]
+        if not places:
+            continue
+        own = away[:, places].amax(1)
+        worst = places[int(away[-1, places].argmax())]
+        if own[-1] > Fit.LIMIT * own[:-1].max():
+            found.append(kinds[worst].told(bool(higher[-1, worst])))
+    if not found:
+        worst = int(away[-1].argmax())
+        found.append(kinds[worst].told(bool(higher[-1, worst])))
+    return "; ".join(found[:_REASONS])
 
 
 def stand_ins(
@@ -120,6 +140,7 @@ def stand_ins(
 
 
 _SHAPES, _CONTRAST, _BRIGHTNESS = (3, 150), 1.0, 0.4
+_REASONS = 3
 _LEAST_SPREAD = 0.05
 """Added to the standard deviation: statistics of smaller differences do not count."""
 

@@ -30,40 +30,40 @@ class Kind:
     tensor: str
 
     WORDS: ClassVar[dict[str, tuple[str, str]]] = {
-        "size": (
-            "its numbers are too large: another learning rate, number of steps or images, or "
-            "another loss",
-            "its numbers are too small: another learning rate, number of steps or images, or a "
-            "defence",
-        ),
-        "evenness": (
-            "its numbers are of too even a size: Adam, signs or rounding",
-            "too few of its numbers are large: compression",
-        ),
         "zeros": (
-            "too many of its numbers are 0: compression, or parts that are not trained",
-            "too few of its numbers are 0: noise or weight decay",
+            "has too many zeros (compression, or parts that are not trained)",
+            "has too few zeros (noise or weight decay)",
         ),
         "along": (
-            "it points along the weights: weight decay of another strength, or whole weights",
-            "it points against the weights: weight decay of another strength",
+            "points along the weights (weight decay, or whole weights)",
+            "points against the weights (weight decay, or the wrong sign)",
+        ),
+        "likeness": (
+            "is too similar to updates of other images",
+            "has too little in common with updates of other images (the wrong sign, other weights, "
+            "labels or optimiser, or another mode of batch norm)",
+        ),
+        "evenness": (
+            "has numbers of too even a size (Adam, signs or rounding)",
+            "has too few large numbers (compression)",
+        ),
+        "size": (
+            "is too large (another learning rate, number of steps or images, optimiser or loss)",
+            "is too small (another learning rate, number of steps or images, optimiser or loss, or "
+            "a defence)",
         ),
         "rank": (
-            "it has more directions than these images leave: more images, noise, weight decay or "
-            "compression",
-            "it has fewer directions than these images leave: fewer images",
+            "has more directions than these images leave (more images, noise, weight decay, Adam "
+            "or compression)",
+            "has fewer directions than these images leave (fewer images)",
         ),
-        "sum": ("it does not sum to 0: another loss", "it does not sum to 0: another loss"),
-        "likeness": (
-            "it is too similar to other images' updates: it may hardly depend on the images",
-            "it has too little in common with other images' updates: other weights, labels, "
-            "optimiser, or the wrong sign",
-        ),
+        "sum": ("does not sum to 0 (noise, Adam or another loss)",) * 2,
     }
+    """Of too high a value and of too low a one; the surest signs first."""
 
     def told(self, higher: bool) -> str:
         """An unusual value in words."""
-        return f"'{self.tensor}': {self.WORDS[self.name][0 if higher else 1]}"
+        return f"'{self.tensor}' {self.WORDS[self.name][0 if higher else 1]}"
 
 
 class Statistics:

@@ -64,15 +64,37 @@ class ImageRecord(Scores):
 
     `label` is the true label, `label_used` that of the attack's replay, `prior_label` the class
     given to a conditional prior. `original_size` is the width and height of the file, before it
-    was cropped to the centre square and resized; null if unknown.
+    was cropped to the centre square and resized; null if unknown. Of a captured update the private
+    image's hash and label are unknown.
     """
 
     name: str
-    sha256: str
-    label: int
+    sha256: str | None
+    label: int | None
     label_used: int
     prior_label: int | None
     original_size: tuple[int, int] | None = None
+
+
+class Evidence(BaseModel):
+    """What can be said about a captured update and its reconstruction without the private images.
+
+    `update` is its file, and `notes` say what was changed so that it fits the model. `misfit`,
+    `explained` and `reason` are those of the test of fit (`gifd.audit.fit`), with `simulated`
+    clients. `null_distances` are the matching distances of unrelated images. `agreement` is the
+    mean PSNR of the other restarts' images to the answer, in dB; null with one restart.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    update: str
+    notes: list[str]
+    misfit: Number
+    explained: bool
+    reason: str
+    simulated: int
+    null_distances: list[Number]
+    agreement: Number
 
 
 class Record(Scores):
@@ -81,9 +103,11 @@ class Record(Scores):
     `selection` is the measure that selected restarts, phases and the answer, and of every
     `distance` here; None in records before version 3, where each phase used its own. `defenses`
     are the client's; `ledger` is everything granted to the attacker; None in it: not granted.
+    `evidence` belongs to a captured update, whose private images may be unknown: then `truth` is
+    false, and there are no scores.
     """
 
-    schema_version: int = 4
+    schema_version: int = 5
     image: str
     images: list[ImageRecord]
     attack: str
@@ -104,6 +128,8 @@ class Record(Scores):
     victim: dict[str, object]
     settings: dict[str, object]
     phases: list[PhaseRecord]
+    evidence: Evidence | None = None
+    truth: bool = True
     device: str
     threads: int
     tf32: bool | None = None
@@ -123,9 +149,12 @@ class Record(Scores):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """The result of a trial: record and pictures, (B, C, H, W) in [0, 1], in the same order."""
+    """The result of a trial: record and pictures, (B, C, H, W) in [0, 1], in the same order.
+
+    The private images are None where they are unknown.
+    """
 
     record: Record
-    private: Float[Tensor, "B C H W"]
+    private: Float[Tensor, "B C H W"] | None
     answer: Float[Tensor, "B C H W"]
     phases: tuple[Float[Tensor, "B C H W"], ...]

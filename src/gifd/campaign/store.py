@@ -26,7 +26,7 @@ class Stored:
 
     @property
     def private(self) -> Path:
-        """The private image."""
+        """The private image; there is none if it is unknown (`Record.truth`)."""
         return self.folder / PRIVATE
 
     @property
@@ -57,7 +57,10 @@ class Store:
         name = f"{stem}-{_plain(record.attack)}-{record.preset}"
         try:
             folder = self._fresh(name)
-            for file, images in ((PRIVATE, outcome.private), (ANSWER, outcome.answer)):
+            pictures = {PRIVATE: outcome.private, ANSWER: outcome.answer}
+            for file, images in pictures.items():
+                if images is None:
+                    continue
                 write_image(grid(images), folder / file)
                 for number, image in enumerate(images if len(images) > 1 else (), start=1):
                     write_image(image, folder / file.replace(".", f"-{number:02d}."))

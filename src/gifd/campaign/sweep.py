@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from gifd.campaign.digest import Digester, source
+from gifd.campaign.planned import run_together
 from gifd.campaign.record import Record
-from gifd.campaign.trial import Trial, run_together
+from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
 from gifd.errors import GifdError, InputError, NotBegunError, one_line
 from gifd.federation.defenses import DPSGD, Defense

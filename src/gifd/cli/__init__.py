@@ -1,4 +1,4 @@
-"""The command line: `gifd demo | attack | labels | frontier | list | prior`."""
+"""The command line: `gifd demo | attack | invert | labels | frontier | list | prior`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gifd import catalog, terminal
 from gifd.cli.attack import attack
 from gifd.cli.demo import demo
 from gifd.cli.frontier import frontier
+from gifd.cli.invert import invert
 from gifd.cli.labels import labels
 from gifd.cli.prior import prior_app
 from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(attack)
+app.command()(invert)
 app.command()(demo)
 app.command()(labels)
 app.command()(frontier)

@@ -31,7 +31,11 @@ from gifd.cli.options import (
     Evaluations,
     MaxMemory,
     Offline,
+    Preset,
+    Prior,
+    PriorOption,
     Protocol,
+    PublicImages,
     Restarts,
     Seed,
     Steps,
@@ -56,32 +60,11 @@ def attack(
             "'file.py:object'; may be repeated. Default: gifd.",
         ),
     ] = None,
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            help="From 'gifd prior list', a checkpoint file, or your own: 'file.py:object'. "
-            "Default: faces64."
-        ),
-    ] = None,
-    prior_option: Annotated[
-        list[str] | None,
-        typer.Option(help="key=value, an option of the prior; may be repeated."),
-    ] = None,
+    prior: Prior = None,
+    prior_option: PriorOption = None,
     victim: Victim = "resnet18",
-    public: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder or zip of public images like the private ones, for 'ensemble' and 'lti' "
-            "to learn from."
-        ),
-    ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="'paper' (the attack's own), 'gifd-paper' (as in GIFD's comparison) or "
-            "'strongest' (with our extensions)."
-        ),
-    ] = "strongest",
+    public: PublicImages = None,
+    preset: Preset = "strongest",
     without: Annotated[
         list[str] | None,
         typer.Option(

@@ -75,7 +75,9 @@ def chosen_attacks(
     ]
 
 
-def chosen_public(path: Path | None, names: Sequence[str], *, size: int) -> Source | None:
+def chosen_public(
+    path: Path | None, names: Sequence[str], *, size: int, quiet: bool = False
+) -> Source | None:
     """The public images of a folder or zip, if an attack learns from them.
 
     Raises:
@@ -84,7 +86,8 @@ def chosen_public(path: Path | None, names: Sequence[str], *, size: int) -> Sour
     if path is None:
         return None
     if not any(catalog.takes_public(name) for name in names):
-        terminal.note("no attack here learns from images: --public not used")
+        if not quiet:
+            terminal.note("no attack here learns from images: --public not used")
         return None
     images = torch.stack([image for _, image in read_images(path, size=size)])
     return Public(images=images, name=path.name)

@@ -14,9 +14,10 @@ import typer
 from pydantic import ValidationError
 
 from gifd import catalog, terminal
+from gifd.campaign.planned import lots
 from gifd.campaign.point import Point
 from gifd.campaign.sweep import Keys, Results, Row, drawn, finished_together, seeds_of
-from gifd.campaign.trial import Trial, lots
+from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
 from gifd.cli.choices import chosen_attacker, chosen_attacks, chosen_metrics, chosen_victim
 from gifd.cli.options import Device, Evaluations, MaxMemory, Offline, Restarts, Seed, device_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -34,6 +35,31 @@ Victim = Annotated[
 Evaluations = Annotated[
     int | None,
     typer.Option(help="Budget: victim gradients over all restarts, instead of steps.", min=1),
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="'paper' (the attack's own), 'gifd-paper' (as in GIFD's comparison) or "
+        "'strongest' (with our extensions)."
+    ),
+]
+Prior = Annotated[
+    str | None,
+    typer.Option(
+        help="From 'gifd prior list', a checkpoint file, or your own: 'file.py:object'. "
+        "Default: faces64."
+    ),
+]
+PriorOption = Annotated[
+    list[str] | None,
+    typer.Option(help="key=value, an option of the prior; may be repeated."),
+]
+PublicImages = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder or zip of public images like the private ones, for 'ensemble' and 'lti' "
+        "to learn from."
+    ),
 ]
 Restarts = Annotated[int | None, typer.Option(help="Number of parallel searches.", min=1)]
 

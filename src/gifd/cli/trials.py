@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import typer
 
 from gifd import terminal
+from gifd.campaign.planned import Planned, lots, run_together
 from gifd.campaign.record import Outcome, Record
 from gifd.campaign.store import Store
-from gifd.campaign.trial import Trial, lots, run_together
 from gifd.errors import LONGEST, GifdError, NotBegunError, one_line
 from gifd.report import write_report
 
 
 def run_trials(
-    prepared: Iterable[Callable[[], Iterable[Trial]]], store: Store, *, json: bool
+    prepared: Iterable[Callable[[], Iterable[Planned[Any]]]],
+    store: Store,
+    *,
+    json: bool,
+    expected: tuple[type[GifdError], ...] = (),
 ) -> None:
-    """Run the trials; an error ends only the trials of its own images."""
+    """Run the trials; an error ends only the trials of its own images.
+
+    Errors of the `expected` types are notes as long as another trial succeeds.
+    """
     records: list[Record] = []
     told: set[tuple[str, str]] = set()
-    interrupted = False
+    noted = interrupted = False
 
     def refuse(name: str, error: GifdError) -> None:
         """Say it once, however many attacks it concerns."""
+        nonlocal noted
+        if isinstance(error, expected):
+            noted = True
+            terminal.note(str(error))
+            return
         if (name, str(error)) not in told:
             terminal.complain(error)
         told.add((name, str(error)))
 
-    def trials() -> Iterator[Trial]:
+    def trials() -> Iterator[Planned[Any]]:
         for number, prepare in enumerate(prepared):
             try:
                 yield from prepare()
@@ -66,11 +79,11 @@ def run_trials(
         terminal.say.print(f"report: {one_line(write_report(store), LONGEST)}", soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)
-    if told:
+    if told or (noted and not records):
         raise typer.Exit(2)
 
 
-def _run(lot: Sequence[Trial]) -> list[Outcome | GifdError]:
+def _run(lot: Sequence[Planned[Any]]) -> list[Outcome | GifdError]:
     """Run these trials together, under one bar."""
     more = f" and {len(lot) - 1} more clients" if len(lot) > 1 else ""
     with terminal.progress(f"{lot[0].name}{more}: {lot[0].attack.name}") as callback:

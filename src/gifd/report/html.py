@@ -54,7 +54,7 @@ class _Group:
         self.first = trials[0].record
         self.image = self.first.image
         self.defended_by = defended_by(self.first)
-        self.private = _embed(trials[0].private)
+        self.private = _embed(trials[0].private) if self.first.truth else None
         self.trials = trials
         self.records = [trial.record for trial in trials]
         self.images = list(zip(*(record.images for record in self.records), strict=True))
@@ -129,6 +129,39 @@ def _embed(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(trial_picture(path)).decode("ascii")
 
 
+def _said(record: Record) -> list[tuple[str, str]]:
+    """What is known of a captured update's reconstruction without the private images."""
+    own = record.evidence
+    if own is None:
+        return []
+    nulls = [null for null in own.null_distances if null is not None]
+    told = [("changed to fit the model", note) for note in own.notes]
+    told.append(
+        (
+            "fit",
+            f"The update looks like those of {own.simulated} simulated clients (misfit "
+            f"{_number(own.misfit, 2)})."
+            if own.explained
+            else f"Not explained by what is assumed about the client (misfit "
+            f"{_number(own.misfit, 1)}): {own.reason}. What follows may be wrong, and a bad "
+            "reconstruction is no sign of safety.",
+        )
+    )
+    if nulls and record.distance is not None:
+        better = record.distance < min(nulls)
+        told.append(
+            (
+                "matching distance",
+                f"{record.distance:.3g}; of {len(nulls)} unrelated images {min(nulls):.3g} to "
+                f"{max(nulls):.3g}."
+                + ("" if better else " The answer explains no more than unrelated images do."),
+            )
+        )
+    if own.agreement is not None:
+        told.append(("restarts agree to", f"{own.agreement:.1f} dB"))
+    return told
+
+
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
@@ -136,4 +169,4 @@ def _number(value: float | None, digits: int = 3) -> str:
 _ENVIRONMENT = Environment(
     loader=PackageLoader("gifd.report"), autoescape=select_autoescape(default=True)
 )
-_ENVIRONMENT.filters |= {"decibel": decibel, "number": _number}
+_ENVIRONMENT.filters |= {"decibel": decibel, "number": _number, "said": _said}

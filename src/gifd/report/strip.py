@@ -15,6 +15,7 @@ from gifd.images import open_picture
 
 _TILE, _GAP, _CAPTION = 192, 12, 44
 _INK, _PAPER, _FAINT = (24, 26, 32), (255, 255, 255), (110, 116, 128)
+_BLANK = (236, 238, 242)
 
 
 _OF_THE_SETTING = ("attacker", "protocol", "labels", "batch_norm")
@@ -57,19 +58,27 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    huge = ImageFont.load_default(40)
     for line, row in enumerate(rows):
         top = _GAP + line * (_TILE + _CAPTION + _GAP)
-        tiles = [(row[0].private, "private", defended_by(row[0].record) or row[0].record.image)]
+        first = row[0].record
+        name = defended_by(first) or first.image
+        known = (row[0].private, "private", name)
+        tiles = [known if first.truth else (None, "private: unknown", first.image)]
         for trial in row:
             record = trial.record
-            score = decibel(record.psnr)
+            score = decibel(record.psnr) if record.truth else f"distance {record.distance:.2g}"
             if record.ssim is not None:
                 score += f"   SSIM {record.ssim:.2f}"
             tiles.append((trial.answer, f"{record.attack} ({record.preset})", score))
         for column, (file, title, note) in enumerate(tiles):
             left = _GAP + column * (_TILE + _GAP)
-            picture = open_picture(BytesIO(trial_picture(file)), f"'{file}'")
-            sheet.paste(_fitted(picture), (left, top))
+            if file is None:
+                pen.rectangle((left, top, left + _TILE, top + _TILE), fill=_BLANK)
+                pen.text((left + _TILE // 2 - 6, top + _TILE // 2 - 20), "?", _FAINT, font=huge)
+            else:
+                picture = open_picture(BytesIO(trial_picture(file)), f"'{file}'")
+                sheet.paste(_fitted(picture), (left, top))
             pen.text((left, top + _TILE + 5), title, fill=_INK, font=large)
             pen.text((left, top + _TILE + 24), note[:26], fill=_FAINT, font=small)
     sheet.save(path)

@@ -112,6 +112,7 @@ class PhaseResult:
         restarts: numbers of the restarts that took part, from 0, in the order of the columns.
         best_restart: number of the best restart.
         dropped: numbers of the restarts that became non-finite in this phase.
+        agreement: mean PSNR of the other restarts' images to the best one's, in dB; None with one.
         evaluations: victim gradients computed.
         seconds: wall-clock time; several observations at once share it equally.
     """
@@ -125,5 +126,6 @@ class PhaseResult:
     restarts: tuple[int, ...]
     best_restart: int
     dropped: tuple[int, ...]
+    agreement: float | None
     evaluations: int
     seconds: float

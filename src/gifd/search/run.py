@@ -231,7 +231,7 @@ class PhaseRun:
             distance=distance.masked_fill(~going, torch.inf),
         )
         best_first = ended.best_first()
-        results = self._results(ended.chosen(best_first[:, :1]), going, evaluated)
+        results = self._results(ended.chosen(best_first[:, :1]), ended, going, evaluated)
         kept = best_first[:, : self.phase.keep].sort(1).values
         return ended.chosen(kept), results
 
@@ -249,10 +249,11 @@ class PhaseRun:
         return evaluation.values(self.kept.x, going).distance
 
     def _results(
-        self, best: Standing, going: Tensor, evaluated: Tensor
+        self, best: Standing, ended: Standing, going: Tensor, evaluated: Tensor
     ) -> list[PhaseResult | None]:
         with torch.no_grad():
             shown = self.phase.space.pictures(self.context, flat(best.state)).clamp(0, 1)
+            agreements = self._agreements(shown, ended, going)
         curve = torch.stack(self._rows).cpu().double() if self._rows else None  # (T, N, R)
         seconds = (time.perf_counter() - self._since) / len(shown)
         entered, numbers = self.standing.alive, self.standing.numbers
@@ -275,8 +276,25 @@ class PhaseRun:
                     restarts=tuple(numbers[n][entered[n]].tolist()),
                     best_restart=int(best.numbers[n, 0]),
                     dropped=self.dropped(n),
+                    agreement=agreements[n],
                     evaluations=int(evaluated[n]),
                     seconds=seconds,
                 )
             )
         return results
+
+    def _agreements(
+        self, best: Float[Tensor, "N B C H W"], ended: Standing, going: Tensor
+    ) -> list[float | None]:
+        """The mean PSNR of the other restarts' images to the best one's, for each observation."""
+        if going.shape[1] == 1:
+            return [None] * len(best)
+        shown = self.phase.space.pictures(self.context, flat(ended.state)).clamp(0, 1)
+        errors = (apart({"": shown}, len(best))[""] - best[:, None]).square().flatten(2).mean(2)
+        decibels = -10 * errors.clamp_min(1e-12).log10()
+        found: list[float | None] = []
+        for n, own in enumerate(decibels):
+            others = going[n].clone()
+            others[own.masked_fill(~others, -torch.inf).argmax()] = False  # the best one itself
+            found.append(float(own[others].mean()) if bool(others.any()) else None)
+        return found

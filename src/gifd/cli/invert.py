@@ -1,0 +1,240 @@
+"""`gifd invert`: reconstruct the images behind an update that was captured elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from gifd import catalog, terminal
+from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
+from gifd.audit import Fit, fit
+from gifd.campaign.inversion import Inversion
+from gifd.campaign.store import Store
+from gifd.captures import read_capture, read_weights
+from gifd.cli.choices import (
+    chosen_attacks,
+    chosen_mapping,
+    chosen_metrics,
+    chosen_public,
+    chosen_victim,
+)
+from gifd.cli.options import (
+    LAST_SEED,
+    Device,
+    Evaluations,
+    MaxMemory,
+    Offline,
+    Preset,
+    Prior,
+    PriorOption,
+    Protocol,
+    PublicImages,
+    Restarts,
+    Seed,
+    Steps,
+    Victim,
+    device_of,
+)
+from gifd.cli.trials import run_trials
+from gifd.errors import InputError, ModelError, UnexplainedError
+from gifd.federation.upload import Upload
+from gifd.images import read_image, read_images
+from gifd.leakage.labels import label_hypotheses
+from gifd.terminal import one_line_errors
+
+DEFAULT = ("peel", "ensemble")
+"""The exact inversion and, where the update does not show enough for it, the best other attack."""
+
+
+@one_line_errors
+def invert(
+    update: Annotated[
+        Path,
+        typer.Argument(
+            help="The client's update, or its whole weights: safetensors, torch.save, or .npz."
+        ),
+    ],
+    before: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the weights that the client received. Default: those of the victim."
+        ),
+    ] = None,
+    victim: Victim = "resnet18",
+    classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
+    victim_seed: Annotated[
+        int, typer.Option(help="Seed of a built-in victim's weights.", min=0, max=LAST_SEED)
+    ] = 0,
+    shape: Annotated[
+        str, typer.Option(help="Channels, height and width of the private images.")
+    ] = "3,64,64",
+    batch_size: Annotated[int, typer.Option(help="Number of private images.", min=1)] = 1,
+    protocol: Protocol = "fedsgd",
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="A defence that the client is believed to use; may be repeated."),
+    ] = None,
+    label: Annotated[
+        list[int] | None,
+        typer.Option(help="Class of each private image, if you know it; may be repeated."),
+    ] = None,
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            help="As of 'gifd attack'; may be repeated. Default: peel, and ensemble if the update "
+            "does not show enough for it.",
+        ),
+    ] = None,
+    prior: Prior = None,
+    prior_option: PriorOption = None,
+    public: PublicImages = None,
+    preset: Preset = "strongest",
+    steps: Steps = None,
+    evaluations: Evaluations = None,
+    restarts: Restarts = None,
+    private: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Private images to compare with, or their folder, if you have them; may be "
+            "repeated."
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    max_memory: MaxMemory = None,
+    offline: Offline = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results. Default: runs/<date and time>.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per attack on stdout.")
+    ] = False,
+) -> None:
+    """Reconstruct the images behind a captured update, and say how far to believe the result."""
+    image_shape = _shape(shape)
+    model = chosen_victim(
+        victim,
+        classes=classes,
+        size=image_shape[1],
+        seed=victim_seed,
+        device=device_of(device, max_memory),
+        offline=offline,
+    )
+    if len(model.mean) != image_shape[0]:
+        raise InputError(
+            f"expected --shape with the victim's {len(model.mean)} channels, got {image_shape[0]}"
+        )
+    notes: tuple[str, ...] = ()
+    origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
+    if before is not None:
+        model, notes = read_weights(before, model)
+        origin["weights"] = before.name
+    capture = read_capture(update, model)
+    defenses = tuple(catalog.defense(text) for text in defense or ())
+    upload = Upload(
+        update=capture.update,
+        model=model,
+        protocol=catalog.protocol(protocol, images=batch_size),
+        image_shape=image_shape,
+        batch_size=batch_size,
+        labels=torch.tensor(label) if label else None,
+        defended=bool(defenses),
+    )
+    observation = observe(upload, defenses=defenses)
+    for note in (*notes, *capture.notes):
+        terminal.note(note)
+    fitted = _fitted(observation, seed)
+    terminal.note(str(fitted))
+    names, truth = _truth(private or (), batch_size, image_shape)
+    metrics = chosen_metrics(offline=offline) if truth is not None else []
+    store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    older = len(list(store))
+
+    def attempts() -> Iterator[Inversion]:
+        for name in attacks or DEFAULT:
+            if not attacks and len(list(store)) > older:
+                return  # what was found is exact
+            (built,) = chosen_attacks(
+                [name],
+                load=lambda: catalog.prior(
+                    prior or "faces64",
+                    size=image_shape[1],
+                    options=prior_option or (),
+                    offline=offline,
+                ),
+                preset=preset,
+                without=(),
+                steps=steps,
+                evaluations=evaluations,
+                restarts=restarts,
+                mapped=lambda prior: chosen_mapping(
+                    "auto", prior, observation.model.classes(image_shape)
+                ),
+                public=chosen_public(public, [name], size=image_shape[1], quiet=not attacks),
+            )
+            yield Inversion(
+                attack=built,
+                seed=seed,
+                observation=observation,
+                update=update.name,
+                notes=(*notes, *capture.notes),
+                fit=fitted,
+                victim=origin,
+                truth=truth,
+                names=names,
+                metrics=metrics,
+            )
+
+    run_trials([attempts], store, json=json, expected=() if attacks else (UnexplainedError,))
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    """'C,H,W' as numbers."""
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise InputError(
+            f"expected --shape as channels, height and width, such as 3,64,64, got '{text}'"
+        )
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def _fitted(observation: Observation, seed: int) -> Fit:
+    """Whether the assumed client explains the update; labels that cannot be read are drawn."""
+    try:
+        labels = label_hypotheses(observation)[0][0]
+    except (InputError, ModelError):
+        rng = torch.Generator().manual_seed(seed)
+        classes = observation.model.classes(observation.ledger.image_shape)
+        labels = torch.randint(classes, (observation.ledger.batch_size,), generator=rng)
+        labels = labels.to(observation.model.device)
+    return fit(observation, labels, seed=seed)
+
+
+def _truth(
+    paths: tuple[Path, ...] | list[Path], batch: int, shape: tuple[int, int, int]
+) -> tuple[list[str] | None, Tensor | None]:
+    """Names and pixels of the private images."""
+    if not paths:
+        return None, None
+    if shape[1] != shape[2]:
+        raise InputError(f"expected square images to compare with, got {shape[1]} x {shape[2]}")
+    found: list[tuple[str, Tensor]] = []
+    for path in paths:
+        if path.is_file() and path.suffix != ".zip":
+            found.append((path.name, read_image(path, size=shape[1])))
+        else:
+            found += read_images(path, size=shape[1])
+    if len(found) != batch:
+        raise InputError(
+            f"expected as many --private images as --batch-size, {batch}, got {len(found)}"
+        )
+    return [name for name, _ in found], torch.stack([image for _, image in found])
