@@ -1,0 +1,167 @@
+"""`gifd invert`: an update captured elsewhere, with and without the private images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from gifd.campaign.record import Record
+from gifd.cli import app
+from gifd.images import read_image
+
+OWN = """
+import torch
+from torch import nn
+from gifd.model import Model
+
+def model():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
+    return Model(module=nn.Sequential(*layers, nn.Linear(8 * 225, 6)).eval())
+"""
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Path:
+    """A folder with a victim, its weights, a private picture, and what its client returned."""
+    (tmp_path / "own.py").write_text(OWN)
+    y, x = np.mgrid[0:32, 0:32] / 32
+    array = np.stack([x, y * 0.8, 0.3 + 0.5 * ((x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.06)], axis=2)
+    Image.fromarray((array.clip(0, 1) * 255).astype(np.uint8)).save(tmp_path / "private.png")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
+        net = nn.Sequential(*layers, nn.Linear(8 * 225, 6)).eval()
+    torch.save(net.state_dict(), tmp_path / "before.pt")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    picture = read_image(tmp_path / "private.png", size=32)
+    torch.autograd.backward(F.cross_entropy(net(picture[None]), torch.tensor([2])))
+    torch.save(
+        [p.grad for p in net.parameters()],
+        tmp_path / "gradient.pt",
+    )
+    optimizer.step()
+    torch.save({"model": net.state_dict(), "round": 3}, tmp_path / "after.pt")
+    np.savez(tmp_path / "after.npz", *[t.numpy() for t in net.state_dict().values()])
+    return tmp_path
+
+
+def shared(folder: Path, *more: object) -> list[object]:
+    victim = ["--victim", f"{folder / 'own.py'}:model", "--before", folder / "before.pt"]
+    return [*victim, "--shape", "3,32,32", "--out", folder / "out", *more]
+
+
+QUICK = ["--attack", "ig", "--evaluations", "12", "--restarts", "2"]
+
+
+@pytest.mark.parametrize(
+    ("file", "protocol"),
+    [("after.pt", "fedavg:lr=0.1"), ("after.npz", "fedavg:lr=0.1"), ("gradient.pt", "fedsgd")],
+)
+def test_a_captured_update_is_inverted_without_the_private_image(
+    file: str, protocol: str, federation: Path
+) -> None:
+    options = shared(federation, *QUICK, "--protocol", protocol, "--json")
+    result = run("invert", federation / file, *options)
+    assert result.exit_code == 0, result.output
+    record = Record.model_validate(json.loads(result.stdout))
+    assert not record.truth
+    assert record.psnr is None
+    assert record.label_source == "inferred"
+    (image,) = record.images
+    assert (image.label, image.label_used, image.sha256) == (None, 2, None)
+    assert record.evidence is not None
+    assert record.evidence.update == file
+    assert record.evidence.explained
+    assert record.evidence.agreement is not None
+    assert record.victim["weights"] == "before.pt"
+    nulls = [null for null in record.evidence.null_distances if null is not None]
+    assert len(nulls) == 8
+    assert record.distance is not None
+    assert "explained: the update looks like" in result.stderr
+    whole = "whole weights, not their change" in result.stderr
+    assert whole == (file != "gradient.pt")
+    page = (federation / "out" / "report.html").read_text(encoding="utf-8")
+    assert "without the private images" in page
+    assert "PSNR ↑" not in page
+    assert not list(federation.glob("out/trials/*/private*.png"))
+    assert (federation / "out" / "strip.png").exists()
+
+
+def test_with_the_private_image_it_is_scored(federation: Path) -> None:
+    options = shared(federation, *QUICK, "--protocol", "fedavg:lr=0.1", "--json")
+    known = run(
+        "invert", federation / "after.pt", *options, "--private", federation / "private.png"
+    )
+    assert known.exit_code == 0, known.output
+    record = Record.model_validate(json.loads(known.stdout))
+    assert record.truth
+    assert record.psnr is not None
+    assert record.images[0].name == "private.png"
+    assert record.evidence is not None
+    unknown = Record.model_validate(
+        json.loads(run("invert", federation / "after.pt", *options).stdout)
+    )
+    assert unknown.distance == record.distance, "the private image changes nothing but scores"
+
+
+def test_a_wrong_belief_is_said_and_not_called_safe(federation: Path) -> None:
+    options = shared(federation, *QUICK, "--label", "2")
+    result = run("invert", federation / "after.pt", *options, "--protocol", "fedavg:lr=0.001")
+    assert result.exit_code == 0, result.output
+    assert "not explained by what is assumed" in result.stderr
+    assert "another learning rate" in result.stderr
+    page = (federation / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Not explained by what is assumed" in page
+    assert "no sign of safety" in page
+
+
+def test_by_default_another_attack_follows_where_peel_sees_nothing(federation: Path) -> None:
+    options = ["--protocol", "fedavg:lr=0.1", "--evaluations", "8", "--json"]
+    prior = ["--prior-option", "resolution=32"]
+    result = run("invert", federation / "after.pt", *shared(federation, *options, *prior))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["attack"] in ("peel", "ensemble")
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no file": (["none.pt"], "found none at"),
+    "no weights": (["after.pt", "--before", "none.pt"], "found none at"),
+    "weights for an update": (["private.png"], "expected a safetensors file or a state dict"),
+    "another victim": (["after.pt", "--victim", "convnet", "--before", "after.pt"], "misses"),
+    "shape": (["after.pt", "--shape", "32"], "such as 3,64,64, got '32'"),
+    "channels": (["after.pt", "--shape", "1,32,32"], "the victim's 3 channels, got 1"),
+    "images": (["after.pt", "--private", "."], "as many --private images as --batch-size, 1"),
+    "labels": (["after.pt", "--label", "1", "--label", "2"], "expected 1 granted labels"),
+    "protocol": (["after.pt", "--protocol", "adam"], "a known protocol (fedsgd, fedavg)"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_told_in_one_line(
+    kind: str, federation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, told = MISTAKES[kind]
+    monkeypatch.chdir(federation)
+    Image.new("RGB", (32, 32)).save("second.png")
+    defaults = ["--victim", "own.py:model", "--before", "before.pt", "--shape", "3,32,32"]
+    kept: list[str] = []
+    for option, value in zip(defaults[::2], defaults[1::2], strict=True):
+        kept += [] if option in given else [option, value]
+    result = run("invert", *given, *kept, *QUICK)
+    assert result.exit_code == 2, result.output
+    (line,) = [each for each in result.stderr.splitlines() if each.startswith("error: ")]
+    assert told in line
+    assert "Traceback" not in result.output
