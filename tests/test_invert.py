@@ -136,6 +136,27 @@ def test_by_default_another_attack_follows_where_peel_sees_nothing(federation: P
     assert json.loads(result.stdout)["attack"] in ("peel", "ensemble")
 
 
+def test_of_several_beliefs_the_one_that_fits_is_used(federation: Path) -> None:
+    beliefs = ["fedsgd", "fedavg:lr=0.1", "fedavg:lr=0.001,optimizer=adam"]
+    several: list[object] = ["--batch-size", 1, "--batch-size", 3, "--json"]
+    for belief in beliefs:
+        several += ["--protocol", belief]
+    result = run("invert", federation / "after.pt", *shared(federation, *QUICK, *several))
+    assert result.exit_code == 0, result.output
+    record = Record.model_validate(json.loads(result.stdout))
+    assert record.evidence is not None
+    assert len(record.evidence.considered) == 6
+    assert record.evidence.explained
+    assert record.ledger["batch_size"] == 1
+    assert "lr=0.1" in str(record.ledger["protocol"])
+    misfits = record.evidence.considered
+    assert min(misfits, key=lambda name: misfits[name] or 0) == "fedavg:lr=0.1 on 1 image"
+    explaining = [name for name, misfit in misfits.items() if misfit is None or misfit <= 2]
+    assert all(name.startswith("fedavg:lr=0.1 ") for name in explaining)
+    page = (federation / "out" / "report.html").read_text(encoding="utf-8")
+    assert "assumptions compared" in page
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "no file": (["none.pt"], "found none at"),
     "no weights": (["after.pt", "--before", "none.pt"], "found none at"),

@@ -57,6 +57,11 @@ class Kind:
             "or compression)",
             "has fewer directions than these images leave (fewer images)",
         ),
+        "span": (
+            "has more directions than these images leave (more images, noise, weight decay, Adam "
+            "or compression)",
+            "has fewer directions than these images leave (fewer images)",
+        ),
         "sum": ("does not sum to 0 (noise, Adam or another loss)",) * 2,
     }
     """Of too high a value and of too low a one; the surest signs first."""
@@ -77,8 +82,9 @@ class Statistics:
     - along: the cosine to the weights
     - likeness: the mean cosine to the other updates, of at most `SAMPLE` of its numbers
 
-    Of the head's weight also the rank, the logarithm of the part beyond as many singular values as
-    there are images; of its bias also the sum, relative to that of the magnitudes.
+    Of the head's weight also, as logarithms, the part beyond as many singular values as there are
+    images (rank), and the last of these (span); of its bias the sum, relative to that of the
+    magnitudes.
 
     Args:
         observation: whose beliefs are used.
@@ -124,16 +130,20 @@ class Statistics:
             found[Kind("zeros", name)] = float((numbers == 0).double().mean())
             found[Kind("along", name)] = float(numbers @ weights) / (lengths + _TINY)
         if self._weight is not None:
-            found[Kind("rank", self._weight)] = self._rank(gradient[self._weight])
+            beyond, last = self._directions(gradient[self._weight])
+            found[Kind("rank", self._weight)] = beyond
+            found[Kind("span", self._weight)] = last
         if self._bias is not None and self._bias in gradient:
             bias = gradient[self._bias].double()
             found[Kind("sum", self._bias)] = float(bias.sum() / (bias.abs().sum() + _TINY))
         return found
 
-    def _rank(self, weight: Tensor) -> float:
-        values = torch.linalg.svdvals(weight.detach().cpu().double().flatten(1)).square()
-        beyond = values[self._observation.ledger.batch_size :].sum() / (values.sum() + _TINY)
-        return max(math.log10(float(beyond.sqrt()) + _TINY), math.log10(self.ROUNDING))
+    def _directions(self, weight: Tensor) -> tuple[float, float]:
+        values = torch.linalg.svdvals(weight.detach().cpu().double().flatten(1))
+        images = min(self._observation.ledger.batch_size, len(values))
+        whole = values.norm() + _TINY
+        beyond, last = values[images:].norm() / whole, values[images - 1] / whole
+        return math.log10(float(beyond) + self.ROUNDING), math.log10(float(last) + self.ROUNDING)
 
     def _likeness(self, gradients: list[Update]) -> Float[Tensor, "N K"]:
         columns = []

@@ -30,6 +30,7 @@ class Inversion(Planned[None]):
         update: name of its file, for the record.
         notes: what was changed so that it fits the model.
         fit: whether it looks like one of the assumed client.
+        considered: assumptions about the client that were compared, and the misfit of each.
         victim: origin of the model, for the record.
         truth: (B, C, H, W) in [0, 1], the private images; None if they are unknown.
         names: of the private images, if known.
@@ -40,6 +41,7 @@ class Inversion(Planned[None]):
     update: str
     notes: Sequence[str]
     fit: Fit
+    considered: Mapping[str, float]
     victim: Mapping[str, object]
     truth: Float[Tensor, "B C H W"] | None = None
     names: Sequence[str] | None = None
@@ -82,6 +84,7 @@ class Inversion(Planned[None]):
                 explained=self.fit.explained,
                 reason=self.fit.reason,
                 simulated=self.fit.clients,
+                considered={name: _finite(value) for name, value in self.considered.items()},
                 null_distances=[_finite(null) for null in nulls],
                 agreement=phase.agreement,
             ),

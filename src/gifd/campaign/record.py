@@ -81,7 +81,8 @@ class Evidence(BaseModel):
 
     `update` is its file, and `notes` say what was changed so that it fits the model. `misfit`,
     `explained` and `reason` are those of the test of fit (`gifd.audit.fit`), with `simulated`
-    clients. `null_distances` are the matching distances of unrelated images. `agreement` is the
+    clients; `considered` are the misfits of all assumptions about the client that were compared.
+    `null_distances` are the matching distances of unrelated images. `agreement` is the
     mean PSNR of the other restarts' images to the answer, in dB; null with one restart.
     """
 
@@ -93,6 +94,7 @@ class Evidence(BaseModel):
     explained: bool
     reason: str
     simulated: int
+    considered: dict[str, Number]
     null_distances: list[Number]
     agreement: Number
 

@@ -34,7 +34,6 @@ from gifd.cli.options import (
     Preset,
     Prior,
     PriorOption,
-    Protocol,
     PublicImages,
     Restarts,
     Seed,
@@ -75,8 +74,22 @@ def invert(
     shape: Annotated[
         str, typer.Option(help="Channels, height and width of the private images.")
     ] = "3,64,64",
-    batch_size: Annotated[int, typer.Option(help="Number of private images.", min=1)] = 1,
-    protocol: Protocol = "fedsgd",
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Number of private images. Default: 1. May be repeated if you do not know it: the "
+            "number that fits the update best is used.",
+            min=1,
+        ),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the client computed: 'fedsgd' (the default), 'fedavg:lr=0.01,epochs=2,"
+            "batch_size=8,optimizer=adam' ('gifd list'), or your own: 'file.py:object'. May be "
+            "repeated if you do not know it: the one that fits the update best is used."
+        ),
+    ] = None,
     defense: Annotated[
         list[str] | None,
         typer.Option(help="A defence that the client is believed to use; may be repeated."),
@@ -139,21 +152,30 @@ def invert(
         origin["weights"] = before.name
     capture = read_capture(update, model)
     defenses = tuple(catalog.defense(text) for text in defense or ())
-    upload = Upload(
-        update=capture.update,
-        model=model,
-        protocol=catalog.protocol(protocol, images=batch_size),
-        image_shape=image_shape,
-        batch_size=batch_size,
-        labels=torch.tensor(label) if label else None,
-        defended=bool(defenses),
-    )
-    observation = observe(upload, defenses=defenses)
     for note in (*notes, *capture.notes):
         terminal.note(note)
-    fitted = _fitted(observation, seed)
+    considered: dict[str, tuple[Observation, Fit]] = {}
+    for size in batch_size or [1]:
+        for text in protocol or ["fedsgd"]:
+            upload = Upload(
+                update=capture.update,
+                model=model,
+                protocol=catalog.protocol(text, images=size),
+                image_shape=image_shape,
+                batch_size=size,
+                labels=torch.tensor(label) if label else None,
+                defended=bool(defenses),
+            )
+            observation = observe(upload, defenses=defenses)
+            images = f"{size} image{'s' if size > 1 else ''}"
+            considered[f"{text} on {images}"] = observation, _fitted(observation, seed)
+    best = min(considered, key=lambda name: considered[name][1].misfit)
+    if len(considered) > 1:
+        for name, (_, each) in considered.items():
+            terminal.note(f"{name}: misfit {each.misfit:.2f}{', used' * (name == best)}")
+    observation, fitted = considered[best]
     terminal.note(str(fitted))
-    names, truth = _truth(private or (), batch_size, image_shape)
+    names, truth = _truth(private or (), observation.ledger.batch_size, image_shape)
     metrics = chosen_metrics(offline=offline) if truth is not None else []
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     older = len(list(store))
@@ -187,6 +209,7 @@ def invert(
                 update=update.name,
                 notes=(*notes, *capture.notes),
                 fit=fitted,
+                considered={name: each.misfit for name, (_, each) in considered.items()},
                 victim=origin,
                 truth=truth,
                 names=names,

@@ -136,6 +136,9 @@ def _said(record: Record) -> list[tuple[str, str]]:
         return []
     nulls = [null for null in own.null_distances if null is not None]
     told = [("changed to fit the model", note) for note in own.notes]
+    if len(own.considered) > 1:
+        misfits = ", ".join(f"{n}: {_number(v, 2)}" for n, v in own.considered.items())
+        told.append(("assumptions compared, misfit", misfits))
     told.append(
         (
             "fit",
