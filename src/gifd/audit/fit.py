@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gifd.attacker.observation import Observation
 from gifd.audit.statistics import Kind, Statistics
-from gifd.errors import InputError
+from gifd.errors import InputError, ModelError
+from gifd.leakage.labels import label_hypotheses
 from gifd.search.leaves import dead_leaves
 from gifd.updates import Update
 
@@ -55,7 +56,11 @@ class Fit:
 
 
 def fit(
-    observation: Observation, labels: Int[Tensor, "B"], *, clients: int = 40, seed: int = 0
+    observation: Observation,
+    labels: Int[Tensor, "B"] | None = None,
+    *,
+    clients: int = 40,
+    seed: int = 0,
 ) -> Fit:
     """Whether a client as the attacker believes in it may have sent this update.
 
@@ -70,7 +75,8 @@ def fit(
 
     Args:
         observation: what the attacker has, and what it believes.
-        labels: granted, or estimated.
+        labels: of the private images; None takes the granted or estimated ones, or random ones if
+            the update shows none.
         clients: number of simulated clients, at least 10.
         seed: of the stand-ins and the noise.
 
@@ -85,6 +91,8 @@ def fit(
         raise InputError(f"expected at least 10 simulated clients, got {clients}")
     rng = torch.Generator().manual_seed(seed)
     batch = observation.ledger.batch_size
+    if labels is None:
+        labels = _labels(observation, rng)
     noise = observation.protocol.noise(batch)
     updates: list[Update] = []
     with torch.no_grad():
@@ -124,6 +132,15 @@ def _reasons(away: Float[Tensor, "N K"], higher: Tensor, kinds: Sequence[Kind]) 
         worst = int(away[-1].argmax())
         found.append(kinds[worst].told(bool(higher[-1, worst])))
     return "; ".join(found[:_REASONS])
+
+
+def _labels(observation: Observation, rng: torch.Generator) -> Int[Tensor, "B"]:
+    try:
+        return label_hypotheses(observation)[0][0]
+    except (InputError, ModelError):
+        classes = observation.model.classes(observation.ledger.image_shape)
+        drawn = torch.randint(classes, (observation.ledger.batch_size,), generator=rng)
+        return drawn.to(observation.model.device)
 
 
 def stand_ins(

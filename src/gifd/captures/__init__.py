@@ -2,6 +2,7 @@
 
 from gifd.captures.capture import (
     Capture,
+    at_weights,
     from_arrays,
     from_gradients,
     from_module,
@@ -11,6 +12,7 @@ from gifd.captures.files import read_capture, read_weights
 
 __all__ = [
     "Capture",
+    "at_weights",
     "from_arrays",
     "from_gradients",
     "from_module",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -110,8 +111,12 @@ def from_module(module: nn.Module, model: Model) -> Capture:
     return from_gradients(found, model)
 
 
-def as_state(weights: Arrays, model: Model) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Whole weights as the model's state dict, and what was done to make them fit.
+def at_weights(weights: Arrays, model: Model) -> tuple[Model, tuple[str, ...]]:
+    """The model with other weights and buffers, and what was done to make them fit.
+
+    Args:
+        weights: all of a state dict, by name or in its order; batch norms' counters may miss.
+        model: whose module is copied.
 
     Raises:
         UpdateError: they do not fit the model.
@@ -133,7 +138,9 @@ def as_state(weights: Arrays, model: Model) -> tuple[dict[str, Tensor], tuple[st
             )
         if name in given and not bool(torch.isfinite(given[name].double()).all()):
             raise UpdateError(f"expected finite weights, got '{one_line(name, 80)}' with others")
-    return {**wanted, **given}, (f"the weights: {told}",) if told else ()
+    module = copy.deepcopy(model.module)
+    module.load_state_dict({**wanted, **given})
+    return replace(model, module=module), (f"the weights: {told}",) if told else ()
 
 
 def _capture(found: Mapping[str, Tensor], model: Model, told: Iterable[str]) -> Capture:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gifd.captures.capture import Arrays, Capture, as_state, from_arrays
+from gifd.captures.capture import Arrays, Capture, at_weights, from_arrays
 from gifd.captures.names import renamed
 from gifd.errors import UpdateError, WeightsError, one_line
 from gifd.files import BROKEN_ZIP, is_file
@@ -48,12 +46,9 @@ def read_weights(path: Path, model: Model) -> tuple[Model, tuple[str, ...]]:
         WeightsError: no such file, a damaged one, or one that does not fit the model.
     """
     try:
-        state, notes = as_state(_inner(_read(path, model), model), model)
+        return at_weights(_inner(_read(path, model), model), model)
     except UpdateError as error:
         raise WeightsError(f"{one_line(path, 200)}: {error}") from None
-    module = copy.deepcopy(model.module)
-    module.load_state_dict(state)
-    return replace(model, module=module), notes
 
 
 def _read(path: Path, model: Model) -> Arrays:

@@ -42,10 +42,9 @@ from gifd.cli.options import (
     device_of,
 )
 from gifd.cli.trials import run_trials
-from gifd.errors import InputError, ModelError, UnexplainedError
+from gifd.errors import InputError, UnexplainedError
 from gifd.federation.upload import Upload
 from gifd.images import read_image, read_images
-from gifd.leakage.labels import label_hypotheses
 from gifd.terminal import one_line_errors
 
 DEFAULT = ("peel", "ensemble")
@@ -168,7 +167,7 @@ def invert(
             )
             observation = observe(upload, defenses=defenses)
             images = f"{size} image{'s' if size > 1 else ''}"
-            considered[f"{text} on {images}"] = observation, _fitted(observation, seed)
+            considered[f"{text} on {images}"] = observation, fit(observation, seed=seed)
     best = min(considered, key=lambda name: considered[name][1].misfit)
     if len(considered) > 1:
         for name, (_, each) in considered.items():
@@ -228,18 +227,6 @@ def _shape(text: str) -> tuple[int, int, int]:
         )
     channels, height, width = map(int, parts)
     return channels, height, width
-
-
-def _fitted(observation: Observation, seed: int) -> Fit:
-    """Whether the assumed client explains the update; labels that cannot be read are drawn."""
-    try:
-        labels = label_hypotheses(observation)[0][0]
-    except (InputError, ModelError):
-        rng = torch.Generator().manual_seed(seed)
-        classes = observation.model.classes(observation.ledger.image_shape)
-        labels = torch.randint(classes, (observation.ledger.batch_size,), generator=rng)
-        labels = labels.to(observation.model.device)
-    return fit(observation, labels, seed=seed)
 
 
 def _truth(

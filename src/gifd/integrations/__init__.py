@@ -1,0 +1,1 @@
+"""Integrations: gifd inside other people's federations. Each needs an extra."""
