@@ -13,7 +13,15 @@ from gifd.attacks.presets import Preset
 from gifd.attacks.reconstruction import Reconstruction
 from gifd.errors import GifdError, InputError, expect
 from gifd.priors.generator import Generator
-from gifd.search import Callback, Measure, Optimizer, Phase, PhaseResult, planned_evaluations
+from gifd.search import (
+    Callback,
+    Journal,
+    Measure,
+    Optimizer,
+    Phase,
+    PhaseResult,
+    planned_evaluations,
+)
 
 
 @final
@@ -81,6 +89,7 @@ class Attack:
         seed: int = 0,
         callback: Callback | None = None,
         batched: bool | None = None,
+        journal: Journal | None = None,
     ) -> Reconstruction:
         """Attack one observation.
 
@@ -89,6 +98,8 @@ class Attack:
             seed: seed of all randomness in the attack.
             callback: receives the progress at every step; on accelerators at every 25th.
             batched: see `gifd.search.search`.
+            journal: keeps the run after each phase, so that the same call goes on from there after
+                an interruption, to the same result.
 
         Raises:
             InputError: the prior makes images of another shape than the private ones, or labels
@@ -96,7 +107,11 @@ class Attack:
             ModelError: no linear head, no second derivative, or no finite distance.
             KeyboardInterrupt: before anything was found.
         """
-        (found,) = self.many([observation], seeds=[seed], callback=callback, batched=batched)
+        from gifd.attacks.many import attack_many  # avoids a circular import
+
+        (found,) = attack_many(
+            self, [observation], [seed], callback=callback, batched=batched, journal=journal
+        )
         if isinstance(found, GifdError):
             raise found
         return found

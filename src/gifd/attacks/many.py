@@ -15,7 +15,7 @@ from gifd.attacks.ready import Ready
 from gifd.attacks.reconstruction import Reconstruction
 from gifd.attacks.together import Answer, of_the_whole, together
 from gifd.errors import GifdError, InputError, NotBegunError, one_line
-from gifd.search import Callback, Phase, Population
+from gifd.search import Callback, Journal, Phase, Population
 
 _log = logging.getLogger("gifd")
 
@@ -28,9 +28,11 @@ def attack_many(
     callback: Callback | None = None,
     batched: bool | None = None,
     at_once: int | None = None,
+    journal: Journal | None = None,
 ) -> list[Answer]:
-    """See `Attack.many`."""
+    """See `Attack.many`; the journal is that of a single observation."""
     given, seeded = _listed(observations, seeds, at_once)
+    assert journal is None or len(given) == 1
     answers: dict[int, Answer] = {}
     waiting: list[tuple[int, Ready]] = []
     for place, (observation, seed) in enumerate(zip(given, seeded, strict=True)):
@@ -50,7 +52,7 @@ def attack_many(
             taken = alike[: sizes[kind]]
             told = of_the_whole(callback, spent, planned)
             try:
-                found = _apart(attack, [ready for _, ready in taken], told, batched)
+                found = _apart(attack, [ready for _, ready in taken], told, batched, journal)
             except torch.OutOfMemoryError:
                 sizes[kind] = _fewer(len(taken))
                 continue
@@ -105,7 +107,11 @@ def _fewer(size: int) -> int:
 
 
 def _apart(
-    attack: Attack, ready: Sequence[Ready], callback: Callback | None, batched: bool | None
+    attack: Attack,
+    ready: Sequence[Ready],
+    callback: Callback | None,
+    batched: bool | None,
+    journal: Journal | None = None,
 ) -> list[Answer]:
     """All together; where one of them cannot be attacked, each by itself.
 
@@ -113,7 +119,7 @@ def _apart(
         torch.OutOfMemoryError: several do not fit the memory.
     """
     try:
-        return together(attack, ready, callback, batched)
+        return together(attack, ready, callback, batched, journal)
     except GifdError as error:
         if len(ready) == 1:
             return [error]
@@ -123,7 +129,7 @@ def _apart(
             raise
         if batched is not False:
             _log.warning("one observation does not fit the memory: its restarts go one by one")
-            return _apart(attack, ready, callback, batched=False)
+            return _apart(attack, ready, callback, False, journal)
         return [
             InputError(
                 "expected memory for one restart of one observation, got too little: "

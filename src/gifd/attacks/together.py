@@ -16,7 +16,16 @@ from gifd.attacks.label_mapping import LabelMapping
 from gifd.attacks.ready import Ready
 from gifd.attacks.reconstruction import Reconstruction
 from gifd.errors import GifdError
-from gifd.search import Callback, Draw, Phase, PhaseResult, Search, SearchContext, search
+from gifd.search import (
+    Callback,
+    Draw,
+    Journal,
+    Phase,
+    PhaseResult,
+    Search,
+    SearchContext,
+    search,
+)
 
 Answer = Reconstruction | GifdError
 
@@ -49,7 +58,7 @@ def _mapped(attack: Attack, mapping: LabelMapping, run: Run, classes: int) -> li
             mapping.mapped(attack.chosen(each.results).images, own) if each.results else own
             for each, own in zip(coarse, asked, strict=True)
         ]
-        fine = run(attack.phases, mapped, spent)
+        fine = run(attack.phases, mapped, spent, run.journal)
     except KeyboardInterrupt:  # before anything fine was found
         return [
             Found(search=replace(c, interrupted=True), before=(), asked=own)
@@ -67,16 +76,21 @@ class Run:
     """The searches of some phases for several observations at once.
 
     Args:
-        attack, ready, callback, batched: see `gifd.attacks.many.attack_many`.
+        attack, ready, callback, batched, journal: see `gifd.attacks.many.attack_many`.
     """
 
     attack: Attack
     ready: Sequence[Ready]
     callback: Callback | None
     batched: bool | None
+    journal: Journal | None = None
 
     def __call__(
-        self, phases: Sequence[Phase], asked: Sequence[Int[Tensor, "R B"]], spent: int
+        self,
+        phases: Sequence[Phase],
+        asked: Sequence[Int[Tensor, "R B"]],
+        spent: int,
+        journal: Journal | None = None,
     ) -> list[Search]:
         """Run these phases.
 
@@ -84,6 +98,7 @@ class Run:
             phases: of the attack, or of its coarse pass.
             asked: the classes that a conditional prior is asked for, one (R, B) an observation.
             spent: evaluations before it.
+            journal: of these phases.
         """
         first = self.ready[0].observation
         prior = self.attack.prior
@@ -110,18 +125,23 @@ class Run:
                 self.callback, spent, self.attack.planned_evaluations * len(self.ready)
             ),
             batched=self.batched,
+            journal=journal,
         )
 
 
 def together(
-    attack: Attack, ready: Sequence[Ready], callback: Callback | None, batched: bool | None
+    attack: Attack,
+    ready: Sequence[Ready],
+    callback: Callback | None,
+    batched: bool | None,
+    journal: Journal | None = None,
 ) -> list[Answer]:
     """Search for all of them in one call."""
     began = time.perf_counter()
-    run = Run(attack=attack, ready=ready, callback=callback, batched=batched)
+    run = Run(attack=attack, ready=ready, callback=callback, batched=batched, journal=journal)
     if attack.label_mapping is None or attack.prior is None:
         asked = [each.labels for each in ready]
-        searches = run(attack.phases, asked, 0)
+        searches = run(attack.phases, asked, 0, journal)
         found = [Found(search=s, before=(), asked=a) for s, a in zip(searches, asked, strict=True)]
     else:
         found = _mapped(attack, attack.label_mapping, run, attack.prior.classes or 1)

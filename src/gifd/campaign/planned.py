@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
 from gifd.attacker.observation import Observation
 from gifd.attacks import Attack, Reconstruction
+from gifd.attacks.many import attack_many
+from gifd.campaign.digest import Digester, source
 from gifd.campaign.record import Outcome
 from gifd.errors import GifdError
-from gifd.search import Callback
+from gifd.search import Callback, Journal
 
 LOT = 64
 """The most trials that are run together."""
@@ -69,13 +72,17 @@ class Planned(ABC, Generic[T]):
 
 
 def run_together(
-    trials: Sequence[Planned[Any]], callback: Callback | None = None
+    trials: Sequence[Planned[Any]],
+    callback: Callback | None = None,
+    unfinished: Path | None = None,
 ) -> list[Outcome | GifdError]:
     """Run trials of one attack, as many at once as fit the memory (`Attack.many`).
 
     Args:
         trials: at least one, all of the same attack.
         callback: told of the whole.
+        unfinished: folder in which a single trial is kept after each phase, so that the same trial
+            goes on from there after an interruption.
 
     Returns:
         an outcome each, or the error that this one ended in.
@@ -90,10 +97,12 @@ def run_together(
             seen[place] = trial.observed()
         except GifdError as error:
             outcomes[place] = error
-    answers = trials[0].attack.many(
+    answers = attack_many(
+        trials[0].attack,
         [observation for observation, _ in seen.values()],
-        seeds=[trials[place].seed for place in seen],
+        [trials[place].seed for place in seen],
         callback=callback,
+        journal=_journal(trials, seen, unfinished),
     )
     for (place, (observation, secret)), answer in zip(seen.items(), answers, strict=True):
         if isinstance(answer, GifdError):
@@ -101,6 +110,20 @@ def run_together(
         else:
             outcomes[place] = trials[place].scored(observation, secret, answer)
     return [outcomes[place] for place in range(len(trials))]
+
+
+def _journal(
+    trials: Sequence[Planned[Any]],
+    seen: Mapping[int, tuple[Observation, Any]],
+    unfinished: Path | None,
+) -> Journal | None:
+    """The journal of a single trial of several phases, under a hash of all that decides it."""
+    if unfinished is None or list(seen) != [0] or len(trials[0].attack.phases) == 1:
+        return None
+    trial, (observation, _) = trials[0], seen[0]
+    threads = torch.get_num_threads()
+    key = Digester()((trial.attack, observation, trial.seed, threads, torch.__version__, source()))
+    return Journal(path=unfinished / f"{key}.safetensors", key=key)
 
 
 def lots(trials: Iterable[P]) -> Iterator[list[P]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -51,7 +53,7 @@ def run_trials(
 
     try:
         for lot in lots(trials()):
-            for trial, outcome in zip(lot, _run(lot), strict=True):
+            for trial, outcome in zip(lot, _run(lot, store.folder / "unfinished"), strict=True):
                 if isinstance(outcome, NotBegunError):
                     continue
                 if isinstance(outcome, GifdError):
@@ -74,6 +76,8 @@ def run_trials(
         interrupted = True
         kept = "what was found so far is kept" if records else "before anything was found"
         terminal.say.print(f"interrupted: {kept}")
+    with suppress(OSError):  # there is none, or something is unfinished
+        (store.folder / "unfinished").rmdir()
     if records:
         terminal.results(records)
         terminal.say.print(f"report: {one_line(write_report(store), LONGEST)}", soft_wrap=True)
@@ -83,8 +87,8 @@ def run_trials(
         raise typer.Exit(2)
 
 
-def _run(lot: Sequence[Planned[Any]]) -> list[Outcome | GifdError]:
-    """Run these trials together, under one bar."""
+def _run(lot: Sequence[Planned[Any]], unfinished: Path) -> list[Outcome | GifdError]:
+    """Run these trials together, under one bar; an interrupted one goes on where it was."""
     more = f" and {len(lot) - 1} more clients" if len(lot) > 1 else ""
     with terminal.progress(f"{lot[0].name}{more}: {lot[0].attack.name}") as callback:
-        return run_together(lot, callback)
+        return run_together(lot, callback, unfinished)

@@ -13,6 +13,7 @@ from gifd.search.initializers import (
     RankedDraws,
 )
 from gifd.search.inside import Inside
+from gifd.search.journal import Journal
 from gifd.search.learned import Learned
 from gifd.search.leaves import dead_leaves
 from gifd.search.loop import Search, search
@@ -63,6 +64,7 @@ __all__ = [
     "ImageNorm",
     "Initializer",
     "Inside",
+    "Journal",
     "Keeps",
     "L1Ball",
     "Latent",

@@ -13,6 +13,7 @@ from torch import Tensor
 from gifd.attacker.observation import Observation
 from gifd.errors import InputError, ModelError
 from gifd.search.evaluation import stacked
+from gifd.search.journal import Journal, Stand
 from gifd.search.measure import Measure
 from gifd.search.objective import Comparison
 from gifd.search.phase import Phase, PhaseResult
@@ -62,6 +63,7 @@ def search(
     draws: Sequence[Draw],
     callback: Callback | None = None,
     batched: bool | None = None,
+    journal: Journal | None = None,
 ) -> list[Search]:
     """Run the phases one after the other; each begins at the iterates that the last one kept.
 
@@ -83,9 +85,10 @@ def search(
         callback: receives the progress.
         batched: run all searches in one vectorised call; None does so on accelerators only (on
             CPUs one by one is faster).
+        journal: keeps the run after each phase; one that was interrupted goes on from there.
 
     Raises:
-        InputError: no phases, or phases that cannot follow each other.
+        InputError: no phases, phases that cannot follow each other, or the journal of another run.
         KeyboardInterrupt: before anything was found.
     """
     if not phases:
@@ -99,8 +102,14 @@ def search(
     teller = Teller(callback, phases, selection, images, restarts, often=on_cpu)
     results: list[list[PhaseResult]] = [[] for _ in observations]
     dropped: list[list[int]] = [[] for _ in observations]
-    standing = _drawn(phases[0], context, draws, labels)
-    for index, phase in enumerate(phases):
+    stand = None if journal is None else journal.read(phases, draws, labels)
+    if stand is None:
+        standing, done = _drawn(phases[0], context, draws, labels), 0
+    else:
+        standing, done = stand.standing, stand.done
+        results, dropped = stand.results, stand.dropped
+    interrupted = False
+    for index, phase in enumerate(phases[done:], start=done):
         run = PhaseRun(phase, context, observations, comparisons, draws, vectorised, together)
         spent = sum(result.evaluations for own in results for result in own)
         interrupted = _cut_short(run, standing, teller, index, spent)
@@ -113,6 +122,11 @@ def search(
             raise KeyboardInterrupt
         if interrupted or not bool(standing.alive.any()):
             break
+        if journal is not None and index + 1 < len(phases):
+            stand = Stand(done=index + 1, standing=standing, results=results, dropped=dropped)
+            journal.write(stand, phases, draws)
+    if journal is not None and not interrupted:
+        journal.remove()
     return [
         Search(results=tuple(own), dropped=tuple(fell), interrupted=interrupted)
         for own, fell in zip(results, dropped, strict=True)
