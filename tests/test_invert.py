@@ -157,6 +157,33 @@ def test_of_several_beliefs_the_one_that_fits_is_used(federation: Path) -> None:
     assert "assumptions compared" in page
 
 
+def test_several_rounds_are_inverted_together(federation: Path) -> None:
+    """The same client in two rounds, each with its own weights."""
+    first = torch.load(federation / "before.pt", weights_only=True)
+    second = {n: t * 1.1 if t.is_floating_point() else t for n, t in first.items()}
+    torch.save(second, federation / "second.pt")
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
+    net = nn.Sequential(*layers, nn.Linear(8 * 225, 6)).eval()
+    net.load_state_dict(second)
+    picture = read_image(federation / "private.png", size=32)
+    torch.autograd.backward(F.cross_entropy(net(picture[None]), torch.tensor([2])))
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    torch.save(net.state_dict(), federation / "after2.pt")
+    files = [federation / "after.pt", federation / "after2.pt"]
+    more = ["--before", federation / "second.pt", "--protocol", "fedavg:lr=0.1", "--json"]
+    result = run("invert", *files, *shared(federation, *QUICK, *more))
+    assert result.exit_code == 0, result.output
+    record = Record.model_validate(json.loads(result.stdout))
+    assert record.image == "after.pt and 1 more"
+    assert str(record.ledger["protocol"]).startswith("2 rounds of FedAvg(steps=1, lr=0.1")
+    assert record.evidence is not None
+    assert record.evidence.explained
+    assert record.images[0].label_used == 2
+    wrong = run("invert", *files, *shared(federation, *QUICK))
+    assert wrong.exit_code == 2
+    assert "--before once for each of 2 updates, got 1" in wrong.stderr
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "no file": (["none.pt"], "found none at"),
     "no weights": (["after.pt", "--before", "none.pt"], "found none at"),

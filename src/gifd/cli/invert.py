@@ -14,6 +14,7 @@ from torch import Tensor
 from gifd import catalog, terminal
 from gifd.attacker.observation import Observation
 from gifd.attacker.observe import observe
+from gifd.attacker.rounds import rounds
 from gifd.audit import Fit, fit
 from gifd.campaign.inversion import Inversion
 from gifd.campaign.store import Store
@@ -45,7 +46,9 @@ from gifd.cli.trials import run_trials
 from gifd.errors import InputError, UnexplainedError
 from gifd.federation.upload import Upload
 from gifd.images import read_image, read_images
+from gifd.model import Model
 from gifd.terminal import one_line_errors
+from gifd.updates import Update
 
 DEFAULT = ("peel", "ensemble")
 """The exact inversion and, where the update does not show enough for it, the best other attack."""
@@ -53,16 +56,19 @@ DEFAULT = ("peel", "ensemble")
 
 @one_line_errors
 def invert(
-    update: Annotated[
-        Path,
+    updates: Annotated[
+        list[Path],
         typer.Argument(
-            help="The client's update, or its whole weights: safetensors, torch.save, or .npz."
+            metavar="UPDATE...",
+            help="The client's update, or its whole weights: safetensors, torch.save, or .npz. "
+            "Several: of rounds in which it had the same images.",
         ),
     ],
     before: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="File of the weights that the client received. Default: those of the victim."
+            help="File of the weights that the client received, once for each update. Default: "
+            "those of the victim."
         ),
     ] = None,
     victim: Victim = "resnet18",
@@ -144,34 +150,37 @@ def invert(
         raise InputError(
             f"expected --shape with the victim's {len(model.mean)} channels, got {image_shape[0]}"
         )
-    notes: tuple[str, ...] = ()
     origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
-    if before is not None:
-        model, notes = read_weights(before, model)
-        origin["weights"] = before.name
-    capture = read_capture(update, model)
+    if before:
+        origin["weights"] = ", ".join(path.name for path in before)
+    name = updates[0].name + (f" and {len(updates) - 1} more" if len(updates) > 1 else "")
+    captures, notes = _read(updates, before or [], model)
     defenses = tuple(catalog.defense(text) for text in defense or ())
-    for note in (*notes, *capture.notes):
+    for note in notes:
         terminal.note(note)
     considered: dict[str, tuple[Observation, Fit]] = {}
     for size in batch_size or [1]:
         for text in protocol or ["fedsgd"]:
-            upload = Upload(
-                update=capture.update,
-                model=model,
-                protocol=catalog.protocol(text, images=size),
-                image_shape=image_shape,
-                batch_size=size,
-                labels=torch.tensor(label) if label else None,
-                defended=bool(defenses),
-            )
-            observation = observe(upload, defenses=defenses)
+            believed = catalog.protocol(text, images=size)
+            uploads = [
+                Upload(
+                    update=update,
+                    model=own,
+                    protocol=believed,
+                    image_shape=image_shape,
+                    batch_size=size,
+                    labels=torch.tensor(label) if label else None,
+                    defended=bool(defenses),
+                )
+                for own, update in captures
+            ]
+            observation = rounds([observe(upload, defenses=defenses) for upload in uploads])
             images = f"{size} image{'s' if size > 1 else ''}"
             considered[f"{text} on {images}"] = observation, fit(observation, seed=seed)
-    best = min(considered, key=lambda name: considered[name][1].misfit)
+    best = min(considered, key=lambda told: considered[told][1].misfit)
     if len(considered) > 1:
-        for name, (_, each) in considered.items():
-            terminal.note(f"{name}: misfit {each.misfit:.2f}{', used' * (name == best)}")
+        for told, (_, each) in considered.items():
+            terminal.note(f"{told}: misfit {each.misfit:.2f}{', used' * (told == best)}")
     observation, fitted = considered[best]
     terminal.note(str(fitted))
     names, truth = _truth(private or (), observation.ledger.batch_size, image_shape)
@@ -180,11 +189,11 @@ def invert(
     older = len(list(store))
 
     def attempts() -> Iterator[Inversion]:
-        for name in attacks or DEFAULT:
+        for wanted in attacks or DEFAULT:
             if not attacks and len(list(store)) > older:
                 return  # what was found is exact
             (built,) = chosen_attacks(
-                [name],
+                [wanted],
                 load=lambda: catalog.prior(
                     prior or "faces64",
                     size=image_shape[1],
@@ -199,16 +208,16 @@ def invert(
                 mapped=lambda prior: chosen_mapping(
                     "auto", prior, observation.model.classes(image_shape)
                 ),
-                public=chosen_public(public, [name], size=image_shape[1], quiet=not attacks),
+                public=chosen_public(public, [wanted], size=image_shape[1], quiet=not attacks),
             )
             yield Inversion(
                 attack=built,
                 seed=seed,
                 observation=observation,
-                update=update.name,
-                notes=(*notes, *capture.notes),
+                update=name,
+                notes=notes,
                 fit=fitted,
-                considered={name: each.misfit for name, (_, each) in considered.items()},
+                considered={told: each.misfit for told, (_, each) in considered.items()},
                 victim=origin,
                 truth=truth,
                 names=names,
@@ -216,6 +225,26 @@ def invert(
             )
 
     run_trials([attempts], store, json=json, expected=() if attacks else (UnexplainedError,))
+
+
+def _read(
+    updates: list[Path], before: list[Path], model: Model
+) -> tuple[list[tuple[Model, Update]], list[str]]:
+    """Each update with the model of its round, and what was changed so that they fit."""
+    if before and len(before) != len(updates):
+        raise InputError(
+            f"expected --before once for each of {len(updates)} updates, got {len(before)}"
+        )
+    found, notes = [], dict[str, None]()
+    for place, path in enumerate(updates):
+        own = model
+        if before:
+            own, told = read_weights(before[place], model)
+            notes |= dict.fromkeys(told)
+        capture = read_capture(path, own)
+        notes |= dict.fromkeys(capture.notes)
+        found.append((own, capture.update))
+    return found, list(notes)
 
 
 def _shape(text: str) -> tuple[int, int, int]:
