@@ -68,8 +68,8 @@ def main(
     first = found[numbers[0]]
     for count, rows in found.items():
         against = written([a[0] - b[0] for a, b in zip(rows, first, strict=True)])
-        psnr, ssim = (written([row[i] for row in rows]) for i in (0, 1))
-        typer.echo(f"| {count} | {psnr} | {ssim} | {against if count != numbers[0] else ''} |")
+        means = " | ".join(written([row[i] for row in rows]) for i in (0, 1))
+        typer.echo(f"| {count} | {means} | {against if count != numbers[0] else ''} |")
 
 
 if __name__ == "__main__":
