@@ -429,3 +429,19 @@ def test_no_measurement_begins_when_the_time_is_up(tmp_path: Path) -> None:
     out = tmp_path / "device.json"
     done(load("device"), "--victim", "lenet", "--minutes", 0, "--device", "cpu", "--out", out)
     assert json.loads(out.read_text())["measured"] == []
+
+
+def test_the_fit_is_judged_for_each_kind_of_client(source: Path) -> None:
+    chosen = ["--truths", "as believed,the wrong sign", "--clients", 2, "--simulated", 10]
+    text = done(load("fit"), source, *chosen, "--size", 16, "--batch-size", 2)
+    rows = dict(line[2:].split(" | ")[:2] for line in text.splitlines() if line.startswith("| "))
+    assert set(rows) == {"client", "as believed", "the wrong sign"}
+    assert rows["the wrong sign"] == "1.00"
+
+
+def test_rounds_are_compared_with_one(source: Path) -> None:
+    few = ["--limit", 2, "--counts", "1,2", "--steps", 3, "--size", 16]
+    text = done(load("rounds"), source, *few)
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines] == ["| rounds", "| 1", "| 2"]
+    assert "±" in lines[2].split(" | ")[3]
