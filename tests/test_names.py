@@ -18,7 +18,8 @@ def imports(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         text = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    return [line for line in OURS.findall(text) if "(" not in line]
+    found = [line for line in OURS.findall(text) if "(" not in line]
+    return [line for line in found if "gifd.integrations" not in line]  # each needs an extra
 
 
 @pytest.mark.parametrize("path", [*PAGES, *SCRIPTS], ids=lambda path: path.name)

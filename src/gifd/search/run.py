@@ -289,8 +289,10 @@ class PhaseRun:
         """The mean PSNR of the other restarts' images to the best one's, for each observation."""
         if going.shape[1] == 1:
             return [None] * len(best)
-        shown = self.phase.space.pictures(self.context, flat(ended.state)).clamp(0, 1)
-        errors = (apart({"": shown}, len(best))[""] - best[:, None]).square().flatten(2).mean(2)
+        places = torch.arange(going.shape[1], device=going.device).expand(len(best), -1)
+        each = [flat(ended.chosen(own).state) for own in places.split(1, dim=1)]  # no more memory
+        shown = [self.phase.space.pictures(self.context, own).clamp(0, 1) for own in each]
+        errors = torch.stack([(own - best).square().flatten(1).mean(1) for own in shown], 1)
         decibels = -10 * errors.clamp_min(1e-12).log10()
         found: list[float | None] = []
         for n, own in enumerate(decibels):
