@@ -290,7 +290,9 @@ class PhaseRun:
         if going.shape[1] == 1:
             return [None] * len(best)
         places = torch.arange(going.shape[1], device=going.device).expand(len(best), -1)
-        each = [flat(ended.chosen(own).state) for own in places.split(1, dim=1)]  # no more memory
+        each = [
+            flat(ended.chosen(own).state) for own in torch.split(places, 1, dim=1)
+        ]  # no more memory
         shown = [self.phase.space.pictures(self.context, own).clamp(0, 1) for own in each]
         errors = torch.stack([(own - best).square().flatten(1).mean(1) for own in shown], 1)
         decibels = -10 * errors.clamp_min(1e-12).log10()
