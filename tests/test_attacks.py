@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from gifd.federation.client import Client
 from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg
 from gifd.federation.secret import Secret
+from gifd.images import read_image
 from gifd.model import Model
 from gifd.priors import Generator, Stage, State, biggan, stylegan2
 from gifd.priors.dcgan import dcgan_stages
@@ -666,3 +668,17 @@ def test_an_extension_of_no_strength_that_there_is_is_refused(
         with pytest.raises(InputError, match="at least 0 and finite") as error:
             catalog.attack(f"{name}:{extension}={wrong}", prior=prior, preset="paper", restarts=2)
         assert "\n" not in str(error.value)
+
+
+def test_an_answer_shows_and_saves_itself(
+    victim: Model, pictures: Callable[..., Tensor], prior: Generator, tmp_path: Path
+) -> None:
+    seen, _ = observed(victim, pictures, batch=2)
+    found = build("ig", "strongest", prior, steps=2, restarts=1)(seen)
+    paths = found.save(tmp_path / "answer")
+    assert [path.name for path in paths] == ["reconstruction-01.png", "reconstruction-02.png"]
+    for path, image in zip(paths, found.images, strict=True):
+        assert torch.allclose(read_image(path, size=16), image, atol=0.5 / 255 + 1e-6)
+    page = found._repr_html_()
+    assert page.count("<img") == 2
+    assert "distance" in page

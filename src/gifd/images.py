@@ -145,14 +145,21 @@ def write_image(image: Float[Tensor, "C H W"], path: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    array = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(array).squeeze()).save(path)
+        path.write_bytes(png(image))
     except (OSError, ValueError) as error:
         raise InputError(
             f"expected to write a PNG to {_quoted(path)}, got: {one_line(error)}"
         ) from None
+
+
+def png(image: Float[Tensor, "C H W"]) -> bytes:
+    """An image in [0, 1] as a PNG of 8 bits."""
+    array = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array).squeeze()).save(file, format="PNG")
+    return file.getvalue()
 
 
 def grid(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "C H2 W2"]:

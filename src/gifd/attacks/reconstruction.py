@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import final
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gifd.images import png, write_image
 from gifd.search import Measure, PhaseResult
 
 
@@ -52,3 +56,29 @@ class Reconstruction:
     def evaluations(self) -> int:
         """Victim gradients computed, all phases and restarts together."""
         return sum(phase.evaluations for phase in self.phases)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the answer as `reconstruction-01.png` and so on, and return the paths.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        paths = [
+            Path(folder) / f"reconstruction-{number:02d}.png"
+            for number in range(1, len(self.images) + 1)
+        ]
+        for image, path in zip(self.images, paths, strict=True):
+            write_image(image, path)
+        return paths
+
+    def _repr_html_(self) -> str:
+        """The pictures and the distance, for a notebook."""
+        pictures = "".join(
+            f'<img src="data:image/png;base64,{b64encode(png(image)).decode("ascii")}" '
+            f'style="width:128px;image-rendering:pixelated;margin-right:8px" alt="label {label}">'
+            for image, label in zip(self.images, self.labels.tolist(), strict=True)
+        )
+        return (
+            f"<div>{pictures}<br>distance {self.distance:.4g}, {escape(self.phase)}, labels "
+            f"{escape(self.label_source)}</div>"
+        )
