@@ -26,8 +26,6 @@ from gifd.search.leaves import dead_leaves
 from gifd.updates import Update
 from gifd.victims import ConvNet
 
-pytestmark = pytest.mark.numerical
-
 LOCAL = FedAvg(steps=4, lr=0.01, batch_size=2)
 LABELS = torch.tensor([1, 4, 2, 0, 3, 5, 0, 1])
 

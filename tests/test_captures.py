@@ -29,8 +29,6 @@ from gifd.errors import UpdateError, WeightsError
 from gifd.model import Model
 from gifd.updates import Update
 
-pytestmark = pytest.mark.numerical
-
 
 class Net(nn.Module):
     """Batch norm, so that its state dict has buffers, and a frozen layer."""
