@@ -32,7 +32,7 @@ class Kind:
     WORDS: ClassVar[dict[str, tuple[str, str]]] = {
         "zeros": (
             "has too many zeros (compression, or parts that are not trained)",
-            "has too few zeros (noise or weight decay)",
+            "has too few zeros (noise, weight decay, or another mode of batch norm)",
         ),
         "along": (
             "points along the weights (weight decay, or whole weights)",
