@@ -186,3 +186,13 @@ def test_unrelated_images_are_further_away_than_the_truth() -> None:
     assert len(nulls) == 5
     replayed = seen.replay(images_of(0), LABELS[:4])
     assert float(Cosine()(seen.as_gradient(replayed), seen.gradient)) < 1e-5 < nulls[0]
+
+
+def test_estimated_labels_do_not_refuse_an_honest_batch() -> None:
+    for seed in range(4):
+        model = model_of(seed)
+        upload, _ = Client(model=model, protocol=LOCAL).step(images_of(seed), LABELS[:4])
+        seen = observe(upload)
+        assert fit(seen, clients=20).explained
+        adam = replace(LOCAL, optimizer=Adam(), lr=0.001)
+        assert not fit(replace(seen, update=sent(adam, model, seed)), clients=20).explained

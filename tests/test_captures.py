@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gifd.captures import (
     Capture,
+    at_weights,
     from_arrays,
     from_gradients,
     from_module,
@@ -338,3 +339,38 @@ def test_weights_without_buffers_are_not_enough(tmp_path: Path) -> None:
     torch.save({n: p.detach() for n, p in AFTER.named_parameters()}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"misses 'body\.1\.running_mean'"):
         read_weights(tmp_path / "w.pt", MODEL)
+
+
+def test_weights_after_a_large_step_are_still_weights() -> None:
+    """A step half as long as the weights themselves."""
+    rng = torch.Generator().manual_seed(2)
+    far = {
+        name: tensor + 0.6 * tensor.norm() / tensor.numel() ** 0.5 * _normal(tensor, rng)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in weights(BEFORE).items()
+    }
+    found = from_arrays(far, MODEL)
+    assert any("whole weights" in note for note in found.notes)
+
+
+def _normal(tensor: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.randn(tensor.shape, generator=rng)
+
+
+def test_the_model_must_be_at_the_weights_before() -> None:
+    elsewhere = Model(module=network(9))
+    with pytest.raises(UpdateError, match=r"got other weights: use the model .*at_weights"):
+        from_state_dicts(weights(BEFORE), weights(AFTER), elsewhere)
+    moved, _ = at_weights(weights(BEFORE), elsewhere)
+    assert agrees(from_state_dicts(weights(BEFORE), weights(AFTER), moved))
+
+
+def test_the_same_weights_twice_are_no_update() -> None:
+    with pytest.raises(UpdateError, match="zeros only: are the weights before and after the same"):
+        from_state_dicts(weights(BEFORE), weights(BEFORE), MODEL)
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
+    DELTA.save(tmp_path / "sent")
+    assert agrees(read_capture(tmp_path / "sent", MODEL))

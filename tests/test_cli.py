@@ -456,5 +456,5 @@ def test_labels_are_read_off_an_update_file(tmp_path: Path) -> None:
     assert other["shares"] != told["shares"], "read with another victim's weights"
     assert "known estimator" in one_error(run("labels", path, *victim, "--estimator", "luck"))
     assert "--own" in one_error(run("labels", path, *victim, "--estimator", "own-images"))
-    assert "does not fit" in one_error(run("labels", path, "--batch-size", "5"))
+    assert "misses" in one_error(run("labels", path, "--batch-size", "5"))
     assert "safetensors" in one_error(run("labels", tmp_path / "no.safetensors", *victim))

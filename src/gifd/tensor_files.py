@@ -24,7 +24,7 @@ _MOST_NAMES = 100_000
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file, by name, on the CPU.
 
-    A ``.safetensors`` file is read as such, any other as a file of ``torch.save``, by PyTorch's
+    A safetensors file is read as such, any other as a file of ``torch.save``, by PyTorch's
     restricted reader, which runs no code from the file. Nested dicts become dotted names. Values
     that are neither tensors nor dicts (an epoch, an optimiser's list) are dropped.
 
@@ -166,7 +166,16 @@ def _content(path: Path) -> object:
 
 
 def _load(path: Path) -> object:
-    return load_file(path) if path.suffix == ".safetensors" else load_torch(path)
+    return load_file(path) if _is_safetensors(path) else load_torch(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its ending, or by its beginning: the length of a JSON header, then the header."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def _flat(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from gifd.bars import shown
 from gifd.campaign.record import Record
 from gifd.errors import LONGEST, GifdError, one_line
+from gifd.report.said import said
 from gifd.report.strip import decibel, defended_by
 from gifd.search import Callback, Progress
 from gifd.training import Stand
@@ -118,6 +119,10 @@ def results(records: Sequence[Record]) -> None:
         "seconds",
     )
     table("", heads, rows, console=say)
+    for record in records:
+        for name, text in said(record):
+            if name in ("matching distance", "restarts agree to"):
+                note(f"{record.attack}: {name}: {text}")
 
 
 def table(

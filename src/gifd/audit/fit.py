@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -75,8 +75,9 @@ def fit(
 
     Args:
         observation: what the attacker has, and what it believes.
-        labels: of the private images; None takes the granted or estimated ones, or random ones if
-            the update shows none.
+        labels: of the private images. None: the granted or inferred ones. Estimated ones are
+            dealt to the images at random, and a quarter of them replaced by random ones; if the
+            update shows none, all are random.
         clients: number of simulated clients, at least 10.
         seed: of the stand-ins and the noise.
 
@@ -91,15 +92,14 @@ def fit(
         raise InputError(f"expected at least 10 simulated clients, got {clients}")
     rng = torch.Generator().manual_seed(seed)
     batch = observation.ledger.batch_size
-    if labels is None:
-        labels = _labels(observation, rng)
+    draw = _labels(observation, rng) if labels is None else lambda: labels
     noise = observation.protocol.noise(batch)
     updates: list[Update] = []
     with torch.no_grad():
         for _ in range(clients):
             images = stand_ins(batch, observation.ledger.image_shape, rng)
             images = images.to(observation.model.device)
-            sent = observation.as_gradient(observation.replay(images, labels)).detach()
+            sent = observation.as_gradient(observation.replay(images, draw())).detach()
             if noise:
                 sent = sent.map(lambda t: t + noise * torch.randn(t.shape, generator=rng).to(t))
             updates.append(sent)
@@ -134,13 +134,24 @@ def _reasons(away: Float[Tensor, "N K"], higher: Tensor, kinds: Sequence[Kind]) 
     return "; ".join(found[:_REASONS])
 
 
-def _labels(observation: Observation, rng: torch.Generator) -> Int[Tensor, "B"]:
+def _labels(observation: Observation, rng: torch.Generator) -> Callable[[], Int[Tensor, "B"]]:
+    """What draws the labels of a simulated client."""
+    classes = observation.model.classes(observation.ledger.image_shape)
+    batch, device = observation.ledger.batch_size, observation.model.device
     try:
-        return label_hypotheses(observation)[0][0]
+        hypotheses, source = label_hypotheses(observation)
+        known, doubt = hypotheses[0].cpu(), 0.0 if source != "estimated" else _DOUBT
     except (InputError, ModelError):
-        classes = observation.model.classes(observation.ledger.image_shape)
-        drawn = torch.randint(classes, (observation.ledger.batch_size,), generator=rng)
-        return drawn.to(observation.model.device)
+        known, doubt = torch.zeros(batch, dtype=torch.long), 1.0
+    if doubt == 0:
+        return lambda: known.to(device)
+
+    def draw() -> Int[Tensor, "B"]:
+        dealt = known[torch.randperm(batch, generator=rng)]
+        other = torch.randint(classes, (batch,), generator=rng)
+        return torch.where(torch.rand(batch, generator=rng) < doubt, other, dealt).to(device)
+
+    return draw
 
 
 def stand_ins(
@@ -156,6 +167,8 @@ def stand_ins(
     return ((images - mean) * contrast + mean + added).clamp(0, 1)
 
 
+_DOUBT = 0.25
+"""The share of estimated labels that is taken to be wrong."""
 _SHAPES, _CONTRAST, _BRIGHTNESS = (3, 150), 1.0, 0.4
 _REASONS = 3
 _LEAST_SPREAD = 0.05

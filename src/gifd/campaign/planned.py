@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from gifd.attacks.many import attack_many
 from gifd.campaign.digest import Digester, source
 from gifd.campaign.record import Outcome
 from gifd.errors import GifdError
+from gifd.files import is_file
 from gifd.search import Callback, Journal
+
+_log = logging.getLogger("gifd")
 
 LOT = 64
 """The most trials that are run together."""
@@ -123,7 +127,10 @@ def _journal(
     trial, (observation, _) = trials[0], seen[0]
     threads = torch.get_num_threads()
     key = Digester()((trial.attack, observation, trial.seed, threads, torch.__version__, source()))
-    return Journal(path=unfinished / f"{key}.safetensors", key=key)
+    journal = Journal(path=unfinished / f"{key}.safetensors", key=key)
+    if is_file(journal.path):
+        _log.warning("%s, %s: goes on after its last complete phase", trial.name, trial.attack.name)
+    return journal
 
 
 def lots(trials: Iterable[P]) -> Iterator[list[P]]:

@@ -49,9 +49,14 @@ def from_state_dicts(
         model: that of the federation.
 
     Raises:
-        UpdateError: they do not fit the model.
+        UpdateError: they do not fit the model, or it has other weights than `before`.
     """
     first, told = _fitted(before, model, "the weights before")
+    if any(not _close(first[name], own) for name, own in model.parameters.items()):
+        raise UpdateError(
+            "expected the model at the weights before the client's training, got other weights: "
+            "use the model that captures.at_weights(before, model) returns"
+        )
     last, also = _fitted(after, model, "the weights after")
     delta = {name: last[name].double() - first[name].double() for name in first}
     return _capture(delta, model, dict.fromkeys([*told, *also]))
@@ -145,6 +150,11 @@ def at_weights(weights: Arrays, model: Model) -> tuple[Model, tuple[str, ...]]:
 
 def _capture(found: Mapping[str, Tensor], model: Model, told: Iterable[str]) -> Capture:
     update = Update({name: tensor.detach() for name, tensor in found.items()})
+    if not any(bool((tensor != 0).any()) for tensor in update.tensors):
+        raise UpdateError(
+            "expected an update with numbers other than 0, got zeros only: are the weights before "
+            "and after the same?"
+        )
     return Capture(update=update.conform(model.parameters), notes=tuple(told))
 
 
@@ -221,12 +231,25 @@ def _same(one: torch.Size, other: torch.Size) -> bool:
 
 
 def _are_weights(found: Mapping[str, Tensor], model: Model) -> bool:
-    """Whether the tensors are nearer to the model's weights than to 0."""
+    """Whether the tensors point along the model's weights and are about as long.
+
+    A gradient or a change of weights is nearly orthogonal to them, or much shorter.
+    """
     own = {name: tensor.detach().cpu().double() for name, tensor in model.parameters.items()}
     if any(found[name].shape != tensor.shape for name, tensor in own.items()):
         return False  # `conform` says so
-    away = sum(float((found[n].double() - t).square().sum()) for n, t in own.items())
-    return away < 0.25 * sum(float(t.square().sum()) for t in own.values())
+    both = sum(float((found[n].double() * t).sum()) for n, t in own.items())
+    given = sum(float(found[n].double().square().sum()) for n in own) ** 0.5
+    length = sum(float(t.square().sum()) for t in own.values()) ** 0.5
+    return bool(both > 0.5 * given * length and length / 2 < given < 2 * length)
+
+
+def _close(given: Tensor, own: Tensor) -> bool:
+    """Whether a tensor is the model's, but for rounding to half precision."""
+    if given.shape != own.shape:
+        return True  # `conform` says so
+    away = (given.double() - own.detach().cpu().double()).norm()
+    return float(away) <= 1e-2 * float(own.double().norm()) + 1e-12
 
 
 def _known(model: Model) -> set[str]:

@@ -59,7 +59,7 @@ def _read(path: Path, model: Model) -> Arrays:
         )
     if path.suffix == ".npz":
         return _arrays(path, model)
-    if path.suffix != ".safetensors" and (listed := read_sequence(path)) is not None:
+    if (listed := read_sequence(path)) is not None:
         return listed
     return read_tensors(path)
 

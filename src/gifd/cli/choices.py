@@ -22,6 +22,7 @@ from gifd.model import Model
 from gifd.priors import Generator
 from gifd.search import Public, Source
 from gifd.training import REMAPPER_STEPS
+from gifd.victims import IMAGENET_MEAN
 
 MODAL = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 """Layers that behave differently in training mode."""
@@ -109,7 +110,15 @@ def chosen_victim(
     if any(part.training and isinstance(part, MODAL) for part in model.module.modules()):
         terminal.note(
             f"'{text}' is in training mode: batch norms use the batch's own statistics, dropout is "
-            "random; call .eval() before you return it for evaluation mode"
+            "random. That is right if the client trained in this mode; otherwise call .eval() "
+            "before you return it"
+        )
+    if catalog.split(text, catalog.VICTIMS)[0] not in catalog.VICTIMS and tuple(
+        model.mean
+    ) == tuple(IMAGENET_MEAN):
+        terminal.note(
+            f"images are normalised by ImageNet's mean and deviation for '{text}': return a "
+            "gifd.Model with the client's own normalisation if it has another"
         )
     return model
 

@@ -43,7 +43,7 @@ from gifd.cli.options import (
     device_of,
 )
 from gifd.cli.trials import run_trials
-from gifd.errors import InputError, UnexplainedError
+from gifd.errors import InputError, ModelError, UnexplainedError
 from gifd.federation.upload import Upload
 from gifd.images import read_image, read_images
 from gifd.model import Model
@@ -150,11 +150,20 @@ def invert(
         raise InputError(
             f"expected --shape with the victim's {len(model.mean)} channels, got {image_shape[0]}"
         )
+    try:
+        classes = model.classes(image_shape)
+    except ModelError as error:
+        raise InputError(
+            f"expected a victim that takes images of --shape {shape}, got: {error}"
+        ) from None
+    names, truth = _truth(private or (), image_shape)
     origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
     if before:
         origin["weights"] = ", ".join(path.name for path in before)
     name = updates[0].name + (f" and {len(updates) - 1} more" if len(updates) > 1 else "")
     captures, notes = _read(updates, before or [], model)
+    if not before:
+        notes.append("no --before: the client is taken to have received the victim's own weights")
     defenses = tuple(catalog.defense(text) for text in defense or ())
     for note in notes:
         terminal.note(note)
@@ -183,7 +192,11 @@ def invert(
             terminal.note(f"{told}: misfit {each.misfit:.2f}{', used' * (told == best)}")
     observation, fitted = considered[best]
     terminal.note(str(fitted))
-    names, truth = _truth(private or (), observation.ledger.batch_size, image_shape)
+    images_sent = observation.ledger.batch_size
+    if truth is not None and len(truth) != images_sent:
+        raise InputError(
+            f"expected as many --private images as --batch-size, {images_sent}, got {len(truth)}"
+        )
     metrics = chosen_metrics(offline=offline) if truth is not None else []
     store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     older = len(list(store))
@@ -205,9 +218,7 @@ def invert(
                 steps=steps,
                 evaluations=evaluations,
                 restarts=restarts,
-                mapped=lambda prior: chosen_mapping(
-                    "auto", prior, observation.model.classes(image_shape)
-                ),
+                mapped=lambda prior: chosen_mapping("auto", prior, classes),
                 public=chosen_public(public, [wanted], size=image_shape[1], quiet=not attacks),
             )
             yield Inversion(
@@ -259,7 +270,7 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 
 def _truth(
-    paths: tuple[Path, ...] | list[Path], batch: int, shape: tuple[int, int, int]
+    paths: tuple[Path, ...] | list[Path], shape: tuple[int, int, int]
 ) -> tuple[list[str] | None, Tensor | None]:
     """Names and pixels of the private images."""
     if not paths:
@@ -268,12 +279,8 @@ def _truth(
         raise InputError(f"expected square images to compare with, got {shape[1]} x {shape[2]}")
     found: list[tuple[str, Tensor]] = []
     for path in paths:
-        if path.is_file() and path.suffix != ".zip":
-            found.append((path.name, read_image(path, size=shape[1])))
-        else:
+        if path.is_dir() or path.suffix == ".zip":
             found += read_images(path, size=shape[1])
-    if len(found) != batch:
-        raise InputError(
-            f"expected as many --private images as --batch-size, {batch}, got {len(found)}"
-        )
+        else:
+            found.append((path.name, read_image(path, size=shape[1])))
     return [name for name, _ in found], torch.stack([image for _, image in found])

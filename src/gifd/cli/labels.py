@@ -11,6 +11,7 @@ import typer
 
 from gifd import catalog, terminal
 from gifd.attacker.observe import observe
+from gifd.captures import read_capture
 from gifd.cli.choices import chosen_victim
 from gifd.cli.options import LAST_SEED, Protocol, Victim
 from gifd.errors import InputError
@@ -19,12 +20,13 @@ from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.leakage.one_label import read_label
 from gifd.terminal import one_line_errors
 from gifd.training import read_image_set
-from gifd.updates import Update
 
 
 @one_line_errors
 def labels(
-    update: Annotated[Path, typer.Argument(help="The client's update, a safetensors file.")],
+    update: Annotated[
+        Path, typer.Argument(help="The client's update: safetensors, torch.save, or .npz.")
+    ],
     batch_size: Annotated[int, typer.Option(help="Number of private images.", min=1)],
     victim: Victim = "resnet18",
     classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
@@ -49,7 +51,7 @@ def labels(
     """Estimate how often each class occurs in a client's batch, from its update alone."""
     model = chosen_victim(victim, classes=classes, size=size, seed=victim_seed)
     upload = Upload(
-        update=Update.load(update),
+        update=read_capture(update, model).update,
         model=model,
         protocol=catalog.protocol(protocol, images=batch_size),
         image_shape=(len(model.mean), size, size),

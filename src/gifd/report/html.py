@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from gifd.campaign.record import Record
 from gifd.campaign.store import Store, Stored
 from gifd.errors import InputError, one_line
+from gifd.report.said import number, said
 from gifd.report.strip import decibel, defended_by, draw_strip, group_by_batch, trial_picture
 
 COLOURS = ("#3867d6", "#d6503f", "#1f9e89", "#a05fc4", "#c98a1b", "#5b6472")
@@ -129,47 +130,7 @@ def _embed(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(trial_picture(path)).decode("ascii")
 
 
-def _said(record: Record) -> list[tuple[str, str]]:
-    """What is known of a captured update's reconstruction without the private images."""
-    own = record.evidence
-    if own is None:
-        return []
-    nulls = [null for null in own.null_distances if null is not None]
-    told = [("changed to fit the model", note) for note in own.notes]
-    if len(own.considered) > 1:
-        misfits = ", ".join(f"{n}: {_number(v, 2)}" for n, v in own.considered.items())
-        told.append(("assumptions compared, misfit", misfits))
-    told.append(
-        (
-            "fit",
-            f"The update looks like those of {own.simulated} simulated clients (misfit "
-            f"{_number(own.misfit, 2)})."
-            if own.explained
-            else f"Not explained by what is assumed about the client (misfit "
-            f"{_number(own.misfit, 1)}): {own.reason}. What follows may be wrong, and a bad "
-            "reconstruction is no sign of safety.",
-        )
-    )
-    if nulls and record.distance is not None:
-        better = record.distance < min(nulls)
-        told.append(
-            (
-                "matching distance",
-                f"{record.distance:.3g}; of {len(nulls)} unrelated images {min(nulls):.3g} to "
-                f"{max(nulls):.3g}."
-                + ("" if better else " The answer explains no more than unrelated images do."),
-            )
-        )
-    if own.agreement is not None:
-        told.append(("restarts agree to", f"{own.agreement:.1f} dB"))
-    return told
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 _ENVIRONMENT = Environment(
     loader=PackageLoader("gifd.report"), autoescape=select_autoescape(default=True)
 )
-_ENVIRONMENT.filters |= {"decibel": decibel, "number": _number, "said": _said}
+_ENVIRONMENT.filters |= {"decibel": decibel, "number": number, "said": said}
