@@ -185,6 +185,14 @@ def test_several_rounds_are_inverted_together(federation: Path) -> None:
     assert "--before once for each of 2 updates, got 1" in wrong.stderr
 
 
+def test_labels_that_cannot_be_read_are_asked_for(federation: Path) -> None:
+    swapped = ["--victim", f"{federation / 'own.py'}:model", "--before", federation / "after.pt"]
+    options = ["--shape", "3,32,32", "--protocol", "fedavg:lr=0.1", "--out", federation / "out"]
+    result = run("invert", federation / "before.pt", *swapped, *options, *QUICK)
+    assert result.exit_code == 2, result.output
+    assert "give --label for each image" in result.stderr
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "no file": (["none.pt"], "found none at"),
     "no weights": (["after.pt", "--before", "none.pt"], "found none at"),

@@ -46,6 +46,7 @@ from gifd.cli.trials import run_trials
 from gifd.errors import InputError, ModelError, UnexplainedError
 from gifd.federation.upload import Upload
 from gifd.images import read_image, read_images
+from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
 from gifd.terminal import one_line_errors
 from gifd.updates import Update
@@ -192,6 +193,13 @@ def invert(
             terminal.note(f"{told}: misfit {each.misfit:.2f}{', used' * (told == best)}")
     observation, fitted = considered[best]
     terminal.note(str(fitted))
+    try:
+        label_hypotheses(observation)
+    except (InputError, ModelError):
+        terminal.note(
+            "the update does not show the labels under this assumption: give --label for each "
+            "image, or another --protocol"
+        )
     images_sent = observation.ledger.batch_size
     if truth is not None and len(truth) != images_sent:
         raise InputError(
