@@ -371,6 +371,12 @@ def test_the_same_weights_twice_are_no_update() -> None:
         from_state_dicts(weights(BEFORE), weights(BEFORE), MODEL)
 
 
+def test_named_arrays_of_words_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "words.npz", note=np.array(["a"]))
+    with pytest.raises(UpdateError, match="expected tensors or arrays of numbers"):
+        read_capture(tmp_path / "words.npz", MODEL)
+
+
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     DELTA.save(tmp_path / "sent")
     assert agrees(read_capture(tmp_path / "sent", MODEL))

@@ -38,9 +38,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         WeightsError: The file is missing, damaged, contains code or no tensor, or gives two
             tensors the same name.
     """
-    if not is_file(path):
-        raise WeightsError(f"expected a weights file, found none at {path}: check the path")
+    return _named(_content(path), path)
+
+
+def read_tensors_or_list(path: Path) -> dict[str, Tensor] | list[Tensor]:
+    """The tensors of a weights file by name, or in order if `torch.save` wrote a list of them.
+
+    Raises:
+        WeightsError: as `read_tensors`.
+    """
     content = _content(path)
+    if isinstance(content, list | tuple) and all(isinstance(t, Tensor) for t in content):
+        return [plain(str(place), tensor, path) for place, tensor in enumerate(content)]
+    return _named(content, path)
+
+
+def _named(content: object, path: Path) -> dict[str, Tensor]:
+    """The tensors of a file's content, by dotted name."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in _flat(content, path):
         if name in tensors:
@@ -51,18 +65,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsError(f"{path} contains no named tensor: expected a dict of tensors")
     return tensors
-
-
-def read_sequence(path: Path) -> list[Tensor] | None:
-    """The tensors of a list that `torch.save` wrote; None if the file holds something else.
-
-    Raises:
-        WeightsError: as `read_tensors`.
-    """
-    content = _content(path)
-    if not isinstance(content, list | tuple) or not all(isinstance(t, Tensor) for t in content):
-        return None
-    return [plain(str(place), tensor, path) for place, tensor in enumerate(content)]
 
 
 def plain(name: str, tensor: Tensor, path: Path) -> Tensor:
@@ -147,8 +149,10 @@ def _content(path: Path) -> object:
     """What a file holds.
 
     Raises:
-        WeightsError: it is damaged or contains code.
+        WeightsError: it is missing, damaged or contains code.
     """
+    if not is_file(path):
+        raise WeightsError(f"expected a weights file, found none at {path}: check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

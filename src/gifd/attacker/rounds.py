@@ -38,14 +38,13 @@ def rounds(observations: Sequence[Observation]) -> Observation:
     first = observations[0]
     if len(observations) == 1:
         return first
+    granted = first.grants()
     for other in observations[1:]:
         if list(other.update) != list(first.update):
             raise InputError("expected rounds of one network, got different parameters")
-        for name, value in first.grants().items():
-            if name != "believed" and other.grants()[name] != value:
-                raise InputError(
-                    f"expected rounds of one {name}, got {value} and {other.grants()[name]}"
-                )
+        for name, value in other.grants().items():
+            if name != "believed" and granted[name] != value:
+                raise InputError(f"expected rounds of one {name}, got {granted[name]} and {value}")
     models = tuple(each.model for each in observations)
     whole = replace(first.model, module=_Copies([model.module for model in models]))
     order = [_named(k, name) for name in first.update for k in range(len(models))]
@@ -81,24 +80,22 @@ class Rounds(Protocol):
     ) -> Update:
         """The inner update at the weights of each round."""
         own, kept = _split(parameters), _split(buffers)
-        if None in own:  # another model, such as a head alone
+        if not own:  # of another model, such as a head alone
             return self.inners[0](model, parameters, buffers, images, labels)
-        each: dict[int | None, Update] = {
+        each = {
             k: self.inners[k](self.models[k], theta, kept.get(k, {}), images, labels)
             for k, theta in own.items()
-            if k is not None
         }
         return _joined(each, parameters)
 
     def as_gradient(self, update: Update, at: Mapping[str, Tensor]) -> Update:
         """Of each round's update, by its own weights."""
         sent, start = _split(update), _split(at)
-        if None in sent:
+        if not sent:
             return self.inners[0].as_gradient(update, at)
-        each: dict[int | None, Update] = {
+        each = {
             k: self.inners[k].as_gradient(Update(own, restarts=update.restarts), start[k])
             for k, own in sent.items()
-            if k is not None
         }
         return _joined(each, update, update.restarts)
 
@@ -107,7 +104,7 @@ class Rounds(Protocol):
     ) -> Sequence[Mapping[str, Tensor]]:
         """Those of the first round; the others' stay where they are."""
         own, sent = _split(parameters), _split(update)
-        if None in own:
+        if not own:
             return self.inners[0].visited(parameters, update)
         path = self.inners[0].visited(own[0], Update(sent[0]))
         return [
@@ -149,24 +146,18 @@ def _named(k: int, name: str) -> str:
     return f"rounds.{k}.{name}"
 
 
-def _split(tensors: Mapping[str, Tensor]) -> dict[int | None, dict[str, Tensor]]:
-    """The tensors of each round under their own names; those of no round under None."""
-    found: dict[int | None, dict[str, Tensor]] = {}
+def _split(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The tensors of each round under their own names; none if they are not of rounds."""
+    found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        parts = _NAME.fullmatch(name)
-        key, own = (None, name) if parts is None else (int(parts[1]), parts[2])
-        found.setdefault(key, {})[own] = tensor
+        if parts := _NAME.fullmatch(name):
+            found.setdefault(int(parts[1]), {})[parts[2]] = tensor
     return found
 
 
 def _joined(
-    each: Mapping[int | None, Update], like: Mapping[str, Tensor], restarts: int | None = None
+    each: Mapping[int, Update], like: Mapping[str, Tensor], restarts: int | None = None
 ) -> Update:
     """The rounds' tensors under their names, in the order of `like`."""
-    found = {
-        _named(k, name): tensor
-        for k, update in each.items()
-        if k is not None
-        for name, tensor in update.items()
-    }
+    found = {_named(k, name): t for k, update in each.items() for name, t in update.items()}
     return Update({name: found[name] for name in like}, restarts=restarts)

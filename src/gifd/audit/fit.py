@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -12,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
+from gifd.audit.stand_ins import stand_ins
 from gifd.audit.statistics import Kind, Statistics
 from gifd.errors import InputError, ModelError
 from gifd.leakage.labels import label_hypotheses
-from gifd.search.leaves import dead_leaves
 from gifd.updates import Update
 
 
@@ -94,7 +93,7 @@ def fit(
     batch = observation.ledger.batch_size
     draw = _labels(observation, rng) if labels is None else lambda: labels
     noise = observation.protocol.noise(batch)
-    updates: list[Update] = []
+    statistics = Statistics(observation)
     with torch.no_grad():
         for _ in range(clients):
             images = stand_ins(batch, observation.ledger.image_shape, rng)
@@ -102,10 +101,9 @@ def fit(
             sent = observation.as_gradient(observation.replay(images, draw())).detach()
             if noise:
                 sent = sent.map(lambda t: t + noise * torch.randn(t.shape, generator=rng).to(t))
-            updates.append(sent)
-    statistics = Statistics(observation)
-    shown = [_shown(observation, each) for each in (*updates, observation.gradient)]
-    away, higher = _away(statistics(shown))
+            statistics.add(_shown(observation, sent))
+    statistics.add(_shown(observation, observation.gradient))
+    away, higher = _away(statistics.table())
     largest = away.amax(1)
     return Fit(
         misfit=float(largest[-1] / largest[:-1].max()),
@@ -154,22 +152,8 @@ def _labels(observation: Observation, rng: torch.Generator) -> Callable[[], Int[
     return draw
 
 
-def stand_ins(
-    count: int, image_shape: tuple[int, int, int], rng: torch.Generator
-) -> Float[Tensor, "N C H W"]:
-    """Dead leaves of few shapes or many, of random contrast and brightness, in [0, 1]."""
-    few, many = math.log(_SHAPES[0]), math.log(_SHAPES[1])
-    shapes = torch.empty(count).uniform_(few, many, generator=rng).exp().int().tolist()
-    images = torch.cat([dead_leaves(1, image_shape, rng, each) for each in shapes])
-    contrast = torch.empty(count, 1, 1, 1).uniform_(-1, 1, generator=rng).mul(_CONTRAST).exp()
-    added = torch.empty(count, 1, 1, 1).uniform_(-_BRIGHTNESS, _BRIGHTNESS, generator=rng)
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return ((images - mean) * contrast + mean + added).clamp(0, 1)
-
-
 _DOUBT = 0.25
 """The share of estimated labels that is taken to be wrong."""
-_SHAPES, _CONTRAST, _BRIGHTNESS = (3, 150), 1.0, 0.4
 _REASONS = 3
 _LEAST_SPREAD = 0.05
 """Added to the standard deviation: statistics of smaller differences do not count."""

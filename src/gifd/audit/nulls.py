@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.audit.fit import stand_ins
+from gifd.audit.stand_ins import stand_ins
 from gifd.search import Comparison, Measure
 from gifd.search.smoothing import smoothed_replay
 

@@ -95,8 +95,8 @@ class Statistics:
     """A part beyond the rank that rounding to half precision leaves."""
 
     def __init__(self, observation: Observation) -> None:
-        self._observation = observation
         model = observation.model
+        self._images = observation.ledger.batch_size
         self._weight: str | None = None
         self._bias: str | None = None
         with suppress(ModelError):  # without a linear head
@@ -108,20 +108,32 @@ class Statistics:
             for name, tensor in model.parameters.items()
             if tensor.numel() > self.SAMPLE
         }
-        self.kinds: list[Kind] = []
+        self._weights = {name: t.double().flatten() for name, t in model.parameters.items()}
+        self._numbers: list[dict[Kind, float]] = []
+        self._samples: dict[str, list[Float[Tensor, "S"]]] = {n: [] for n in model.parameters}
 
-    def __call__(self, gradients: list[Update]) -> Float[Tensor, "N K"]:
-        """N updates' statistics; `kinds` names them afterwards."""
-        own = [self._of(gradient) for gradient in gradients]
-        self.kinds = [*own[0], *(Kind("likeness", name) for name in gradients[0])]
-        rows = torch.tensor([list(each.values()) for each in own], dtype=torch.float64)
-        return torch.cat([rows, self._likeness(gradients)], 1)
+    def add(self, gradient: Update) -> None:
+        """Count an update; only its statistics and samples are kept."""
+        self._numbers.append(self._of(gradient))
+        for name, tensor in gradient.items():
+            numbers = tensor.flatten()
+            places = self._places.get(name)
+            self._samples[name].append(numbers if places is None else numbers[places])
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What the columns of the table are."""
+        return [*self._numbers[0], *(Kind("likeness", name) for name in self._samples)]
+
+    def table(self) -> Float[Tensor, "N K"]:
+        """The statistics of the updates that were added, in this order."""
+        rows = [list(each.values()) for each in self._numbers]
+        return torch.cat([torch.tensor(rows, dtype=torch.float64), self._likeness()], 1)
 
     def _of(self, gradient: Update) -> dict[Kind, float]:
         found: dict[Kind, float] = {}
         for name, tensor in gradient.items():
-            numbers = tensor.double().flatten()
-            weights = self._observation.model.parameters[name].double().flatten()
+            numbers, weights = tensor.double().flatten(), self._weights[name]
             size = float(numbers.square().mean().sqrt()) + _TINY
             even = float(numbers.abs().mean()) / size
             lengths = float(numbers.norm() * weights.norm())
@@ -140,18 +152,16 @@ class Statistics:
 
     def _directions(self, weight: Tensor) -> tuple[float, float]:
         values = torch.linalg.svdvals(weight.detach().cpu().double().flatten(1))
-        images = min(self._observation.ledger.batch_size, len(values))
+        images = min(self._images, len(values))
         whole = values.norm() + _TINY
         beyond, last = values[images:].norm() / whole, values[images - 1] / whole
         return math.log10(float(beyond) + self.ROUNDING), math.log10(float(last) + self.ROUNDING)
 
-    def _likeness(self, gradients: list[Update]) -> Float[Tensor, "N K"]:
+    def _likeness(self) -> Float[Tensor, "N K"]:
         columns = []
-        for name in gradients[0]:
-            rows = torch.stack([gradient[name].flatten() for gradient in gradients])
-            if name in self._places:
-                rows = rows[:, self._places[name]]
-            rows = rows.double() / (rows.double().norm(dim=1, keepdim=True) + _TINY)
+        for samples in self._samples.values():
+            rows = torch.stack(samples).double()
+            rows = rows / (rows.norm(dim=1, keepdim=True) + _TINY)
             cosines = rows @ rows.T
             columns.append((cosines.sum(1) - cosines.diagonal()) / (len(rows) - 1))
         return torch.stack(columns, 1).cpu()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -15,7 +14,7 @@ from gifd.attacker.observation import Observation
 from gifd.attacks import Reconstruction
 from gifd.audit import Fit, null_distances
 from gifd.campaign.planned import Planned
-from gifd.campaign.record import Evidence, Number, Outcome
+from gifd.campaign.record import Evidence, Outcome, finite
 from gifd.campaign.recording import Recording
 from gifd.metrics import Metric
 
@@ -80,16 +79,12 @@ class Inversion(Planned[None]):
             Evidence(
                 update=self.update,
                 notes=list(self.notes),
-                misfit=_finite(self.fit.misfit),
+                misfit=finite(self.fit.misfit),
                 explained=self.fit.explained,
                 reason=self.fit.reason,
                 simulated=self.fit.clients,
-                considered={name: _finite(value) for name, value in self.considered.items()},
-                null_distances=[_finite(null) for null in nulls],
+                considered={name: finite(value) for name, value in self.considered.items()},
+                null_distances=[finite(null) for null in nulls],
                 agreement=phase.agreement,
             ),
         )
-
-
-def _finite(value: float) -> Number:
-    return value if math.isfinite(value) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,11 @@ from gifd.campaign.renamed import ATTACKERS
 
 Number = float | None
 """None for infinity and NaN, which JSON does not have."""
+
+
+def finite(value: float) -> Number:
+    """The value, or None."""
+    return value if math.isfinite(value) else None
 
 
 class Scores(BaseModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,11 +20,11 @@ from gifd.attacks import Attack, Reconstruction
 from gifd.campaign.record import (
     Evidence,
     ImageRecord,
-    Number,
     Outcome,
     PhaseRecord,
     Record,
     as_scores,
+    finite,
 )
 from gifd.metrics import Metric, match, score
 
@@ -93,7 +92,7 @@ class Recording:
                 label_used=used[place],
                 prior_label=None if asked is None else int(asked[place]),
                 original_size=size,
-                **as_scores({metric: _finite(values[metric][i]) for metric in values}),
+                **as_scores({metric: finite(values[metric][i]) for metric in values}),
             )
             for i, (name, place, size) in enumerate(zip(self.names, order, sizes, strict=True))
         ]
@@ -103,7 +102,7 @@ class Recording:
             attack=self.attack.name,
             preset=self.attack.preset,
             **_means(values),
-            distance=_finite(found.distance),
+            distance=finite(found.distance),
             selection=str(found.selection),
             phase=found.phase,
             seconds=found.seconds,
@@ -122,9 +121,9 @@ class Recording:
             phases=[
                 PhaseRecord(
                     name=phase.name,
-                    distance=_finite(phase.distance),
+                    distance=finite(phase.distance),
                     **_means(self._scores(phase.images)),
-                    curve=[[_finite(value) for value in row] for row in phase.curve],
+                    curve=[[finite(value) for value in row] for row in phase.curve],
                     smoothing=phase.measure.smoothing,
                     restarts=list(phase.restarts),
                     best_restart=phase.best_restart,
@@ -151,17 +150,13 @@ class Recording:
 
 def _means(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Each metric's mean over the batch."""
-    return as_scores({name: _finite(sum(each) / len(each)) for name, each in values.items()})
+    return as_scores({name: finite(sum(each) / len(each)) for name, each in values.items()})
 
 
 def _sha256(image: Tensor) -> str:
     """SHA-256 of the image's pixels in 8 bits."""
     pixels = (image.cpu() * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
     return hashlib.sha256(pixels).hexdigest()
-
-
-def _finite(value: float) -> Number:
-    return value if math.isfinite(value) else None
 
 
 def _tf32(device: torch.device) -> bool | None:

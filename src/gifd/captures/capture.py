@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -127,10 +127,7 @@ def at_weights(weights: Arrays, model: Model) -> tuple[Model, tuple[str, ...]]:
         UpdateError: they do not fit the model.
     """
     wanted = model.module.state_dict()
-    if isinstance(weights, Mapping):
-        given, told = renamed(_tensors(weights.items()), list(wanted))
-    else:
-        given, told = _by_order(_tensors(enumerate(weights)), model, "the weights"), ""
+    given, told = _named(weights, wanted, model, "the weights")
     missing = [n for n in wanted if n not in given and not n.endswith("num_batches_tracked")]
     unknown = [name for name in given if name not in wanted]
     if missing or unknown:
@@ -163,12 +160,10 @@ def _capture(found: Mapping[str, Tensor], model: Model, told: Iterable[str]) -> 
 
 def _fitted(arrays: Arrays, model: Model, what: str) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of the trained parameters, on the CPU, and what was done to the others."""
-    if isinstance(arrays, Mapping):
-        given, told = renamed(_tensors(arrays.items()), _known(model))
-    else:
-        given, told = _by_order(_tensors(enumerate(arrays)), model, what), ""
+    wanted, own = model.parameters, {*model.parameters, *model.buffers}
+    given, told = _named(arrays, own, model, what)
     notes = [f"{what}: {told}"] if told else []
-    wanted, known = model.parameters, {*_known(model), *model.module.state_dict()}
+    known = own.union(model.module.state_dict())
     missing = [name for name in wanted if name not in given]
     extra = [name for name in given if name not in wanted]
     dropped = [name for name in extra if name in known or _is_statistic(name)]
@@ -176,12 +171,22 @@ def _fitted(arrays: Arrays, model: Model, what: str) -> tuple[dict[str, Tensor],
     if missing or unknown:
         raise UpdateError(_unfit(what, missing, unknown, model))
     if dropped:
-        kinds = {"frozen" if name in _frozen(model) else "buffers" for name in dropped}
+        frozen = {name for name, p in model.module.named_parameters() if not p.requires_grad}
+        kinds = {"frozen" if name in frozen else "buffers" for name in dropped}
         notes.append(
             f"{what}: {len(dropped)} tensors that are not trained were left out "
             f"({' and '.join(sorted(kinds))})"
         )
     return {name: given[name] for name in wanted}, notes
+
+
+def _named(
+    arrays: Arrays, known: Collection[str], model: Model, what: str
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors under the model's names, and what was changed in their own."""
+    if isinstance(arrays, Mapping):
+        return renamed(_tensors(arrays.items()), known)
+    return _by_order(_tensors(enumerate(arrays)), model, what), ""
 
 
 def _tensors(items: Any) -> dict[Any, Tensor]:
@@ -191,7 +196,7 @@ def _tensors(items: Any) -> dict[Any, Tensor]:
             found[name] = array.detach().cpu()
             continue
         try:
-            found[name] = torch.from_numpy(np.ascontiguousarray(array))
+            found[name] = torch.from_numpy(np.asarray(array, order="C"))
         except (TypeError, ValueError) as error:
             raise UpdateError(
                 f"expected tensors or arrays of numbers, got {type(array).__name__} at "
@@ -250,14 +255,6 @@ def _close(given: Tensor, own: Tensor) -> bool:
         return True  # `conform` says so
     away = (given.double() - own.detach().cpu().double()).norm()
     return float(away) <= 1e-2 * float(own.double().norm()) + 1e-12
-
-
-def _known(model: Model) -> set[str]:
-    return {*model.parameters, *model.buffers}
-
-
-def _frozen(model: Model) -> set[str]:
-    return {name for name, p in model.module.named_parameters() if not p.requires_grad}
 
 
 def _is_statistic(name: str) -> bool:

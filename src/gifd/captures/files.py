@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gifd.captures.capture import Arrays, Capture, at_weights, from_arrays
 from gifd.captures.names import renamed
 from gifd.errors import UpdateError, WeightsError, one_line
 from gifd.files import BROKEN_ZIP, is_file
 from gifd.model import Model
-from gifd.tensor_files import read_sequence, read_tensors
+from gifd.tensor_files import read_tensors_or_list
 
 _ROOM = 4
 """How many times the model's numbers, in float64, an archive may hold."""
@@ -59,9 +57,7 @@ def _read(path: Path, model: Model) -> Arrays:
         )
     if path.suffix == ".npz":
         return _arrays(path, model)
-    if (listed := read_sequence(path)) is not None:
-        return listed
-    return read_tensors(path)
+    return read_tensors_or_list(path)
 
 
 def _arrays(path: Path, model: Model) -> Arrays:
@@ -90,15 +86,11 @@ def _inner(arrays: Arrays, model: Model) -> Arrays:
         return arrays
     trained = set(model.parameters)
     known = trained | set(model.buffers)
-    tensors: dict[str, Tensor] = {
-        name: array if isinstance(array, Tensor) else torch.from_numpy(array)
-        for name, array in arrays.items()
-    }
-    if trained <= set(renamed(tensors, known)[0]):
-        return tensors
+    if trained <= set(renamed(arrays, known)[0]):
+        return arrays
     for depth in (1, 2):
-        for prefix in dict.fromkeys(".".join(n.split(".")[:depth]) + "." for n in tensors):
-            part = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for prefix in dict.fromkeys(".".join(n.split(".")[:depth]) + "." for n in arrays):
+            part = {name: array for name, array in arrays.items() if name.startswith(prefix)}
             if part and trained <= set(renamed(part, known)[0]):
                 return part
-    return tensors
+    return arrays

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-
-from torch import Tensor
+from typing import TypeVar
 
 from gifd.errors import UpdateError, one_line
+
+T = TypeVar("T")
 
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_module)\.")
 """What `torch.compile` and Opacus add to a name, at any place."""
 
 
-def renamed(given: Mapping[str, Tensor], known: Collection[str]) -> tuple[dict[str, Tensor], str]:
+def renamed(given: Mapping[str, T], known: Collection[str]) -> tuple[dict[str, T], str]:
     """The tensors under the model's names, as far as a common prefix hides them.
 
     Parts that `torch.compile` and Opacus insert are removed. Then the prefix that all names have
@@ -42,7 +43,7 @@ def renamed(given: Mapping[str, Tensor], known: Collection[str]) -> tuple[dict[s
         if found > most:
             best, most = tried, found
             told = _joined(_removed(bare), f"the prefix '{one_line(prefix, 40)}' was added")
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, T] = {}
     for name, own in best.items():
         if own in seen:
             raise UpdateError(

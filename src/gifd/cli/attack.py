@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,6 @@ import torch
 import typer
 
 from gifd import catalog, terminal
-from gifd.campaign.store import Store
 from gifd.campaign.trial import Trial
 from gifd.cli.choices import (
     chosen_attacker,
@@ -26,11 +24,12 @@ from gifd.cli.choices import (
     chosen_victim,
 )
 from gifd.cli.options import (
-    LAST_SEED,
+    Classes,
     Device,
     Evaluations,
     MaxMemory,
     Offline,
+    Out,
     Preset,
     Prior,
     PriorOption,
@@ -40,7 +39,9 @@ from gifd.cli.options import (
     Seed,
     Steps,
     Victim,
+    VictimSeed,
     device_of,
+    store_at,
 )
 from gifd.cli.trials import run_trials
 from gifd.errors import InputError
@@ -110,7 +111,7 @@ def attack(
         ),
     ] = "adaptive",
     protocol: Protocol = "fedsgd",
-    classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
+    classes: Classes = 10,
     label_mapping: Annotated[
         str | None,
         typer.Option(
@@ -119,9 +120,7 @@ def attack(
         ),
     ] = None,
     size: Annotated[int, typer.Option(help="Images are cropped to size x size.", min=16)] = 64,
-    victim_seed: Annotated[
-        int, typer.Option(help="Seed of the victim's weights.", min=0, max=LAST_SEED)
-    ] = 0,
+    victim_seed: VictimSeed = 0,
     seed: Seed = 0,
     device: Device = "auto",
     max_memory: MaxMemory = None,
@@ -134,9 +133,7 @@ def attack(
     ] = None,
     lpips: Annotated[bool, typer.Option("--lpips", hidden=True)] = False,
     offline: Offline = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. Default: runs/<date and time>.")
-    ] = None,
+    out: Out = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per trial on stdout.")
     ] = False,
@@ -189,7 +186,7 @@ def attack(
         terminal.note(f"no attack here uses a prior: {', '.join(unused)} not used")
     asked = [*(metric or ()), *(["lpips"] if lpips else [])]  # --lpips: its name until 0.2
     metrics = chosen_metrics(asked, offline=offline)
-    store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    store = store_at(out)
     sizes = _sizes(images, size)
     origin = {"name": victim, "classes": classes, "seed": victim_seed}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,6 @@ from gifd.attacker.observe import observe
 from gifd.attacker.rounds import rounds
 from gifd.audit import Fit, fit
 from gifd.campaign.inversion import Inversion
-from gifd.campaign.store import Store
 from gifd.captures import read_capture, read_weights
 from gifd.cli.choices import (
     chosen_attacks,
@@ -27,11 +25,12 @@ from gifd.cli.choices import (
     chosen_victim,
 )
 from gifd.cli.options import (
-    LAST_SEED,
+    Classes,
     Device,
     Evaluations,
     MaxMemory,
     Offline,
+    Out,
     Preset,
     Prior,
     PriorOption,
@@ -40,7 +39,9 @@ from gifd.cli.options import (
     Seed,
     Steps,
     Victim,
+    VictimSeed,
     device_of,
+    store_at,
 )
 from gifd.cli.trials import run_trials
 from gifd.errors import InputError, ModelError, UnexplainedError
@@ -73,10 +74,8 @@ def invert(
         ),
     ] = None,
     victim: Victim = "resnet18",
-    classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
-    victim_seed: Annotated[
-        int, typer.Option(help="Seed of a built-in victim's weights.", min=0, max=LAST_SEED)
-    ] = 0,
+    classes: Classes = 10,
+    victim_seed: VictimSeed = 0,
     shape: Annotated[
         str, typer.Option(help="Channels, height and width of the private images.")
     ] = "3,64,64",
@@ -130,9 +129,7 @@ def invert(
     device: Device = "auto",
     max_memory: MaxMemory = None,
     offline: Offline = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. Default: runs/<date and time>.")
-    ] = None,
+    out: Out = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per attack on stdout.")
     ] = False,
@@ -206,7 +203,7 @@ def invert(
             f"expected as many --private images as --batch-size, {images_sent}, got {len(truth)}"
         )
     metrics = chosen_metrics(offline=offline) if truth is not None else []
-    store = Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    store = store_at(out)
     older = len(list(store))
 
     def attempts() -> Iterator[Inversion]:

@@ -13,7 +13,7 @@ from gifd import catalog, terminal
 from gifd.attacker.observe import observe
 from gifd.captures import read_capture
 from gifd.cli.choices import chosen_victim
-from gifd.cli.options import LAST_SEED, Protocol, Victim
+from gifd.cli.options import Classes, Protocol, Victim, VictimSeed
 from gifd.errors import InputError
 from gifd.federation.upload import Upload
 from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
@@ -29,11 +29,9 @@ def labels(
     ],
     batch_size: Annotated[int, typer.Option(help="Number of private images.", min=1)],
     victim: Victim = "resnet18",
-    classes: Annotated[int, typer.Option(help="Classes of a built-in victim.")] = 10,
+    classes: Classes = 10,
     size: Annotated[int, typer.Option(help="Side of the private images.", min=8)] = 64,
-    victim_seed: Annotated[
-        int, typer.Option(help="Seed of a built-in victim's weights.", min=0, max=LAST_SEED)
-    ] = 0,
+    victim_seed: VictimSeed = 0,
     estimator: Annotated[
         str, typer.Option(help=f"One of {', '.join([*catalog.LABELS, 'own-images'])}.")
     ] = "dummy-mean",

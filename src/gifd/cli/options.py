@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
+from gifd.campaign.store import Store
 from gifd.errors import InputError, one_line
 from gifd.terminal import note
 
@@ -31,6 +33,13 @@ Victim = Annotated[
     typer.Option(
         help="From 'gifd list', or your own: 'package.module:object' or 'file.py:object'."
     ),
+]
+Classes = Annotated[int, typer.Option(help="Classes of a built-in victim.")]
+VictimSeed = Annotated[
+    int, typer.Option(help="Seed of a built-in victim's weights.", min=0, max=LAST_SEED)
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the results. Default: runs/<date and time>.")
 ]
 Evaluations = Annotated[
     int | None,
@@ -62,6 +71,11 @@ PublicImages = Annotated[
     ),
 ]
 Restarts = Annotated[int | None, typer.Option(help="Number of parallel searches.", min=1)]
+
+
+def store_at(out: Path | None) -> Store:
+    """The store in the folder that `Out` names."""
+    return Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
 
 
 MaxMemory = Annotated[

@@ -28,7 +28,7 @@ from torch import Tensor
 from gifd.attacker.observe import observe
 from gifd.attacks import Attack, peel
 from gifd.audit import Fit, fit
-from gifd.audit.fit import stand_ins
+from gifd.audit.stand_ins import stand_ins
 from gifd.captures import at_weights, from_state_dicts
 from gifd.errors import GifdError, InputError, UnexplainedError
 from gifd.federation.protocols import Protocol
@@ -186,14 +186,12 @@ class LeakageMod:
             protocol=self.protocol,
             image_shape=self.image_shape,
             batch_size=len(images),
-            labels=labels,
+            labels=None if own is None else labels,
         )
-        if own is None:
-            upload = replace(upload, labels=None)
         fitted = fit(observe(upload), seed=self.seed)
         if own is None:
-            simulated = self.protocol(model, model.parameters, model.buffers, images, labels)
-            upload = replace(upload, update=simulated.detach(), labels=labels)
+            simulated = upload.replay(images, labels).detach()
+            upload = replace(upload, update=simulated, labels=labels)
         psnr = self._reconstructed(upload, images)
         return Leak(
             psnr=psnr,

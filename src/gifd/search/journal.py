@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
@@ -91,7 +91,7 @@ class Journal:
         Raises:
             InputError: the file cannot be written.
         """
-        standing = stand.standing
+        standing, names = stand.standing, [phase.name for phase in phases]
         tensors = {f"state/{name}": tensor for name, tensor in standing.state.items()}
         tensors |= {f"notes/{name}": tensor for name, tensor in standing.notes.items()}
         for name in ("labels", "numbers", "alive", "distance"):
@@ -106,11 +106,11 @@ class Journal:
                 tensors[f"labels/{n}/{place}"] = result.labels
                 results[-1].append(
                     {name: getattr(result, name) for name in _PLAIN}
-                    | {"phase": [phase.name for phase in phases].index(result.name)}
+                    | {"phase": names.index(result.name)}
                 )
         told = {
             "key": self.key,
-            "phases": [phase.name for phase in phases],
+            "phases": names,
             "done": stand.done,
             "results": results,
             "dropped": stand.dropped,
@@ -166,15 +166,5 @@ class Journal:
         )
 
 
-_PLAIN = (
-    "name",
-    "distance",
-    "curve",
-    "restarts",
-    "best_restart",
-    "dropped",
-    "agreement",
-    "evaluations",
-    "seconds",
-)
-"""What of a phase's result is no tensor."""
+_PLAIN = [f.name for f in fields(PhaseResult) if f.name not in ("images", "labels", "measure")]
+"""What of a phase's result is no tensor, and does not follow from the phase."""
