@@ -278,6 +278,7 @@ STRENGTHS = {
     "ats": "ats",
     "precode": "precode:width=8",
     "aggregate": "aggregate:clients=2",
+    "hide": "hide:parts=head",
 }
 every_defence = pytest.mark.parametrize("defence", list(catalog.DEFENSES))
 

@@ -16,13 +16,22 @@ from gifd.audit import Fit, fit, null_distances
 from gifd.audit.statistics import Kind
 from gifd.errors import InputError
 from gifd.federation.client import Client
-from gifd.federation.defenses import Clip, Defense, Noise, Quantize, Soteria, Sparsify, wrapped
+from gifd.federation.defenses import (
+    Clip,
+    Defense,
+    Hide,
+    Noise,
+    Quantize,
+    Soteria,
+    Sparsify,
+    wrapped,
+)
 from gifd.federation.optimizers import SGD, Adam
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.federation.upload import Upload
+from gifd.leaves import dead_leaves
 from gifd.model import Model
 from gifd.search import Cosine, Measure
-from gifd.search.leaves import dead_leaves
 from gifd.updates import Update
 from gifd.victims import ConvNet
 
@@ -125,7 +134,8 @@ def test_another_client_is_not_explained(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "defense", [Noise(std=0.1), Clip(norm=0.1), Sparsify(rate=0.9), Soteria(rate=0.5)]
+    "defense",
+    [Noise(std=0.1), Clip(norm=0.1), Sparsify(rate=0.9), Soteria(rate=0.5), Hide(parts="head")],
 )
 def test_a_defence_that_is_believed_in_is_explained(defense: Defense) -> None:
     model = model_of(0)

@@ -32,6 +32,7 @@ from gifd.federation.defenses import (
     Censor,
     Clip,
     Defense,
+    Hide,
     Laplace,
     Noise,
     Precode,
@@ -66,6 +67,8 @@ DETERMINISTIC: list[Defense] = [
     Quantize(scheme="bf16"),
     DPSGD(noise=0.0, norm=0.7),
     Aggregate(clients=2),
+    Hide(parts="head"),
+    Hide(all_but="body.1+*.bias"),
     ATS(),
     ATS(policies="7-0+43-4", seed=3),
 ]
@@ -726,3 +729,72 @@ def test_the_agreed_protocol_is_replayed_without_the_defences() -> None:
     assert float(upload.update.norm()) == pytest.approx(1e-3, rel=1e-3)
     replayed = upload.replay(secret.images, secret.labels).detach()
     torch.testing.assert_close(replayed.tensors, bare().tensors)
+
+
+# -- parts that are not sent ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("defense", "hidden"),
+    [
+        (Hide(parts="head"), {"fc.weight", "fc.bias"}),
+        (Hide(parts="fc"), {"fc.weight", "fc.bias"}),
+        (Hide(parts="fc.weight+body.0.1"), {"fc.weight", "body.0.1.weight", "body.0.1.bias"}),
+        (Hide(parts="*.bias"), {n for n in VICTIM.parameters if n.endswith("bias")}),
+        (Hide(all_but="body.2"), {n for n in VICTIM.parameters if not n.startswith("body.2.")}),
+    ],
+    ids=repr,
+)
+def test_what_is_hidden_is_zero_and_the_rest_unchanged(defense: Hide, hidden: set[str]) -> None:
+    observation, plain = defended(defense), bare()
+    for name, tensor in observation.update.items():
+        expected = torch.zeros_like(tensor) if name in hidden else plain[name]
+        assert torch.equal(tensor, expected)
+        assert observation.hides(name) is (name in hidden)
+
+
+def test_a_part_named_head_comes_before_the_head() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.out = nn.Conv2d(3, 4, 3), nn.Linear(4, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.head(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+    model = Model(module=Own())
+    assert Hide(parts="head").hidden(model, (3, 16, 16)) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Hide(), "joined by '[+]'"),
+        (lambda: Hide(parts="fc", all_but="fc"), "joined by '[+]'"),
+        (lambda: Hide(parts="fc++body"), "joined by '[+]'"),
+        (lambda: defended(Hide(parts="fc.wieght")), "nearest is 'fc.weight'"),
+        (lambda: defended(Hide(parts="body.9")), "got 'body.9'"),
+        (lambda: defended(Hide(parts="body+fc")), "something to send"),
+        (
+            lambda: defended(
+                Hide(parts="head"),
+                model=Model(module=nn.Sequential(nn.Conv2d(3, 7, 16), nn.Flatten())),
+            ),
+            "name of the head.*last layer is linear",
+        ),
+    ],
+)
+def test_parts_that_there_are_not_are_refused(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(InputError, match=says) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("parts", ["fc", "body.0", "*.bias", "fc.weight+body.1"])
+def test_parts_that_are_missing_are_guessed(parts: str) -> None:
+    client = Client(model=VICTIM, defenses=(Hide(parts=parts),))
+    upload, _ = client.step(*images(0))
+    (found,) = guessed(upload)
+    assert isinstance(found, Hide)
+    expected = Hide(parts=parts).hidden(VICTIM, (3, 16, 16))
+    assert found.hidden(VICTIM, (3, 16, 16)) == expected

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -12,11 +12,13 @@ from gifd.attacker.observation import Observation
 from gifd.attacker.observe import observe
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
+from gifd.federation.defenses import Hide
 from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.leakage.counts import (
     AuxiliaryLeastSquares,
     ClassEmbeddings,
+    ClassMeans,
     Distinct,
     DummyMean,
     HeadGradient,
@@ -24,6 +26,7 @@ from gifd.leakage.counts import (
     LabelEstimate,
     LabelEstimator,
 )
+from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
 from gifd.victims import ConvNet
 
@@ -98,7 +101,9 @@ def test_impact_counts_repeats_among_many_classes(seeded: Seeded) -> None:
 
 
 @pytest.mark.parametrize(
-    "estimator", [Distinct(), DummyMean(), ClassEmbeddings(), auxiliary()], ids=repr
+    "estimator",
+    [Distinct(), DummyMean(), ClassEmbeddings(), ClassMeans(), auxiliary()],
+    ids=repr,
 )
 @pytest.mark.parametrize("batch", [1, 4])
 def test_every_estimator_reads_an_untrained_network(
@@ -111,7 +116,9 @@ def test_every_estimator_reads_an_untrained_network(
     assert int(found.counts.sum()) == batch
 
 
-@pytest.mark.parametrize("estimator", [DummyMean(), ClassEmbeddings(), auxiliary()], ids=repr)
+@pytest.mark.parametrize(
+    "estimator", [DummyMean(), ClassEmbeddings(), ClassMeans(), auxiliary()], ids=repr
+)
 def test_repeats_in_a_large_batch_are_counted(estimator: LabelEstimator, seeded: Seeded) -> None:
     labels = [0] * 9 + [2] * 5 + [3] * 1 + [5] * 9
     module = seeded(0, lambda: ConvNet(CLASSES, width=8))
@@ -221,3 +228,30 @@ def test_own_images_see_what_local_steps_change(
     assert auxiliary()(observation).counts.tolist() == counts(labels)
     monkeypatch.setattr(FedAvg, "visited", Protocol.visited)  # as though all were at the start
     assert near < 0.7 * wrong(auxiliary())
+
+
+@given(
+    st.integers(0, CLASSES - 1),
+    st.sampled_from(["head", "fc.weight", "fc.bias", "fc+body.3"]),
+    st.sampled_from([FedSGD(), FedAvg(steps=2, lr=0.01)]),
+)
+@settings(max_examples=20)
+def test_a_label_is_read_without_the_head(label: int, parts: str, protocol: Protocol) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = ConvNet(CLASSES, width=8).eval()
+    hide = Hide(parts=parts)
+    client = Client(model=Model(module=module), protocol=protocol, defenses=(hide,))
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(label))
+    upload, _ = client.step(images, torch.tensor([label]))
+    observation = observe(upload, defenses=(hide,))
+    assert ClassMeans()(observation).labels.tolist() == [label]
+    assert label_hypotheses(observation)[0].tolist() == [[label]]
+
+
+def test_what_does_not_depend_on_labels_shows_none(seeded: Seeded) -> None:
+    module = seeded(0, lambda: ConvNet(CLASSES, width=8))
+    model = Model(module=module, loss=lambda logits, labels: logits.square().mean())
+    upload, _ = Client(model=model).step(torch.rand(1, 3, 16, 16), torch.tensor([1]))
+    with pytest.raises(ModelError, match="depends on the labels"):
+        ClassMeans()(observe(upload))

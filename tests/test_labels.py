@@ -37,9 +37,10 @@ def observed(
     *,
     seed: int = 0,
     grant: bool = False,
+    side: int = 8,
 ) -> Observation:
     rng = torch.Generator().manual_seed(seed)
-    images = torch.rand(len(labels), 3, 8, 8, generator=rng)
+    images = torch.rand(len(labels), 3, side, side, generator=rng)
     client = Client(model=Model(module=module), protocol=protocol, grant_labels=grant)
     return observe(client.step(images, torch.tensor(labels))[0])
 
@@ -87,12 +88,46 @@ def test_the_labels_of_a_batch_are_estimated() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_model_without_a_linear_head_needs_granted_labels() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten())
-    with pytest.raises(ModelError, match=r"last layer is linear .* grant the labels") as error:
-        infer_label(observed(module, [4]))
+class LogSoftmax(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x).log_softmax(1)  # type: ignore[no-any-return]
+
+
+def frozen_head() -> nn.Module:
+    module = ConvNet(5, width=8).eval()
+    module.fc.requires_grad_(False)
+    return module
+
+
+HEADLESS = {
+    "convolution": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 6), nn.Flatten()
+    ),
+    "log-softmax": LogSoftmax,
+    "frozen": frozen_head,
+}
+
+
+@pytest.mark.parametrize("kind", HEADLESS)
+@pytest.mark.parametrize("label", range(5))
+def test_without_a_linear_head_the_rest_of_the_update_shows_the_label(
+    kind: str, label: int
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = HEADLESS[kind]()
+    side = 16 if kind == "frozen" else 8
+    observation = observed(module, [label], seed=label, side=side)
+    with pytest.raises(ModelError, match=r"linear.*grant the labels") as error:
+        infer_label(observation)
     assert "\n" not in str(error.value)
-    assert label_hypotheses(observed(module, [4], grant=True))[1] == "granted"
+    labels, source = label_hypotheses(observation)
+    assert (labels.tolist(), source) == ([[label]], "estimated")
+    assert label_hypotheses(observed(module, [label], grant=True, side=side))[1] == "granted"
 
 
 def test_a_client_that_is_certain_shows_no_label() -> None:

@@ -373,8 +373,8 @@ def test_a_scale_does_not_hide(victim: Model) -> None:
         assert min(psnr(peel()(observation).images, images)) > FOUND
 
 
-EXPLAINED = ("clip", "soteria", "ats", "censor", "aggregate")
-"""These scale the gradient, hide the head's, or send the gradient of other images."""
+EXPLAINED = ("clip", "soteria", "ats", "censor", "aggregate", "hide")
+"""These scale the gradient, hide parts of it, or send the gradient of other images."""
 
 
 @pytest.mark.parametrize("defence", list(catalog.DEFENSES))

@@ -20,9 +20,9 @@ from gifd.federation.defenses import Clip, Defense, Noise, Sparsify
 from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.federation.upload import Upload
+from gifd.leaves import dead_leaves
 from gifd.metrics import MSE
 from gifd.model import Model
-from gifd.search.leaves import dead_leaves
 from gifd.victims import ConvNet
 
 pytestmark = pytest.mark.numerical

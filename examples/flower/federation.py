@@ -14,7 +14,7 @@ from victim import model
 
 import gifd
 from gifd.integrations.flower import LeakageMod, Recorded
-from gifd.search.leaves import dead_leaves
+from gifd.leaves import dead_leaves
 
 
 def batch(message: Message, context: Context) -> tuple[torch.Tensor, torch.Tensor]:

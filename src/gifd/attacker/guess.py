@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gifd.federation.defenses import (
     Clip,
     Defense,
+    Hide,
     Laplace,
     Noise,
     Quantize,
@@ -13,7 +16,7 @@ from gifd.federation.defenses import (
 )
 from gifd.federation.upload import Upload
 
-GUESSED: tuple[type[Defense], ...] = (Quantize, Sparsify, Soteria, Noise, Laplace, Clip)
+GUESSED: tuple[type[Defense], ...] = (Hide, Quantize, Sparsify, Soteria, Noise, Laplace, Clip)
 """Kinds of defences that can be guessed, in the order of the attempts."""
 
 
@@ -26,4 +29,6 @@ def guessed(upload: Upload) -> tuple[Defense, ...]:
         guess = kind.guess(upload)
         if guess is not None:
             found.append(guess)
+        if isinstance(guess, Hide):  # what is not sent is no sign of another defence
+            upload = replace(upload, protocol=guess.surrogate(upload.protocol, upload))
     return tuple(found)

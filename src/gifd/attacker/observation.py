@@ -110,6 +110,11 @@ class Observation:
         """The update with the sign and scale of a gradient."""
         return self.as_gradient(self.update)
 
+    def hides(self, name: str) -> bool:
+        """Whether all numbers of a parameter's update are hidden, as far as the attacker knows."""
+        shown = self.protocol.shown(name)
+        return shown is not None and not bool(shown.any())
+
     def as_gradient(self, update: Update) -> Update:
         """An update of this model, by the protocol the attacker believes in, likewise."""
         return self.protocol.as_gradient(update, self.model.parameters)

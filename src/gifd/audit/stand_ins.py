@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gifd.search.leaves import dead_leaves
+from gifd.leaves import dead_leaves
 
 _SHAPES, _CONTRAST, _BRIGHTNESS = (3, 150), 1.0, 0.4
 

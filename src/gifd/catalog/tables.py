@@ -35,6 +35,7 @@ from gifd.federation.defenses import (
     Censor,
     Clip,
     Defense,
+    Hide,
     Laplace,
     Noise,
     Precode,
@@ -42,7 +43,14 @@ from gifd.federation.defenses import (
     Soteria,
     Sparsify,
 )
-from gifd.leakage.counts import ClassEmbeddings, Distinct, DummyMean, Impact, LabelEstimator
+from gifd.leakage.counts import (
+    ClassEmbeddings,
+    ClassMeans,
+    Distinct,
+    DummyMean,
+    Impact,
+    LabelEstimator,
+)
 from gifd.metrics import LPIPS, MSE, PSNR, SSIM, STLPIPS, Metric
 from gifd.priors import FACES64, PHOTOS64, Generator, digiface_dcgan, faces64, photos64
 from gifd.victims import (
@@ -89,6 +97,7 @@ DEFENSES: Mapping[str, type[Defense]] = {
     "ats": ATS,
     "precode": Precode,
     "aggregate": Aggregate,
+    "hide": Hide,
 }
 
 PRIORS: Mapping[str, Callable[..., Generator]] = {
@@ -121,6 +130,7 @@ LABELS: Mapping[str, type[LabelEstimator]] = {
     "class-embeddings": ClassEmbeddings,
     "impact": Impact,
     "distinct": Distinct,
+    "class-means": ClassMeans,
 }
 
 METRICS: Mapping[str, type[Metric]] = {

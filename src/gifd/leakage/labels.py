@@ -7,8 +7,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.errors import InputError
-from gifd.leakage.counts import DummyMean
+from gifd.errors import InputError, ModelError
+from gifd.leakage.counts import ClassMeans, DummyMean
 from gifd.leakage.one_label import read_label
 
 
@@ -18,7 +18,8 @@ def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tenso
     - 'granted': from the ledger
     - 'inferred': exact, from the update of one image
     - 'estimated': of several images (`DummyMean`); of one image if the update agrees with the
-      label but cannot confirm it; or of one image behind a defence
+      label but cannot confirm it; of one image behind a defence; or from the rest of the update if
+      the head shows nothing or is not linear (`ClassMeans`)
 
     Only the counts of several images can be uncertain. Then there are up to `most` hypotheses,
     otherwise one.
@@ -26,7 +27,7 @@ def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tenso
     Raises:
         InputError: a granted label outside the model's classes, or an update that neither one
             image nor a defence explains.
-        ModelError: the model has no linear head, or its gradient vanishes.
+        ModelError: the update does not depend on the labels.
     """
     granted = observation.ledger.labels
     if granted is not None:
@@ -37,14 +38,20 @@ def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tenso
                 f"classes), got {granted.tolist()}"
             )
         return granted[None], "granted"
+    try:
+        found, source = _shown_by_head(observation, most)
+    except ModelError:  # no linear head, or one that shows nothing
+        found, source = ClassMeans()(observation).hypotheses(most), "estimated"
+    return found.to(observation.model.device), source
+
+
+def _shown_by_head(observation: Observation, most: int) -> tuple[Int[Tensor, "M B"], str]:
     if observation.ledger.batch_size > 1:
-        found = DummyMean()(observation).hypotheses(most)
-        return found.to(observation.model.device), "estimated"
+        return DummyMean()(observation).hypotheses(most), "estimated"
     reading = read_label(observation)
     if reading.doubt is not None and not _defended(observation):
         raise InputError(reading.refusal())
-    label = torch.tensor([[reading.label]], device=observation.model.device)
-    return label, "inferred" if reading.checked else "estimated"
+    return torch.tensor([[reading.label]]), "inferred" if reading.checked else "estimated"
 
 
 def _defended(observation: Observation) -> bool:

@@ -1,5 +1,6 @@
 """The search engine: objective, spaces, optimisers, initialisers, and one loop."""
 
+from gifd.leaves import dead_leaves
 from gifd.search.consensus import consensus
 from gifd.search.curvature import smoothed_curvature
 from gifd.search.deep_prior import DeepPrior
@@ -15,7 +16,6 @@ from gifd.search.initializers import (
 from gifd.search.inside import Inside
 from gifd.search.journal import Journal
 from gifd.search.learned import Learned
-from gifd.search.leaves import dead_leaves
 from gifd.search.loop import Search, search
 from gifd.search.measure import Measure
 from gifd.search.objective import Comparison

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gifd.errors import InputError, UnexplainedError
 from gifd.leakage.peeling import Circuit, Peeled, peel
+from gifd.leaves import dead_leaves
 from gifd.search.decoder import Decoder, decodable
 from gifd.search.initializers import Beginning, Initializer
-from gifd.search.leaves import dead_leaves
 from gifd.search.spaces import Pixels
 from gifd.search.standing import Standing
 
@@ -30,7 +30,7 @@ class Inside(Initializer):
     in two steps, with forward passes and first derivatives only:
 
     1. a linear decoder of one of these activations, learnt on random images of shapes
-       (`gifd.search.leaves`), so no data is needed;
+       (`gifd.leaves`), so no data is needed;
     2. from there, `steps` of Adam on the relative squared distance between the image's activations
        and the revealed ones, and on the equations that did not determine theirs.
 

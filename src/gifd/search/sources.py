@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.search.leaves import dead_leaves
+from gifd.leaves import dead_leaves
 from gifd.search.spaces import Draw, Latent, SearchContext
 
 
@@ -35,7 +35,7 @@ class Source(ABC):
 @final
 @dataclass(frozen=True)
 class Leaves(Source):
-    """Dead leaves: random shapes (`gifd.search.leaves`). They need no data and no prior."""
+    """Dead leaves: random shapes (`gifd.leaves`). They need no data and no prior."""
 
     def __call__(self, context: SearchContext, count: int, rng: torch.Generator) -> Tensor:
         """Independent images."""

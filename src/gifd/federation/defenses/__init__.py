@@ -6,6 +6,7 @@ from gifd.federation.defenses.censor import Censor
 from gifd.federation.defenses.clip import Clip
 from gifd.federation.defenses.defense import Defense, check_order, wrapped
 from gifd.federation.defenses.dpsgd import DPSGD
+from gifd.federation.defenses.hide import Hide
 from gifd.federation.defenses.noise import Laplace, Noise
 from gifd.federation.defenses.precode import Precode
 from gifd.federation.defenses.quantize import Quantize
@@ -19,6 +20,7 @@ __all__ = [
     "Censor",
     "Clip",
     "Defense",
+    "Hide",
     "Laplace",
     "Noise",
     "Precode",

@@ -62,7 +62,7 @@ class Sparsify(Defense):
         if zeros.scattered(upload) < 0.05:
             return None
         seen = upload.update
-        head = upload.model.head(upload.image_shape).weight
+        head = zeros.head_weight(upload)
         shares = [
             (zeros.share(Update({name: tensor})), tensor.numel())
             for name, tensor in seen.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gifd.errors import ModelError
 from gifd.federation.upload import Upload
 from gifd.updates import Update
 
@@ -22,8 +23,8 @@ def scattered(upload: Upload) -> float:
     scatters zeros. A batch scatters a few by itself; up to twice the share of random images counts
     as natural. The head's weight is left out, as Soteria hides its columns.
     """
-    head = upload.model.head(upload.image_shape).weight
-    natural = _scattered(_of_random_images(upload), head)
+    head = head_weight(upload)
+    natural = _scattered(of_random_images(upload), head)
     return max(0.0, _scattered(upload.update, head) - 2 * natural)
 
 
@@ -32,12 +33,23 @@ def hidden_columns(upload: Upload) -> float:
 
     0 if random images leave more than half as many: the input of the head may be 0 by itself.
     """
-    head = upload.model.head(upload.image_shape).weight
+    head = head_weight(upload)
+    if head is None:
+        return 0.0
     hidden = _empty(upload.update[head])
-    return hidden if hidden > 2 * _empty(_of_random_images(upload)[head]) else 0.0
+    return hidden if hidden > 2 * _empty(of_random_images(upload)[head]) else 0.0
 
 
-def _of_random_images(upload: Upload) -> Update:
+def head_weight(upload: Upload) -> str | None:
+    """The name of the head's weight; None if the model has no linear head."""
+    try:
+        return upload.model.head(upload.image_shape).weight
+    except ModelError:
+        return None
+
+
+def of_random_images(upload: Upload) -> Update:
+    """The update of a batch of uniform noise."""
     model, shape = upload.model, upload.image_shape
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(upload.batch_size, *shape, generator=rng).to(model.device)
@@ -45,7 +57,7 @@ def _of_random_images(upload: Upload) -> Update:
     return upload.replay(images, labels).detach()
 
 
-def _scattered(update: Update, head: str) -> float:
+def _scattered(update: Update, head: str | None) -> float:
     zeros = total = 0
     for name, tensor in update.items():
         if tensor.ndim < 2 or name == head:

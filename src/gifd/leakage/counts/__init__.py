@@ -6,9 +6,11 @@ label i, the mean gradient of cross-entropy is, for each class,
     bias:         b_i = mean p_i - c_i / B
     weight's row: g_i = mean (p_i - [y = i]) S
 
-Every estimator solves one of the two for c. They differ in how they estimate p and S.
+Every estimator but one solves one of the two for c. They differ in how they estimate p and S.
+`ClassMeans` needs no head.
 """
 
+from gifd.leakage.counts.class_means import ClassMeans
 from gifd.leakage.counts.estimate import LabelEstimate
 from gifd.leakage.counts.estimators import (
     AuxiliaryLeastSquares,
@@ -23,6 +25,7 @@ from gifd.leakage.counts.head_gradient import HeadGradient
 __all__ = [
     "AuxiliaryLeastSquares",
     "ClassEmbeddings",
+    "ClassMeans",
     "Distinct",
     "DummyMean",
     "HeadGradient",

@@ -51,9 +51,10 @@ class HeadGradient:
                 "expected a head whose gradient shows the labels, got zeros only: grant the labels"
             )
         own = plain(model.parameters[head.weight])
+        seen = head.bias is not None and not observation.hides(head.bias)
         return cls(
             weight=weight,
-            bias=None if head.bias is None else plain(gradient[head.bias]),
+            bias=plain(gradient[head.bias]) if seen and head.bias is not None else None,
             head_weight=own,
             head_bias=own.new_zeros(len(own))
             if head.bias is None

@@ -135,11 +135,12 @@ def gathered(observation: Observation) -> Evidence:
     """
     model, protocol = observation.model, observation.protocol
     head = model.head(observation.ledger.image_shape)
-    names = [head.weight] if head.bias is None else [head.weight, head.bias]
+    seen = None if head.bias is None or observation.hides(head.bias) else head.bias
+    names = [head.weight] if seen is None else [head.weight, seen]
     sent = Update({name: observation.update[name] for name in names})
     gradient = protocol.as_gradient(sent, model.parameters)
     weight, shown = plain(gradient[head.weight]), protocol.shown(head.weight)
-    bias = None if head.bias is None else plain(gradient[head.bias])
+    bias = None if seen is None else plain(gradient[seen])
     if not bool((weight if bias is None else bias).any()):
         raise ModelError(
             "expected a head whose gradient shows the label, got zeros only: grant the labels"
