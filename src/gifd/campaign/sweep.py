@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from gifd.campaign.digest import Digester, source
-from gifd.campaign.planned import run_together
+from gifd.campaign.planned import lots, run_together
 from gifd.campaign.record import Record
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
@@ -157,13 +157,21 @@ def finished(trial: Trial, callback: Callback | None = None) -> Record:
         KeyboardInterrupt: Ctrl-C ended it; a partial result is not recorded.
     """
     ((_, record),) = finished_together([trial], callback)
+    assert isinstance(record, Record)  # no error is expected
     return record
 
 
 def finished_together(
-    trials: Sequence[Trial], callback: Callback | None = None
-) -> Iterator[tuple[Trial, Record]]:
+    trials: Sequence[Trial],
+    callback: Callback | None = None,
+    expected: tuple[type[GifdError], ...] = (),
+) -> Iterator[tuple[Trial, Record | GifdError]]:
     """The records of the trials that ran completely; then the first error is raised.
+
+    Args:
+        trials: of one attack.
+        callback: told of the whole.
+        expected: errors that are an answer, and are returned in place of the record.
 
     Raises:
         GifdError: an error of a client or the attack.
@@ -174,6 +182,8 @@ def finished_together(
     for trial, outcome in zip(trials, run_together(trials, callback), strict=True):
         if isinstance(outcome, NotBegunError):
             interrupted = True
+        elif isinstance(outcome, expected):
+            yield trial, outcome
         elif isinstance(outcome, GifdError):
             errors.append(outcome)
         elif outcome.record.interrupted:
@@ -184,6 +194,43 @@ def finished_together(
         raise KeyboardInterrupt
     if errors:
         raise errors[0]
+
+
+def answered(
+    trials: Sequence[Trial],
+    results: Results,
+    keys: Keys,
+    *,
+    cell: Row,
+    columns: Collection[str],
+    told: Callable[[str], AbstractContextManager[Callback]],
+    expected: tuple[type[GifdError], ...] = (),
+) -> list[Row]:
+    """The rows of these trials; those that `results` does not hold are run and added.
+
+    Args:
+        trials: in any order.
+        results: of this sweep.
+        keys: likewise.
+        cell: what else a row says.
+        columns: of the record. A row of an expected error has `refused` in their place.
+        told: the name of a trial -> the progress of its lot.
+        expected: errors that are an answer.
+
+    Raises:
+        GifdError: another error of a client or an attack.
+    """
+    asked = {keys.trial(trial): trial for trial in trials}
+    missing = {id(trial): key for key, trial in asked.items() if key not in results}
+    for lot in lots(trial for trial in asked.values() if id(trial) in missing):
+        with told(lot[0].name) as callback:
+            for trial, found in finished_together(lot, callback, expected):
+                if isinstance(found, GifdError):
+                    row: Row = {"attack": trial.attack.name, "refused": str(found)}
+                else:
+                    row = found.model_dump(include=set(columns))
+                results.add(missing[id(trial)], {**cell, **row})
+    return [results[key] for key in asked]
 
 
 class Results:

@@ -1,4 +1,4 @@
-"""The command line: `gifd demo | attack | invert | labels | frontier | list | prior`."""
+"""The command line: `gifd demo | attack | invert | labels | layers | frontier | list | prior`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gifd.cli.demo import demo
 from gifd.cli.frontier import frontier
 from gifd.cli.invert import invert
 from gifd.cli.labels import labels
+from gifd.cli.layers import layers
 from gifd.cli.prior import prior_app
 from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.weights import ShippedFile
@@ -30,6 +31,7 @@ app.command()(attack)
 app.command()(invert)
 app.command()(demo)
 app.command()(labels)
+app.command()(layers)
 app.command()(frontier)
 app.add_typer(prior_app, name="prior")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +16,8 @@ import typer
 from pydantic import ValidationError
 
 from gifd import catalog, terminal
-from gifd.campaign.planned import lots
 from gifd.campaign.point import Point
-from gifd.campaign.sweep import Keys, Results, Row, drawn, finished_together, seeds_of
+from gifd.campaign.sweep import Keys, Results, Row, answered, drawn, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
 from gifd.cli.choices import chosen_attacker, chosen_attacks, chosen_metrics, chosen_victim
@@ -26,6 +27,7 @@ from gifd.federation.client import Client
 from gifd.federation.defenses.dpsgd import accountant_installed
 from gifd.images import class_in, framing, read_images
 from gifd.report.frontier import write_frontier
+from gifd.search import Callback
 from gifd.terminal import one_line_errors
 from gifd.training import read_image_set
 
@@ -141,31 +143,30 @@ def frontier(
             results.add(key, {"kind": "federation", **cell, "rounds": rounds} | _finite(cost))
         learned = results[key]
         for each in attackers if defenses else attackers[:1]:
-            asked: dict[str, Trial] = {}
-            for index, ((file, image), label) in enumerate(zip(private, known, strict=True)):
-                seeds = seeds_of(index, seed=seed)
-                trial = Trial(
+            seeds = [seeds_of(index, seed=seed).trial for index in range(len(private))]
+            trials = [
+                Trial(
                     names=[file],
                     images=image[None],
                     labels=torch.tensor([label]),
-                    client=Client(
-                        model=model, defenses=drawn(defenses, seeds.trial), seed=seeds.trial
-                    ),
+                    client=Client(model=model, defenses=drawn(defenses, own), seed=own),
                     victim={"name": victim, "classes": classes, "seed": VICTIM_SEED},
                     attack=built,
                     metrics=metrics,
                     attacker=each,
-                    seed=seeds.trial,
+                    seed=own,
                 )
-                asked[keys.trial(trial)] = trial
-            missing = {id(trial): key for key, trial in asked.items() if key not in results}
-            for lot in lots(trial for trial in asked.values() if id(trial) in missing):
-                with terminal.progress(f"{name} {strength}, {each}: {lot[0].name}") as callback:
-                    for trial, record in finished_together(lot, callback):
-                        row = {"kind": "attack", **cell, "attacker": each, "victim": victim}
-                        row |= {"victim_seed": VICTIM_SEED, **record.model_dump(include=ROW)}
-                        results.add(missing[id(trial)], row)
-            rows = [results[key] for key in asked]
+                for own, (file, image), label in zip(seeds, private, known, strict=True)
+            ]
+            about = {"kind": "attack", **cell, "attacker": each, "victim": victim}
+            rows = answered(
+                trials,
+                results,
+                keys,
+                cell=about | {"victim_seed": VICTIM_SEED},
+                columns=ROW,
+                told=partial(_progress, f"{name} {strength}, {each}"),
+            )
             points.append(
                 _point(
                     rows,
@@ -200,6 +201,10 @@ def frontier(
         console=terminal.say,
     )
     terminal.say.print(f"report: {write_frontier(points, out)}", soft_wrap=True)
+
+
+def _progress(what: str, name: str) -> AbstractContextManager[Callback]:
+    return terminal.progress(f"{what}: {name}")
 
 
 def cells(row: str) -> list[tuple[str, str]]:
