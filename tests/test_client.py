@@ -143,7 +143,7 @@ def test_a_batch_that_cannot_be_trained_on(
     ("module", "reason"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), "model that takes images"),
-        (nn.Sequential(nn.Conv2d(3, 3, 1)), r"logits \(B, classes\)"),
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(0)), r"outputs \(B, ...\)"),
         (ConvNet(3, width=4).train(), "model that takes images"),
     ],
 )

@@ -290,10 +290,6 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
         lambda x, y: F.cross_entropy(OldStyle.apply(x), y),  # type: ignore[no-untyped-call]
         "differentiated twice, got: .*autograd.Function",
     ),
-    "binary": (
-        F.binary_cross_entropy_with_logits,
-        r"a loss of logits \(B, N\) and labels \(B,\) .* got: Target size",
-    ),
 }
 
 

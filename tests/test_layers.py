@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from gifd.campaign.part import EXACT, leak, parts_of
+from gifd.campaign.part import EXACT, leak
 from gifd.campaign.sweep import Row
 from gifd.cli import app
 from gifd.errors import InputError
+from gifd.federation.defenses.hide import parts_of
 from gifd.images import write_image
 from gifd.leaves import dead_leaves
 from gifd.model import Model

@@ -123,7 +123,7 @@ def test_from_16_to_224_pixels(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", ["densenet121", "convnext"])
 def test_images_that_are_too_small_are_refused(name: str) -> None:
-    with pytest.raises(ModelError, match=r"a model that takes images \(2, 3, 16, 16\)"):
+    with pytest.raises(ModelError, match=r"a model that takes images \(3, 3, 16, 16\)"):
         made(name, size=16).classes((3, 16, 16))
 
 

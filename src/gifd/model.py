@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +14,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from gifd.errors import GifdError, ModelError, one_line
+from gifd.errors import GifdError, InputError, ModelError, one_line
 from gifd.kernels import once_only, unfused
 from gifd.outputs import logits_in
+from gifd.task import Task, task_of
 from gifd.trace import Call, Calls
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -42,7 +45,10 @@ class Model:
         module: the network; called with normalised images (B, C, H, W). It returns logits
             (B, N), or an output in which `gifd.outputs.logits_in` finds them.
         mean, std: the normalisation, one number per channel.
-        loss: `(logits, labels) -> scalar`; labels are indices (B,) or probabilities (B, N).
+        loss: `(outputs, labels) -> scalar`. Labels are classes (B,) or, as in segmentation,
+            (B, H, W); or numbers of the outputs' shape, as of several labels an image or of a
+            regression (`gifd.task.Task`).
+        autocast: the type of mixed precision in which the client computes; None: full precision.
 
     Raises:
         ModelError: no trainable parameters, or an invalid normalisation.
@@ -52,15 +58,21 @@ class Model:
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     std: Sequence[float] = (1.0, 1.0, 1.0)
     loss: Loss = F.cross_entropy
+    autocast: torch.dtype | None = None
     parameters: Mapping[str, Tensor] = field(init=False, repr=False)
     buffers: Mapping[str, Tensor] = field(init=False, repr=False)
     _tried: tuple[int, ...] = field(init=False, repr=False, default=())
+    _task: tuple[tuple[int, ...], Task] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
             raise ModelError(
                 "expected one mean and one positive std per channel, "
                 f"got mean={tuple(self.mean)}, std={tuple(self.std)}"
+            )
+        if self.autocast not in (None, torch.bfloat16, torch.float16):
+            raise ModelError(
+                f"expected autocast to torch.bfloat16 or torch.float16, got {self.autocast}"
             )
         named = list(self.module.named_parameters())
         trained = {name: p.detach().clone() for name, p in named if p.requires_grad}
@@ -113,8 +125,13 @@ class Model:
             buffers = {name: b + zero.to(b.dtype) for name, b in buffers.items()}
         state |= buffers
         inputs = self.normalize(images).to(next(iter(parameters.values())).dtype)
-        with unfused():
+        with unfused(), self._precision():
             return logits_in(functional_call(self.module, state, (inputs,)))
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast, cache_enabled=False)
 
     def loss_at(
         self,
@@ -128,7 +145,9 @@ class Model:
         Raises:
             ModelError: the loss is not one number.
         """
-        loss = self.loss(self.logits(parameters, buffers, images), labels)
+        outputs = self.logits(parameters, buffers, images)
+        with self._precision():
+            loss = self.loss(outputs, labels)
         if not isinstance(loss, Tensor) or loss.ndim:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ModelError(
@@ -137,18 +156,19 @@ class Model:
             )
         return loss
 
-    def tried(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
-        """The logits of these images, checked; the module's errors become one line.
+    def tried(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B *N"]:
+        """The outputs for these images, checked; the module's errors become one line.
 
         Raises:
-            ModelError: the module fails on them, or does not return logits (B, N).
+            ModelError: the module fails on them, or does not return one output for each.
         """
-        logits = self._told(images)
-        if logits.ndim != 2 or len(logits) != len(images):
+        outputs = self._told(images)
+        if outputs.ndim == 0 or len(outputs) != len(images):
             raise ModelError(
-                f"expected logits (B, classes) from the model, got shape {tuple(logits.shape)}"
+                "expected outputs (B, ...) from the model, such as logits (B, classes), got shape "
+                f"{tuple(outputs.shape)}"
             )
-        return logits
+        return outputs
 
     def _told(self, images: Tensor) -> Tensor:
         try:
@@ -161,15 +181,47 @@ class Model:
                 f"{one_line(error) or type(error).__name__}"
             ) from None
 
-    def classes(self, image_shape: Sequence[int]) -> int:
-        """The number of logits for images of shape (C, H, W).
+    def task(self, image_shape: Sequence[int]) -> Task:
+        """What the outputs for images of shape (C, H, W) are compared with.
 
         Raises:
-            ModelError: see `tried`.
+            ModelError: see `tried`; or a loss that takes no known kind of labels.
         """
-        like = next(iter(self.parameters.values()))
-        with torch.no_grad():
-            return self.tried(like.new_zeros(2, *image_shape)).shape[1]
+        shape = tuple(image_shape)
+        if self._task is None or self._task[0] != shape:
+            like = next(iter(self.parameters.values()))
+            with torch.no_grad():
+                outputs = self.tried(like.new_zeros(3, *shape))
+            object.__setattr__(self, "_task", (shape, task_of(outputs, self.loss)))
+        assert self._task is not None
+        return self._task[1]
+
+    def classes(self, image_shape: Sequence[int]) -> int:
+        """The number of classes, or of outputs, for images of shape (C, H, W).
+
+        Raises:
+            ModelError: see `task`.
+        """
+        return self.task(image_shape).classes
+
+    def check_soft(self, image_shape: Sequence[int]) -> None:
+        """Check that the loss takes searched labels: numbers, or probabilities (B, N, ...).
+
+        Raises:
+            InputError: it takes classes only.
+        """
+        task, like = self.task(image_shape), next(iter(self.parameters.values()))
+        outputs = like.new_zeros(2, *task.outputs)
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("error")
+                self.loss(outputs, outputs if task.numbers else outputs.softmax(1))
+        except Exception as error:
+            raise InputError(
+                "expected a loss that takes probabilities, to search the labels with the images, "
+                f"got: {one_line(error) or type(error).__name__}: use an attack that is granted "
+                "the labels or infers them"
+            ) from None
 
     def check_twice(self, image_shape: Sequence[int]) -> None:
         """Check, once, that model and loss can be differentiated twice, by doing so.
@@ -185,7 +237,7 @@ class Model:
         own = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
         like = next(iter(own.values()))
         images = like.new_zeros(2, *image_shape).requires_grad_()
-        labels = torch.zeros(2, dtype=torch.long, device=self.device)
+        labels = self.task(image_shape).zeros(2, like)
 
         def loss(theta: Mapping[str, Tensor]) -> Tensor:
             return self.loss_at(theta, self.buffers, images, labels)
@@ -205,7 +257,7 @@ class Model:
             raise
         except Exception as error:
             raise ModelError(
-                "expected a model and a loss of logits (B, N) and labels (B,) that can be "
+                "expected a model and a loss that can be "
                 f"differentiated twice, got: {one_line(error) or type(error).__name__}: write them "
                 "in PyTorch's own operations"
             ) from None
@@ -260,7 +312,7 @@ class Model:
         calls = Calls(F.linear, ("input", "weight", "bias"))
         with calls:
             output = self._told(images)
-        writing = [call for call in calls.made if call.result is output]
+        writing = [call for call in calls.made if _same(call.result, output)]
         if not writing:
             raise ModelError(
                 "expected a model whose last layer is linear (its output the logits), got "
@@ -277,3 +329,10 @@ class Model:
         mean = images.new_tensor(self.mean).view(-1, 1, 1)
         std = images.new_tensor(self.std).view(-1, 1, 1)
         return mean, std
+
+
+def _same(result: Tensor, output: Tensor) -> bool:
+    """Whether the output is this result, perhaps with other axes."""
+    return result is output or (
+        result.numel() == output.numel() and result.data_ptr() == output.data_ptr()
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.batch_norm import Statistics
@@ -24,7 +24,7 @@ class Ledger:
     Args:
         image_shape: (C, H, W) of the private images.
         batch_size: how many private images the update was computed on.
-        labels: their class indices (B,).
+        labels: their class indices (B,), or what else the loss takes (B, ...).
         batch_norm: statistics of the inputs of the model's batch norms, in the order of the
             forward pass.
         batch_norm_source: the data of these statistics: 'running', the data that the model was
@@ -40,7 +40,7 @@ class Ledger:
 
     image_shape: tuple[int, int, int]
     batch_size: int
-    labels: Integer[Tensor, "..."] | None = None
+    labels: Shaped[Tensor, "..."] | None = None
     batch_norm: tuple[Statistics, ...] | None = None
     batch_norm_source: Literal["running", "batch"] | None = None
     defenses: tuple[str, ...] | None = None
@@ -55,9 +55,12 @@ class Ledger:
     def to(self, like: Tensor) -> Ledger:
         """With the labels on a tensor's device, and the statistics also in its dtype."""
         labels, given = self.labels, self.batch_norm
+        if labels is not None:
+            numbers = labels.is_floating_point()
+            labels = labels.to(like.device, like.dtype if numbers else torch.long)
         return replace(
             self,
-            labels=None if labels is None else labels.to(like.device, torch.long),
+            labels=labels,
             batch_norm=None if given is None else tuple(each.to(like) for each in given),
         )
 
@@ -66,7 +69,7 @@ class Ledger:
         return {
             "image_shape": list(self.image_shape),
             "batch_size": self.batch_size,
-            "labels": None if self.labels is None else self.labels.tolist(),
+            "labels": None if self.labels is None else _shown(self.labels),
             "batch_norm": self.batch_norm_source,
             "defenses": None if self.defenses is None else list(self.defenses),
             "attacker": self.attacker,
@@ -123,3 +126,11 @@ class Observation:
         """The update of these images by the protocol the attacker believes in; differentiable."""
         model = self.model
         return self.protocol(model, model.parameters, model.buffers, images, labels)
+
+
+def _shown(labels: Tensor) -> object:
+    """As plain values, or the shape of more than fit a record."""
+    return labels.tolist() if labels.numel() <= _MOST else f"granted, {tuple(labels.shape)}"
+
+
+_MOST = 1024

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
@@ -25,12 +25,15 @@ class Ready:
         observation: what the server has.
         seed: of all randomness of its attack.
         labels: (R, B) that each restart is replayed with.
+        asked: (R, B) the classes that a conditional prior is asked for: the labels, or random ones
+            where an image does not have one class.
         source, hypotheses: where they come from, and how many labellings there are.
     """
 
     observation: Observation
     seed: int
-    labels: Int[Tensor, "R B"]
+    labels: Shaped[Tensor, "R B *T"]
+    asked: Int[Tensor, "R B"]
     source: str
     hypotheses: int
 
@@ -52,15 +55,20 @@ class Ready:
             )
         if attack.needs_gradients:
             model.check_twice(ledger.image_shape)
+        task = model.task(ledger.image_shape)
         if any(phase.space.searches_labels for phase in attack.phases):
-            known = torch.zeros(1, ledger.batch_size, dtype=torch.long, device=model.device)
+            model.check_soft(ledger.image_shape)
+            like = next(iter(model.parameters.values()))
+            known = task.zeros(ledger.batch_size, like)[None]
             source = "searched"
         else:
             known, source = label_hypotheses(observation, most=attack.restarts)
+        labels = known[torch.arange(attack.restarts) % len(known)]
         return cls(
             observation=observation,
             seed=seed,
-            labels=known[torch.arange(attack.restarts) % len(known)],
+            labels=labels,
+            asked=labels if task.plain else _random(attack, ledger.batch_size, seed),
             source=source,
             hypotheses=len(known),
         )
@@ -71,6 +79,13 @@ class Ready:
         ledger = self.observation.ledger
         granted = None if ledger.batch_norm is None else len(ledger.batch_norm)
         return id(self.observation.model), ledger.image_shape, ledger.batch_size, granted
+
+
+def _random(attack: Attack, batch: int, seed: int) -> Int[Tensor, "R B"]:
+    """Random classes of the prior; 0 without a conditional one."""
+    classes = 1 if attack.prior is None else attack.prior.classes or 1
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(classes, (attack.restarts, batch), generator=rng)
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -8,9 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import final
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from gifd.errors import one_line
 from gifd.images import png, write_image
 from gifd.search import Measure, PhaseResult
 
@@ -38,10 +39,10 @@ class Reconstruction:
     """
 
     images: Float[Tensor, "B C H W"]
-    labels: Int[Tensor, "B"]
+    labels: Shaped[Tensor, "B *T"]
     label_source: str
     hypotheses: int
-    prior_labels: Int[Tensor, "B"] | None
+    prior_labels: Shaped[Tensor, "B *T"] | None
     distance: float
     selection: Measure
     phase: str
@@ -75,7 +76,8 @@ class Reconstruction:
         """The pictures and the distance, for a notebook."""
         pictures = "".join(
             f'<img src="data:image/png;base64,{b64encode(png(image)).decode("ascii")}" '
-            f'style="width:128px;image-rendering:pixelated;margin-right:8px" alt="label {label}">'
+            'style="width:128px;image-rendering:pixelated;margin-right:8px" '
+            f'alt="label {escape(one_line(label, 40))}">'
             for image, label in zip(self.images, self.labels.tolist(), strict=True)
         )
         return (

@@ -48,7 +48,7 @@ class Found:
 
 def _mapped(attack: Attack, mapping: LabelMapping, run: Run, classes: int) -> list[Found]:
     """A coarse pass by the private labels, then one by the classes that its images look like."""
-    asked = [mapping.begin(each.labels, classes, each.seed) for each in run.ready]
+    asked = [mapping.begin(each.asked, classes, each.seed) for each in run.ready]
     coarse = run(mapping.phases(attack.phases), asked, 0)
     if any(each.interrupted for each in coarse):
         return [Found(search=c, before=(), asked=own) for c, own in zip(coarse, asked, strict=True)]
@@ -140,7 +140,7 @@ def together(
     began = time.perf_counter()
     run = Run(attack=attack, ready=ready, callback=callback, batched=batched, journal=journal)
     if attack.label_mapping is None or attack.prior is None:
-        asked = [each.labels for each in ready]
+        asked = [each.asked for each in ready]
         searches = run(attack.phases, asked, 0, journal)
         found = [Found(search=s, before=(), asked=a) for s, a in zip(searches, asked, strict=True)]
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
@@ -56,7 +56,7 @@ class Fit:
 
 def fit(
     observation: Observation,
-    labels: Int[Tensor, "B"] | None = None,
+    labels: Shaped[Tensor, "B *T"] | None = None,
     *,
     clients: int = 40,
     seed: int = 0,
@@ -132,22 +132,23 @@ def _reasons(away: Float[Tensor, "N K"], higher: Tensor, kinds: Sequence[Kind]) 
     return "; ".join(found[:_REASONS])
 
 
-def _labels(observation: Observation, rng: torch.Generator) -> Callable[[], Int[Tensor, "B"]]:
+def _labels(observation: Observation, rng: torch.Generator) -> Callable[[], Shaped[Tensor, "B *T"]]:
     """What draws the labels of a simulated client."""
-    classes = observation.model.classes(observation.ledger.image_shape)
-    batch, device = observation.ledger.batch_size, observation.model.device
+    task = observation.model.task(observation.ledger.image_shape)
+    batch, like = observation.ledger.batch_size, next(iter(observation.model.parameters.values()))
     try:
         hypotheses, source = label_hypotheses(observation)
-        known, doubt = hypotheses[0].cpu(), 0.0 if source != "estimated" else _DOUBT
     except (InputError, ModelError):
-        known, doubt = torch.zeros(batch, dtype=torch.long), 1.0
-    if doubt == 0:
-        return lambda: known.to(device)
+        return lambda: task.drawn(batch, rng, like)
+    known = hypotheses[0]
+    if source != "estimated":
+        return lambda: known
 
-    def draw() -> Int[Tensor, "B"]:
-        dealt = known[torch.randperm(batch, generator=rng)]
-        other = torch.randint(classes, (batch,), generator=rng)
-        return torch.where(torch.rand(batch, generator=rng) < doubt, other, dealt).to(device)
+    def draw() -> Shaped[Tensor, "B *T"]:
+        dealt = known[torch.randperm(batch, generator=rng).to(known.device)]
+        other = task.drawn(batch, rng, like)
+        doubted = torch.rand(batch, generator=rng) < _DOUBT
+        return torch.where(doubted.to(known.device), other, dealt)
 
     return draw
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
@@ -14,7 +14,7 @@ from gifd.search.smoothing import smoothed_replay
 
 def null_distances(
     observation: Observation,
-    labels: Int[Tensor, "B"],
+    labels: Shaped[Tensor, "B *T"],
     measure: Measure,
     *,
     count: int = 8,

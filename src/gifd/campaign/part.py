@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from gifd.errors import InputError
 from gifd.interval import mean_interval
-from gifd.model import Model
 
 EXACT = 100.0
 """The PSNR in dB that an exact reconstruction counts as."""
@@ -59,33 +57,6 @@ class Parts(BaseModel):
     grey: float
     whole: Leak
     parts: list[Part]
-
-
-def parts_of(model: Model, depth: int | None = None) -> list[str]:
-    """The modules at this depth that have trained parameters, in the model's order.
-
-    Args:
-        model: the victim.
-        depth: levels of modules from the top; None: the first with several.
-
-    Raises:
-        InputError: a single part, of which nothing can be compared.
-    """
-    depths = range(1, 1 + max(name.count(".") + 1 for name in model.parameters))
-    for level in depths if depth is None else [depth]:
-        found = list(dict.fromkeys(_prefix(name, level) for name in model.parameters))
-        if len(found) > 1:
-            return found
-    raise InputError(
-        f"expected a model of several parts, got one, '{next(iter(model.parameters))}'"
-        + ("" if depth is None else f", at depth {depth}: choose a larger one")
-    )
-
-
-def _prefix(name: str, level: int) -> str:
-    """The first levels of a parameter's name; a module's, where it has one that deep."""
-    *modules, own = name.split(".")
-    return ".".join(modules[:level]) if modules else own
 
 
 def leak(psnr: Sequence[Sequence[tuple[float, str, bool] | None]]) -> Leak:

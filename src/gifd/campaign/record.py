@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
@@ -15,6 +15,22 @@ from gifd.campaign.renamed import ATTACKERS
 
 Number = float | None
 """None for infinity and NaN, which JSON does not have."""
+
+
+Label = int | list[float] | None
+"""A class, or numbers; None for more than fit a record."""
+
+
+def label(target: Shaped[Tensor, "*T"]) -> Label:
+    """What one image's outputs are compared with; numbers to four digits behind the point."""
+    if target.ndim == 0 and not target.is_floating_point():
+        return int(target)
+    if target.numel() > _MOST:
+        return None
+    return [round(float(value), 4) for value in target.flatten()]
+
+
+_MOST = 64
 
 
 def finite(value: float) -> Number:
@@ -68,16 +84,17 @@ class PhaseRecord(Scores):
 class ImageRecord(Scores):
     """One private image and the reconstruction that was assigned to it.
 
-    `label` is the true label, `label_used` that of the attack's replay, `prior_label` the class
-    given to a conditional prior. `original_size` is the width and height of the file, before it
+    `label` is the true label, `label_used` that of the attack's replay: a class, a list of numbers,
+    or null if there are more than fit (see `label`). `prior_label` is the class given to a
+    conditional prior. `original_size` is the width and height of the file, before it
     was cropped to the centre square and resized; null if unknown. Of a captured update the private
     image's hash and label are unknown.
     """
 
     name: str
     sha256: str | None
-    label: int | None
-    label_used: int
+    label: Label
+    label_used: Label
     prior_label: int | None
     original_size: tuple[int, int] | None = None
 

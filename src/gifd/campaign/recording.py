@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
@@ -25,6 +25,7 @@ from gifd.campaign.record import (
     Record,
     as_scores,
     finite,
+    label,
 )
 from gifd.metrics import Metric, match, score
 
@@ -42,7 +43,7 @@ class Recording:
         victim: origin of the model.
         metrics: computed for the answer and for every phase, if there is a truth.
         truth: (B, C, H, W) in [0, 1], the private images; None if they are unknown.
-        labels: (B,) their class indices, if known.
+        labels: (B,) their class indices, or what else the loss takes (B, ...), if known.
         defenses: the client's.
         sizes: width and height of each image's file, if known.
     """
@@ -54,7 +55,7 @@ class Recording:
     victim: Mapping[str, object]
     metrics: Sequence[Metric] = ()
     truth: Float[Tensor, "B C H W"] | None = None
-    labels: Int[Tensor, "B"] | None = None
+    labels: Shaped[Tensor, "B *T"] | None = None
     defenses: Sequence[str] = ()
     sizes: Sequence[tuple[int, int] | None] | None = None
 
@@ -81,15 +82,15 @@ class Recording:
         self, found: Reconstruction, order: Sequence[int], evidence: Evidence | None
     ) -> Record:
         model, truth = self.observation.model, self.truth
-        used, asked = found.labels.tolist(), found.prior_labels
+        used, asked = found.labels, found.prior_labels
         values = self._scores(found.images)
         sizes = self.sizes or [None] * len(self.names)
         images = [
             ImageRecord(
                 name=name,
                 sha256=None if truth is None else _sha256(truth[i]),
-                label=None if self.labels is None else int(self.labels[i]),
-                label_used=used[place],
+                label=None if self.labels is None else label(self.labels[i]),
+                label_used=label(used[place]),
                 prior_label=None if asked is None else int(asked[place]),
                 original_size=size,
                 **as_scores({metric: finite(values[metric][i]) for metric in values}),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
@@ -29,7 +29,7 @@ class Trial(Planned[Secret]):
     Args:
         names: names of the private images, for the record.
         images: (B, C, H, W) in [0, 1].
-        labels: (B,) their class indices.
+        labels: (B,) their class indices, or what else the loss takes (B, ...).
         client: the client that holds them.
         victim: origin of the model, for the record.
         attack: the attack.
@@ -45,7 +45,7 @@ class Trial(Planned[Secret]):
 
     names: Sequence[str]
     images: Float[Tensor, "B C H W"]
-    labels: Int[Tensor, "B"]
+    labels: Shaped[Tensor, "B *T"]
     client: Client
     victim: Mapping[str, object]
     metrics: Sequence[Metric]

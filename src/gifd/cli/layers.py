@@ -11,7 +11,7 @@ import torch
 import typer
 
 from gifd import catalog, terminal
-from gifd.campaign.part import EXACT, Leak, Part, Parts, leak, parts_of
+from gifd.campaign.part import EXACT, Leak, Part, Parts, leak
 from gifd.campaign.sweep import Keys, Results, Row, answered, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.cli.choices import chosen_attacks, chosen_labels, chosen_public, chosen_victim
@@ -33,7 +33,7 @@ from gifd.cli.options import (
 )
 from gifd.errors import InputError, UnexplainedError, one_line
 from gifd.federation.client import Client
-from gifd.federation.defenses import Hide
+from gifd.federation.defenses.hide import Hide, parts_of
 from gifd.images import read_image
 from gifd.metrics import PSNR
 from gifd.report.layers import cells, write_layers

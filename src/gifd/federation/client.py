@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.batch_norm import Statistics, batch_statistics, running_statistics
-from gifd.errors import InputError, ModelError, expect
+from gifd.errors import ModelError, expect
 from gifd.federation.defenses import Defense, check_order, wrapped
 from gifd.federation.protocols import FedSGD, Protocol
 from gifd.federation.secret import Secret
@@ -52,35 +52,32 @@ class Client:
         check_order(self.defenses)
 
     def step(
-        self, images: Float[Tensor, "..."], labels: Int[Tensor, "..."]
+        self, images: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]
     ) -> tuple[Upload, Secret]:
         """Compute the update of a private batch.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            labels: (B,) class indices.
+            labels: (B,) class indices, or what else the loss takes (`gifd.task.Task`).
 
         Returns:
             what reaches the server, and the private batch.
 
         Raises:
-            InputError: not tensors, images outside [0, 1], or labels outside the model's classes.
+            InputError: not tensors, images outside [0, 1], or labels that do not fit the loss.
             ModelError: the model does not accept the images, the loss is not a scalar or has no
                 second derivative, or the step cannot be replayed (see `check_replay`).
         """
         expect(images, Tensor, "images as a tensor (B, C, H, W)")
         expect(labels, Tensor, "labels as a tensor (B,), such as torch.tensor([3])")
         model = self.model
+        if labels.is_floating_point():
+            labels = labels.to(next(iter(model.parameters.values())))
         secret = Secret(images=images.to(model.device), labels=labels.to(model.device))
         images, labels = secret.images, secret.labels
         with torch.no_grad():
-            logits = model.tried(images)
-        classes = logits.shape[1]
-        if labels.min() < 0 or labels.max() >= classes:
-            raise InputError(
-                f"expected labels from 0 to {classes - 1} (the model has {classes} classes), "
-                f"got {labels.tolist()}"
-            )
+            model.tried(images)
+        model.task(images.shape[1:]).check(labels)
         model.check_twice(images.shape[1:])
         channels, height, width = images.shape[1:]
         bare = Upload(

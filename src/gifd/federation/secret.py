@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.errors import InputError
@@ -17,18 +17,18 @@ class Secret:
 
     Args:
         images: (B, C, H, W) in [0, 1].
-        labels: class indices (B,).
+        labels: class indices (B,), or what else the loss takes (B, ...).
 
     Raises:
         InputError: wrong shapes, or images outside [0, 1].
     """
 
     images: Float[Tensor, "..."]
-    labels: Int[Tensor, "..."]
+    labels: Shaped[Tensor, "..."]
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if images.ndim != 4 or images.numel() == 0 or labels.shape != images.shape[:1]:
+        if images.ndim != 4 or images.numel() == 0 or labels.shape[:1] != images.shape[:1]:
             raise InputError(
                 "expected images (B, C, H, W) and one label each, got "
                 f"{tuple(images.shape)} and {tuple(labels.shape)}"

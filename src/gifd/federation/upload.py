@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.batch_norm import Statistics
@@ -14,8 +13,6 @@ from gifd.errors import InputError
 from gifd.federation.protocols import Protocol
 from gifd.model import Model
 from gifd.updates import Update
-
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +27,8 @@ class Upload:
         protocol: the agreed protocol, without defences.
         image_shape: (C, H, W) of the private images.
         batch_size: the number of private images.
-        labels: their class indices (B,); None: not disclosed.
+        labels: their class indices (B,), or what else the loss takes (B, ...); None: not
+            disclosed.
         batch_norm: statistics of the inputs of the model's batch norms, in the order of the
             forward pass; None: not disclosed.
         batch_norm_source: the data of these statistics: 'running', the data that the model was
@@ -47,7 +45,7 @@ class Upload:
     protocol: Protocol
     image_shape: tuple[int, int, int]
     batch_size: int
-    labels: Integer[Tensor, "..."] | None = None
+    labels: Shaped[Tensor, "..."] | None = None
     batch_norm: tuple[Statistics, ...] | None = None
     batch_norm_source: Literal["running", "batch"] | None = None
     defended: bool = False
@@ -87,8 +85,8 @@ def check_disclosed(
     """Check that sizes, labels and statistics are consistent.
 
     Raises:
-        InputError: statistics without their source, a size below 1, or labels other than one
-            integer for each image.
+        InputError: statistics without their source, a size below 1, or labels of another number
+            of images.
     """
     if (batch_norm is None) != (batch_norm_source is None):
         raise InputError(
@@ -100,10 +98,5 @@ def check_disclosed(
             "expected a positive batch size and an image shape (C, H, W), got "
             f"{batch_size} and {image_shape}"
         )
-    if labels is not None and labels.shape != (batch_size,):
+    if labels is not None and labels.shape[:1] != (batch_size,):
         raise InputError(f"expected {batch_size} granted labels, got {tuple(labels.shape)}")
-    if labels is not None and labels.dtype not in _WHOLE:
-        raise InputError(
-            f"expected granted labels as whole numbers, got {labels.dtype}: convert them "
-            "with .long()"
-        )

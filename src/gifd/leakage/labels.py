@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
 from gifd.errors import InputError, ModelError
 from gifd.leakage.counts import ClassMeans, DummyMean
 from gifd.leakage.one_label import read_label
+from gifd.leakage.one_label.numbers import read_numbers
 
 
-def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tensor, "M B"], str]:
+def label_hypotheses(
+    observation: Observation, most: int = 1
+) -> tuple[Shaped[Tensor, "M B *T"], str]:
     """The labels for an attack, the likeliest first, and their source.
 
     - 'granted': from the ledger
@@ -21,23 +24,30 @@ def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tenso
       label but cannot confirm it; of one image behind a defence; or from the rest of the update if
       the head shows nothing or is not linear (`ClassMeans`)
 
-    Only the counts of several images can be uncertain. Then there are up to `most` hypotheses,
+    Labels that are numbers are read of one image (`read_numbers`). Only the counts of several
+    images can be uncertain. Then there are up to `most` hypotheses,
     otherwise one.
 
     Raises:
-        InputError: a granted label outside the model's classes, or an update that neither one
-            image nor a defence explains.
+        InputError: granted labels that do not fit the loss, an update that neither one image nor
+            a defence explains, or labels that cannot be read because they are numbers of several
+            images or maps.
         ModelError: the update does not depend on the labels.
     """
-    granted = observation.ledger.labels
+    granted, task = (
+        observation.ledger.labels,
+        observation.model.task(observation.ledger.image_shape),
+    )
     if granted is not None:
-        classes = observation.model.classes(observation.ledger.image_shape)
-        if granted.min() < 0 or granted.max() >= classes:
-            raise InputError(
-                f"expected granted labels from 0 to {classes - 1} (the model has {classes} "
-                f"classes), got {granted.tolist()}"
-            )
+        task.check(granted, "granted labels")
         return granted[None], "granted"
+    if task.numbers:
+        return read_numbers(observation)[None], "inferred"
+    if task.targets:
+        raise InputError(
+            "expected granted labels, as those of a map of classes cannot be read, got none: grant "
+            "the labels, or use an attack that searches them (dlg)"
+        )
     try:
         found, source = _shown_by_head(observation, most)
     except ModelError:  # no linear head, or one that shows nothing
@@ -47,7 +57,10 @@ def label_hypotheses(observation: Observation, most: int = 1) -> tuple[Int[Tenso
 
 def _shown_by_head(observation: Observation, most: int) -> tuple[Int[Tensor, "M B"], str]:
     if observation.ledger.batch_size > 1:
-        return DummyMean()(observation).hypotheses(most), "estimated"
+        found = DummyMean()(observation)
+        if len(found.counts) < observation.model.classes(observation.ledger.image_shape):
+            raise ModelError("expected an output for each class, got one for two")
+        return found.hypotheses(most), "estimated"
     reading = read_label(observation)
     if reading.doubt is not None and not _defended(observation):
         raise InputError(reading.refusal())

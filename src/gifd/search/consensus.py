@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gifd.priors.generator import State
+from gifd.task import differ
 
 
 def consensus(
     states: Sequence[State],
     images: Float[Tensor, "R B C H W"],
-    labels: Int[Tensor, "R B"],
+    labels: Shaped[Tensor, "R B *T"],
 ) -> State:
     """The mean of the restarts' states, which averages out the errors of single restarts.
 
@@ -47,10 +48,11 @@ def consensus(
 
 
 def _order(
-    images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], labels: Int[Tensor, "B"]
+    images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], labels: Tensor
 ) -> Int[Tensor, "B"]:
     """For each image of the reference the index of the image assigned to it, within its label."""
     away = torch.cdist(reference.double().flatten(1), images.double().flatten(1)).square()
-    other = labels[:, None] != labels
-    apart = away.masked_fill(other, float(away.sum()) + 1)  # dearer than any order within labels
+    apart = away.masked_fill(
+        differ(labels), float(away.sum()) + 1
+    )  # dearer than any order within labels
     return torch.as_tensor(linear_sum_assignment(apart.cpu().numpy())[1])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
@@ -48,7 +48,7 @@ class Evaluation:
         objectives: Sequence[Objective],
         layout: Layout,
         carried: State,
-        labels: Int[Tensor, "N R B"],
+        labels: Shaped[Tensor, "N R B *T"],
         batched: bool,
         together: Target | None,
     ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from gifd.search.following import following
 from gifd.search.initializers import Beginning, Initializer
 from gifd.search.sources import Leaves, Source
 from gifd.search.standing import Standing, apart, flat
+from gifd.task import differ
 from gifd.updates import Update
 
 _log = logging.getLogger("gifd")
@@ -41,7 +42,11 @@ class Hashed:
     """
 
     def __init__(
-        self, observation: Observation, labels: Int[Tensor, "B"], most: int, rng: torch.Generator
+        self,
+        observation: Observation,
+        labels: Shaped[Tensor, "B *T"],
+        most: int,
+        rng: torch.Generator,
     ) -> None:
         self._observation, self._rng = observation, rng
         self._labels = labels.to(observation.model.device)
@@ -148,7 +153,7 @@ class Learned(Initializer):
         return replace(standing, state=apart(state, len(standing.alive)))
 
     def _images(
-        self, beginning: Beginning, n: int, labels: Int[Tensor, "B"]
+        self, beginning: Beginning, n: int, labels: Shaped[Tensor, "B *T"]
     ) -> Float[Tensor, "B C H W"]:
         context, rng = beginning.context, beginning.draws[n].rng
         members = self.PASSES * self.evaluations
@@ -166,7 +171,7 @@ class Learned(Initializer):
         self,
         inputs: Float[Tensor, "M F"],
         images: Float[Tensor, "M B C H W"],
-        labels: Int[Tensor, "B"],
+        labels: Shaped[Tensor, "B *T"],
         rng: torch.Generator,
     ) -> nn.Module:
         members, outputs = len(inputs), images[0].numel()
@@ -177,7 +182,7 @@ class Learned(Initializer):
             nn.ReLU(),
             _linear(self.hidden, outputs, rng),
         ).to(inputs.device)
-        apart = labels[:, None] != labels
+        apart = differ(labels)
         held = max(1, members // 5)
         adam = torch.optim.Adam(network.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.StepLR(adam, max(1, self.epochs // 2))

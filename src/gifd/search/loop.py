@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
@@ -55,7 +55,7 @@ class Search:
 
 def search(
     observations: Sequence[Observation],
-    labels: Int[Tensor, "N R B"],
+    labels: Shaped[Tensor, "N R B *T"],
     phases: Sequence[Phase],
     context: SearchContext,
     *,
@@ -77,7 +77,7 @@ def search(
 
     Args:
         observations: N observations of one model.
-        labels: class indices for the replay of each restart.
+        labels: for the replay of each restart.
         phases: at least one.
         context: prior and sizes.
         selection: the measure by which restarts and phases are compared.
@@ -98,7 +98,7 @@ def search(
     comparisons = [Comparison(observation) for observation in observations]
     targets = [comparison.target for comparison in comparisons]
     together = stacked(observations, targets) if vectorised else None
-    images, restarts, _ = labels.shape
+    images, restarts = labels.shape[:2]
     teller = Teller(callback, phases, selection, images, restarts, often=on_cpu)
     results: list[list[PhaseResult]] = [[] for _ in observations]
     dropped: list[list[int]] = [[] for _ in observations]
@@ -150,7 +150,7 @@ def _cut_short(run: PhaseRun, standing: Standing, teller: Teller, index: int, sp
 
 
 def _drawn(
-    phase: Phase, context: SearchContext, draws: Sequence[Draw], labels: Int[Tensor, "N R B"]
+    phase: Phase, context: SearchContext, draws: Sequence[Draw], labels: Shaped[Tensor, "N R B *T"]
 ) -> Standing:
     """Random states of the first phase."""
     images, restarts, device = *labels.shape[:2], context.model.device

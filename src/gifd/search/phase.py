@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.errors import InputError
@@ -119,7 +119,7 @@ class PhaseResult:
 
     name: str
     images: Float[Tensor, "B C H W"]
-    labels: Int[Tensor, "B"]
+    labels: Shaped[Tensor, "B *T"]
     distance: float
     curve: tuple[tuple[float, ...], ...]
     measure: Measure

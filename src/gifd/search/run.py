@@ -263,13 +263,14 @@ class PhaseRun:
                 results.append(None)
                 continue
             own = {name: tensor[n, 0] for name, tensor in best.state.items()}
-            labels = self.phase.space.labels(own, best.labels[n, 0])
+            known = best.labels[n, 0]
+            labels = self.phase.space.labels(own, known)
             took_part = entered[n].cpu()
             results.append(
                 PhaseResult(
                     name=self.phase.name,
                     images=images.clone(),
-                    labels=labels if labels.ndim == 1 else labels.argmax(1),
+                    labels=labels if labels.dtype == known.dtype else labels.argmax(1),
                     distance=float(best.distance[n, 0]),
                     curve=tuple(map(tuple, curve[:, n, took_part].tolist())),
                     measure=self.phase.measure,

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
@@ -47,7 +47,7 @@ class Signatures:
     """Weights at least, if there are so many."""
 
     def __init__(
-        self, observation: Observation, labels: Int[Tensor, "B"], rng: torch.Generator
+        self, observation: Observation, labels: Shaped[Tensor, "B *T"], rng: torch.Generator
     ) -> None:
         self._observation, self._rng = observation, rng
         model, protocol = observation.model, observation.protocol

@@ -272,7 +272,8 @@ class Pixels(Space):
 
     Args:
         bounded: clip after every step; otherwise only the answer is clipped.
-        soft_labels: also search the labels, as logits; the replay uses their softmax.
+        soft_labels: also search the labels, as logits, whose softmax the replay uses; labels that
+            are numbers as these.
     """
 
     bounded: bool = True
@@ -289,13 +290,13 @@ class Pixels(Space):
         return self.soft_labels
 
     def start(self, context: SearchContext, draw: Draw) -> State:
-        """Standard normal noise, also for the labels' logits."""
+        """Standard normal noise, also for soft labels."""
         like = next(iter(context.model.parameters.values()))
         shape = (draw.restarts, context.batch)
         state = {IMAGE: torch.randn(*shape, *context.image_shape, generator=draw.rng).to(like)}
         if self.soft_labels:
-            classes = context.model.classes(context.image_shape)
-            state[LABELS] = torch.randn(*shape, classes, generator=draw.rng).to(like)
+            outputs = context.model.task(context.image_shape).outputs
+            state[LABELS] = torch.randn(*shape, *outputs, generator=draw.rng).to(like)
         return self.clip(context, state)
 
     def enter(self, context: SearchContext, origin: Space, state: State) -> State:
@@ -324,8 +325,10 @@ class Pixels(Space):
         return context.model.denormalize(state[IMAGE])
 
     def labels(self, state: State, known: Tensor) -> Shaped[Tensor, "B *N"]:
-        """The softmax of the logits, (B, N), if labels are soft."""
-        return state[LABELS].softmax(-1) if self.soft_labels else known
+        """If they are soft, the softmax of their logits, (B, N, ...); numbers as they are."""
+        if not self.soft_labels:
+            return known
+        return state[LABELS] if known.is_floating_point() else state[LABELS].softmax(1)
 
     def clip(self, context: SearchContext, state: State) -> State:
         """Clip to images in [0, 1]."""

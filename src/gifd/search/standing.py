@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from gifd.priors.generator import State
@@ -30,7 +30,7 @@ class Standing:
 
     space: Space
     state: State
-    labels: Int[Tensor, "N R B"]
+    labels: Shaped[Tensor, "N R B *T"]
     numbers: Int[Tensor, "N R"]
     alive: Bool[Tensor, "N R"]
     distance: Float[Tensor, "N R"]

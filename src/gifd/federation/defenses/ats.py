@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import final
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.errors import InputError
@@ -130,7 +130,7 @@ def search(
     trained: Model,
     untrained: Model,
     images: Float[Tensor, "B C H W"],
-    labels: Int[Tensor, "B"],
+    labels: Shaped[Tensor, "B *T"],
     *,
     candidates: int = 1500,
     length: int = 3,

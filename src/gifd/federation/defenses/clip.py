@@ -72,11 +72,11 @@ class Clip(Defense):
 def _typical(upload: Upload, tries: int = 4) -> float:
     """The length of the shortest update of `tries` batches of random images and labels."""
     model, shape = upload.model, upload.image_shape
-    rng, classes = torch.Generator().manual_seed(0), model.classes(shape)
+    rng, task = torch.Generator().manual_seed(0), model.task(shape)
     lengths = []
     for _ in range(tries):
         images = torch.rand(upload.batch_size, *shape, generator=rng)
-        labels = torch.randint(classes, (len(images),), generator=rng)
-        replayed = upload.replay(images.to(model.device), labels.to(model.device))
+        labels = task.drawn(len(images), rng, next(iter(model.parameters.values())))
+        replayed = upload.replay(images.to(model.device), labels)
         lengths.append(float(replayed.detach().norm()))
     return min(lengths)

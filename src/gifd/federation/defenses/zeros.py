@@ -53,7 +53,7 @@ def of_random_images(upload: Upload) -> Update:
     model, shape = upload.model, upload.image_shape
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(upload.batch_size, *shape, generator=rng).to(model.device)
-    labels = torch.arange(upload.batch_size, device=model.device) % model.classes(shape)
+    labels = model.task(shape).drawn(upload.batch_size, rng, images)
     return upload.replay(images, labels).detach()
 
 

@@ -117,8 +117,11 @@ class Evidence:
     def likeliest(self) -> int:
         """The smallest number of the bias; without a bias the longest row.
 
-        Of rows that are equally long, the one with the smallest sum.
+        Of rows that are equally long, the one with the smallest sum. If one output tells two
+        classes, the second if it is negative.
         """
+        if len(self.weight) == 1:
+            return int((self.weight.sum() if self.bias is None else self.bias) < 0)
         if self.bias is not None:
             return int(self.bias.argmin())
         length = self.weight.square().sum(1)

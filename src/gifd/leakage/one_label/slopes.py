@@ -30,6 +30,8 @@ def candidates(
     """Labels to try, and for each the d that it would leave."""
     count = min(CANDIDATES, len(d))
     labels = torch.cat([d.abs().topk(count).indices, d.argmin()[None]])
+    if len(d) == 1:  # one output tells two classes
+        labels = torch.tensor([0, 1])
     if seen.steps > 1:
         return labels, _replayed(seen, a, labels)
     return labels, _slopes(seen, seen.head_weight @ a + seen.head_bias, labels)

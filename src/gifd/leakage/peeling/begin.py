@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -53,7 +53,7 @@ class _Candidate(NamedTuple):
 def begin(
     replay: Replay,
     gradient: Mapping[str, Tensor],
-    labels: Int[Tensor, "B"],
+    labels: Shaped[Tensor, "B *T"],
     rng: torch.Generator,
 ) -> Begun:
     """Find an activation that some layer's gradient shows and that explains this gradient.
@@ -160,7 +160,7 @@ def _ordered(replay: Replay, found: _Candidate, labels: Tensor) -> _Candidate:
         return found
     cost = torch.zeros(batch, batch)
     for place, label in enumerate(labels):
-        slopes = _own(replay, found, label.expand(batch))[1]
+        slopes = _own(replay, found, label.expand(batch, *label.shape))[1]
         alike = torch.cosine_similarity(slopes.flatten(1), found.slopes.flatten(1), dim=1)
         cost[:, place] = -alike.cpu()
     images, places = linear_sum_assignment(cost.numpy())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
@@ -65,7 +65,7 @@ class Peeled:
     shape: tuple[int, ...]
 
 
-def peel(observation: Observation, labels: Int[Tensor, "B"]) -> Peeled:
+def peel(observation: Observation, labels: Shaped[Tensor, "B *T"]) -> Peeled:
     """Solve for the values inside the victim, layer by layer.
 
     1. Some layer's gradient alone shows its input (`gifd.leakage.peeling.begin`). The layers

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor
 
 from gifd.errors import ModelError, one_line
@@ -72,7 +72,7 @@ class Replay:
         return one is not None and other is not None and torch.equal(one, other)
 
     def slopes(
-        self, known: Known, labels: Int[Tensor, "B"], which: int = 0
+        self, known: Known, labels: Shaped[Tensor, "B *T"], which: int = 0
     ) -> tuple[Pass, list[Tensor]]:
         """A pass, and the slopes of the output of each of its layers.
 
