@@ -55,6 +55,7 @@ class Model:
     parameters: Mapping[str, Tensor] = field(init=False, repr=False)
     buffers: Mapping[str, Tensor] = field(init=False, repr=False)
     _tried: tuple[int, ...] = field(init=False, repr=False, default=())
+    _running: dict[str, Tensor] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
@@ -81,11 +82,43 @@ class Model:
         """The device of the parameters."""
         return next(iter(self.parameters.values())).device
 
-    def at(self, parameters: Mapping[str, Tensor]) -> Model:
-        """The same model with other values of the trained parameters."""
+    def at(
+        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor] | None = None
+    ) -> Model:
+        """The same model with other values of the trained parameters, and of the buffers if given.
+
+        Buffers are all that is not trained, frozen parameters too.
+        """
         other = copy.copy(self)
         object.__setattr__(other, "parameters", dict(parameters))
+        if buffers is not None:
+            object.__setattr__(other, "buffers", dict(buffers))
         return other
+
+    def running(self, state: dict[str, Tensor]) -> Model:
+        """The same model, whose forward passes in training mode read and write these buffers.
+
+        A module in training mode changes its own buffers in every pass, as batch norm its running
+        statistics. A `Model` does not: each pass starts at the buffers that it is given. This one
+        starts at `state` and puts the changed ones there.
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "_running", state)
+        return other
+
+    def evaluating(self) -> Model:
+        """The same model in evaluation mode, with a module of its own."""
+        other = copy.copy(self)
+        object.__setattr__(other, "module", copy.deepcopy(self.module).eval())
+        return other
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers under the names and in the order of the module's state dict."""
+        named = (*self.module.named_parameters(), *self.module.named_buffers())
+        names = {id(tensor): name for name, tensor in named}
+        own = {**self.parameters, **self.buffers}
+        kept = self.module.state_dict(keep_vars=True)
+        return {name: own[names[id(t)]] for name, t in kept.items() if id(t) in names}
 
     def normalize(self, images: Float[Tensor, "*R B C H W"]) -> Float[Tensor, "*R B C H W"]:
         """`(images - mean) / std`, the module's input."""
@@ -110,11 +143,17 @@ class Model:
         state = dict(parameters)
         if self.training:
             zero = images.new_zeros(())  # adding it gives the copies the axis of an outer vmap
-            buffers = {name: b + zero.to(b.dtype) for name, b in buffers.items()}
+            held = {**buffers, **(self._running or {})}
+            buffers = {name: b + zero.to(b.dtype) for name, b in held.items()}
         state |= buffers
         inputs = self.normalize(images).to(next(iter(parameters.values())).dtype)
         with unfused():
-            return logits_in(functional_call(self.module, state, (inputs,)))
+            logits = logits_in(functional_call(self.module, state, (inputs,)))
+        if self.training and self._running is not None:
+            for name, copied in buffers.items():
+                if state[name] is not copied or copied._version:  # replaced, or written to
+                    self._running[name] = state[name].detach()
+        return logits
 
     def loss_at(
         self,
