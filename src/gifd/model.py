@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from gifd.errors import GifdError, ModelError, one_line
-from gifd.kernels import once_only, unfused
+from gifd.kernels import once_only, transformed, unfused
 from gifd.outputs import logits_in
 from gifd.trace import Call, Calls
 
@@ -100,7 +100,7 @@ class Model:
 
         A module in training mode changes its own buffers in every pass, as batch norm its running
         statistics. A `Model` does not: each pass starts at the buffers that it is given. This one
-        starts at `state` and puts the changed ones there.
+        starts at `state` and puts the changed ones there; not within a transform of `torch.func`.
         """
         other = copy.copy(self)
         object.__setattr__(other, "_running", state)
@@ -140,18 +140,18 @@ class Model:
 
         All forward passes of a victim go through here, and can be differentiated twice.
         """
-        state = dict(parameters)
+        state, held = dict(parameters), dict(buffers)
         if self.training:
             zero = images.new_zeros(())  # adding it gives the copies the axis of an outer vmap
-            held = {**buffers, **(self._running or {})}
+            held |= self._running or {}
             buffers = {name: b + zero.to(b.dtype) for name, b in held.items()}
         state |= buffers
         inputs = self.normalize(images).to(next(iter(parameters.values())).dtype)
         with unfused():
             logits = logits_in(functional_call(self.module, state, (inputs,)))
-        if self.training and self._running is not None:
-            for name, copied in buffers.items():
-                if state[name] is not copied or copied._version:  # replaced, or written to
+        if self.training and self._running is not None and not transformed():
+            for name, before in held.items():  # batch norm writes without a trace in `_version`
+                if not torch.equal(state[name], before):
                     self._running[name] = state[name].detach()
         return logits
 

@@ -60,24 +60,8 @@ def moved(done: Round) -> Update:
     return Update(dict(done.after.parameters)) - Update(dict(done.before.parameters))
 
 
-ENGINES = [
-    "process",
-    pytest.param(
-        "ray",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("ray") is None, reason="Ray is not installed"
-        ),
-    ),
-]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("batch", [None, 8])
-def test_flower_gives_the_same_numbers(engine: str, train: bool, batch: int | None) -> None:
-    simulation = federation(train=train, batch=batch)
-    if batch is None:
-        assert len({len(own) for own in simulation.shares}) > 1, "weights matter"
+def check(simulation: Simulation, engine: str) -> None:
+    """Three rounds in Flower, and the same without."""
     seen: list[Round] = []
     final = simulate(simulation, 3, seen.append, engine=engine)  # type: ignore[arg-type]
     expected = list(simulation.rounds(3))
@@ -90,9 +74,23 @@ def test_flower_gives_the_same_numbers(engine: str, train: bool, batch: int | No
             assert set(reply.buffers) == set(other.buffers)
         for name, buffer in own.after.buffers.items():
             torch.testing.assert_close(done.after.buffers[name], buffer, rtol=1e-6, atol=0)
-    assert bool(expected[0].replies[0].buffers) == train
+    assert bool(expected[0].replies[0].buffers) == simulation.model.training
     for name, tensor in final.parameters.items():
         torch.testing.assert_close(tensor, seen[-1].after.parameters[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("batch", [None, 8])
+def test_flower_gives_the_same_numbers(train: bool, batch: int | None) -> None:
+    simulation = federation(train=train, batch=batch)
+    if batch is None:
+        assert len({len(own) for own in simulation.shares}) > 1, "weights matter"
+    check(simulation, "process")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_flowers_own_engine_gives_the_same_numbers() -> None:
+    check(federation(train=True), "ray")
 
 
 def test_in_single_precision_the_weights_are_the_same_to_its_rounding() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
@@ -87,23 +88,29 @@ def simulate(
 def client_app(simulation: Simulation) -> ClientApp:
     """The app of all clients: `Work.done` at the weights of the message."""
     app = ClientApp()
+    app.train()(_Train(simulation=simulation))
+    return app
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Train:
+    """A client's training, as a value that Ray can send to its workers."""
+
+    simulation: Simulation
+
+    def __call__(self, message: Message, context: Context) -> Message:
         client = int(context.node_config[NUMBER])
         number = int(message.content.config_records["config"]["server-round"])
-        model = _at(message.content.array_records["arrays"], simulation.model)
-        reply = simulation.work(number, client).done(model)
+        model = _at(message.content.array_records["arrays"], self.simulation.model)
+        reply = self.simulation.work(number, client).done(model)
         content = RecordDict(
             {
-                "arrays": ArrayRecord(simulation.server.returned(model, reply)),
+                "arrays": ArrayRecord(self.simulation.server.returned(model, reply)),
                 "metrics": MetricRecord({"num-examples": reply.images}),
                 "client": ConfigRecord({"number": client}),
             }
         )
         return Message(content=content, reply_to=message)
-
-    return app
 
 
 def server_app(simulation: Simulation, rounds: int, told: Told) -> ServerApp:
