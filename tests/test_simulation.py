@@ -220,7 +220,10 @@ def test_draws_depend_on_round_and_client_alone() -> None:
     assert draws[2, 1] != draws[1, 1]
     assert draws[2, 1] != federation(batch=5, seed=1).held(2, 1).tolist()
     work = simulation.work(2, 1)
-    assert torch.equal((work.images * 255).round().byte(), simulation.images[draws[2, 1]])
+    assert torch.equal(work.pixels, simulation.images[draws[2, 1]])
+    images, labels = work.on("cpu")
+    torch.testing.assert_close(images * 255, work.pixels.float(), rtol=0, atol=1e-4)
+    assert torch.equal(labels, work.labels)
     assert work.labels.tolist() == simulation.labels[draws[2, 1]].tolist()
 
 
@@ -229,7 +232,7 @@ def test_the_upload_of_a_round_is_what_an_attacker_replays(train: bool) -> None:
     simulation = federation(train, batch=8)
     *_, done = simulation.rounds(3)
     upload = done.upload(2)
-    replayed = upload.replay(done.works[2].images, done.works[2].labels)
+    replayed = upload.replay(*done.works[2].on("cpu"))
     away = float((replayed - upload.update).norm() / upload.update.norm())
     assert away < TOLERANCE
     assert observe(upload).ledger.batch_size == 8
@@ -425,7 +428,8 @@ def test_rounds_in_python_and_on_the_command_line_are_the_same(data: Path, tmp_p
     told = json.loads((tmp_path / "round-002" / "client-00.json").read_text())
     images = torch.stack([read_image(data / name, size=32) for name in told["images"]])
     protocol = catalog.protocol(LOCAL[-1], images=len(images))
-    work = Work(images=images, labels=torch.tensor(told["labels"]), protocol=protocol)
+    pixels = (images * 255).round().byte()
+    work = Work(pixels=pixels, labels=torch.tensor(told["labels"]), protocol=protocol)
     update = work.done(before).update
     assert float((update - sent).norm() / sent.norm()) < 1e-3, "weights are kept in float32"
 

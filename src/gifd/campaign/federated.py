@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ class Federated:
         names = [self.data.names[i] if self.data.names else str(i) for i in held]
         private = round_folder(self.folder, done.number) / f"client-{name}"
         width = len(str(len(held)))
-        for place, (image, file) in enumerate(zip(work.images, names, strict=True)):
+        images, _ = work.on("cpu")
+        for place, (image, file) in enumerate(zip(images, names, strict=True)):
             write_image(image, private / f"{place:0{width}d}-{Path(file).stem}.png")
         told = {
             "round": done.number,
@@ -112,7 +114,8 @@ class Federated:
     def _row(self, number: int, model: Model) -> float:
         images, labels = self.simulation.images[self.held], self.simulation.labels[self.held]
         found = accuracy(model.evaluating(), images, labels)
-        self._write(ROWS, json.dumps({"round": number, "accuracy": found}) + "\n", "a")
+        known = None if math.isnan(found) else found
+        self._write(ROWS, json.dumps({"round": number, "accuracy": known}) + "\n", "a")
         return found
 
     def _write(self, name: str, text: str, how: str = "w") -> None:

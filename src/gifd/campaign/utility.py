@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -126,8 +126,8 @@ def utility(
         own = shards[client][torch.randint(len(shards[client]), (batch,), generator=rng)]
         own_seed = (seed * rounds + number - 1) * clients + client
         return Work(
-            images=images[own].float().to(model.device) / 255,
-            labels=labels[own].to(model.device),
+            pixels=images[own],
+            labels=labels[own],
             protocol=wrapped([d.drawn(own_seed) for d in defenses], plain, own_seed),
         )
 
@@ -136,16 +136,16 @@ def utility(
         at = done.before.parameters
         if alike and done.number % 10 == 1:
             first, sent = done.works[0], plain.as_gradient(done.replies[0].update, at)
-            bare = Work(images=first.images, labels=first.labels, protocol=plain).done(done.before)
+            bare = replace(first, protocol=plain).done(done.before)
             true = plain.as_gradient(bare.update, at)
             norms = float(true.norm()), float(sent.norm())
             lengths.append(norms[1] / max(norms[0], 1e-30))
             cosines.append(float(true.dot(sent)) / max(norms[0] * norms[1], 1e-30))
         model = done.after
         if callback is not None:
-            last = done.works[-1]
             with torch.no_grad():
-                loss = model.loss_at(model.parameters, model.buffers, last.images, last.labels)
+                seen = done.works[-1].on(model.device)
+                loss = model.loss_at(model.parameters, model.buffers, *seen)
             callback(done.number - 1, float(loss))
     dp = next((d for d in defenses if isinstance(d, DPSGD) and d.noise > 0), None)
     return Utility(

@@ -24,14 +24,18 @@ class Work:
     """What a client has to do in a round.
 
     Args:
-        images: (B, C, H, W) in [0, 1], on the model's device.
+        pixels: of its images, (B, C, H, W) of bytes.
         labels: (B,).
         protocol: what it computes, with its defences.
     """
 
-    images: Float[Tensor, "B C H W"]
+    pixels: UInt8[Tensor, "B C H W"]
     labels: Int[Tensor, "B"]
     protocol: Protocol
+
+    def on(self, device: torch.device | str) -> tuple[Float[Tensor, "B C H W"], Int[Tensor, "B"]]:
+        """The images in [0, 1] and their labels on a device."""
+        return self.pixels.float().to(device) / 255, self.labels.to(device)
 
     def done(self, model: Model) -> Reply:
         """The client's training, from the weights and buffers of `model`.
@@ -42,12 +46,12 @@ class Work:
         """
         buffers: dict[str, Tensor] = {}
         update = self.protocol(
-            model.running(buffers), model.parameters, model.buffers, self.images, self.labels
+            model.running(buffers), model.parameters, model.buffers, *self.on(model.device)
         )
         return Reply(
             update=update.detach(),
             buffers=buffers,
-            images=len(self.images),
+            images=len(self.pixels),
             protocol=self.protocol,
         )
 
@@ -77,13 +81,13 @@ class Round:
     def upload(self, client: int) -> Upload:
         """What reaches the server from this client, for `observe`."""
         work, reply = self.works[client], self.replies[client]
-        channels, height, width = work.images.shape[1:]
+        channels, height, width = work.pixels.shape[1:]
         return Upload(
             update=reply.update,
             model=self.before,
             protocol=work.protocol,
             image_shape=(channels, height, width),
-            batch_size=len(work.images),
+            batch_size=len(work.pixels),
         )
 
 
@@ -164,10 +168,10 @@ class Simulation:
 
     def work(self, number: int, client: int) -> Work:
         """What a client does in a round: a `Plan`."""
-        held, on = self.held(number, client), self.model.device
+        held = self.held(number, client)
         return Work(
-            images=self.images[held].float().to(on) / 255,
-            labels=self.labels[held].to(on),
+            pixels=self.images[held],
+            labels=self.labels[held],
             protocol=self.protocol(len(held)),
         )
 

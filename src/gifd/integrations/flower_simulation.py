@@ -267,6 +267,6 @@ def _reply(before: Model, arrays: ArrayRecord, work: Work) -> Reply:
     return Reply(
         update=from_state_dicts(before.state(), state, before).update,
         buffers=buffers,
-        images=len(work.images),
+        images=len(work.pixels),
         protocol=work.protocol,
     )
