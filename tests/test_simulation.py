@@ -26,7 +26,7 @@ from gifd.cli import app
 from gifd.errors import InputError
 from gifd.federation.client import TOLERANCE
 from gifd.federation.dealing import dealt, held_out
-from gifd.federation.defenses import Noise
+from gifd.federation.defenses import DPSGD, Defense, Noise
 from gifd.federation.optimizers import SGD
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.federation.servers import Averaging, Descent, mean
@@ -237,6 +237,14 @@ def test_the_upload_of_a_round_is_what_an_attacker_replays(train: bool) -> None:
     assert away < TOLERANCE
     assert observe(upload).ledger.batch_size == 8
     assert upload.model is done.before
+
+
+@pytest.mark.parametrize("defense", [Noise(std=0.1), DPSGD(noise=0.1)])
+def test_an_upload_does_not_carry_defences(defense: Defense) -> None:
+    protocol = defense.wrap(FedAvg(steps=2, lr=0.1), 0)
+    (done,) = federation(protocol=lambda images: protocol, batch=2).rounds(1)
+    with pytest.raises(InputError, match="expected a client without defences"):
+        done.upload(0)
 
 
 def test_clients_without_enough_images_are_refused() -> None:

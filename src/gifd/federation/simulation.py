@@ -12,7 +12,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from gifd.errors import InputError
-from gifd.federation.protocols import Protocol
+from gifd.federation.defenses.defense import Wrapped
+from gifd.federation.protocols import FedAvg, Protocol
 from gifd.federation.servers import Averaging, Reply, Server, mean_buffers
 from gifd.federation.upload import Upload
 from gifd.model import Model
@@ -79,8 +80,18 @@ class Round:
     after: Model
 
     def upload(self, client: int) -> Upload:
-        """What reaches the server from this client, for `observe`."""
+        """What reaches the server from this client, for `observe`.
+
+        Raises:
+            InputError: a client with defences, which an upload does not carry.
+        """
         work, reply = self.works[client], self.replies[client]
+        local = work.protocol.local if isinstance(work.protocol, FedAvg) else work.protocol
+        if isinstance(local, Wrapped):
+            raise InputError(
+                "expected a client without defences, got one that computes "
+                f"{work.protocol}: make its Upload with the protocol that is agreed on"
+            )
         channels, height, width = work.pixels.shape[1:]
         return Upload(
             update=reply.update,
