@@ -44,7 +44,7 @@ def slope(
         inputs: other tensors that it uses. The gradient has a graph if one of them or of `at`
             requires one.
     """
-    if _transformed():
+    if transformed():
         slopes: dict[str, Tensor] = grad(function)(dict(at))
         return slopes
     again = torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *at.values()))
@@ -59,7 +59,7 @@ def slope(
     return dict(zip(own, found, strict=True))
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether a transform of `torch.func` is active; True if PyTorch does not say."""
     level = getattr(torch._C._functorch, "maybe_current_level", None)
     return level is None or level() is not None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from gifd.errors import GifdError, InputError, ModelError, one_line
-from gifd.kernels import once_only, unfused
+from gifd.kernels import once_only, transformed, unfused
 from gifd.outputs import logits_in
 from gifd.task import Task, task_of
 from gifd.trace import Call, Calls
@@ -63,6 +63,7 @@ class Model:
     buffers: Mapping[str, Tensor] = field(init=False, repr=False)
     _tried: tuple[int, ...] = field(init=False, repr=False, default=())
     _task: tuple[tuple[int, ...], Task] | None = field(init=False, repr=False, default=None)
+    _running: dict[str, Tensor] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
@@ -93,11 +94,43 @@ class Model:
         """The device of the parameters."""
         return next(iter(self.parameters.values())).device
 
-    def at(self, parameters: Mapping[str, Tensor]) -> Model:
-        """The same model with other values of the trained parameters."""
+    def at(
+        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor] | None = None
+    ) -> Model:
+        """The same model with other values of the trained parameters, and of the buffers if given.
+
+        Buffers are all that is not trained, frozen parameters too.
+        """
         other = copy.copy(self)
         object.__setattr__(other, "parameters", dict(parameters))
+        if buffers is not None:
+            object.__setattr__(other, "buffers", dict(buffers))
         return other
+
+    def running(self, state: dict[str, Tensor]) -> Model:
+        """The same model, whose forward passes in training mode read and write these buffers.
+
+        A module in training mode changes its own buffers in every pass, as batch norm its running
+        statistics. A `Model` does not: each pass starts at the buffers that it is given. This one
+        starts at `state` and puts the changed ones there; not within a transform of `torch.func`.
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "_running", state)
+        return other
+
+    def evaluating(self) -> Model:
+        """The same model in evaluation mode, with a module of its own."""
+        other = copy.copy(self)
+        object.__setattr__(other, "module", copy.deepcopy(self.module).eval())
+        return other
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers under the names and in the order of the module's state dict."""
+        named = (*self.module.named_parameters(), *self.module.named_buffers())
+        names = {id(tensor): name for name, tensor in named}
+        own = {**self.parameters, **self.buffers}
+        kept = self.module.state_dict(keep_vars=True)
+        return {name: own[names[id(t)]] for name, t in kept.items() if id(t) in names}
 
     def normalize(self, images: Float[Tensor, "*R B C H W"]) -> Float[Tensor, "*R B C H W"]:
         """`(images - mean) / std`, the module's input."""
@@ -119,14 +152,20 @@ class Model:
 
         All forward passes of a victim go through here, and can be differentiated twice.
         """
-        state = dict(parameters)
+        state, held = dict(parameters), dict(buffers)
         if self.training:
             zero = images.new_zeros(())  # adding it gives the copies the axis of an outer vmap
-            buffers = {name: b + zero.to(b.dtype) for name, b in buffers.items()}
+            held |= self._running or {}
+            buffers = {name: b + zero.to(b.dtype) for name, b in held.items()}
         state |= buffers
         inputs = self.normalize(images).to(next(iter(parameters.values())).dtype)
         with unfused(), self._precision():
-            return logits_in(functional_call(self.module, state, (inputs,)))
+            logits = logits_in(functional_call(self.module, state, (inputs,)))
+        if self.training and self._running is not None and not transformed():
+            for name, before in held.items():  # batch norm writes without a trace in `_version`
+                if not torch.equal(state[name], before):
+                    self._running[name] = state[name].detach()
+        return logits
 
     def _precision(self) -> AbstractContextManager[object]:
         if self.autocast is None:

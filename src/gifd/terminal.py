@@ -68,14 +68,16 @@ def training(title: str) -> Iterator[Callable[[Stand], None]]:
 
 
 @contextmanager
-def steps(title: str, total: int, reason: str = "") -> Iterator[Callable[[int, float], None]]:
-    """Progress of `total` steps: loss, time left; and a note before the first."""
+def steps(
+    title: str, total: int, reason: str = "", what: str = "loss"
+) -> Iterator[Callable[[int, float], None]]:
+    """Progress of `total` steps: loss or another number, time left; a note before the first."""
     with shown(say, title, transient=True) as update:
 
-        def callback(step: int, loss: float) -> None:
+        def callback(step: int, value: float) -> None:
             if reason and step == 0:
                 note(reason)
-            update(f"{step + 1}/{total} · loss {loss:.3f}", step + 1, total, None)
+            update(f"{step + 1}/{total} · {what} {value:.3f}", step + 1, total, None)
 
         yield callback
 

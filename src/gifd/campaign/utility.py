@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gifd.errors import InputError
+from gifd.federation.dealing import held_out
 from gifd.federation.defenses import DPSGD, Defense, check_order, wrapped
 from gifd.federation.defenses.dpsgd import accountant_installed
 from gifd.federation.protocols import FedSGD, Protocol
+from gifd.federation.servers import Reply, Server, mean_gradient
+from gifd.federation.simulation import Work, accuracy, rounds_of
 from gifd.model import Model
 from gifd.training import ImageSet
-from gifd.updates import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +108,7 @@ def utility(
     if data.labels is None:
         raise InputError("expected labelled images to learn from, got none with labels")
     rng = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data.labels), generator=rng)
-    held, taught = order[: len(order) // 5], order[len(order) // 5 :]
+    held, taught = held_out(len(data.labels), rng)
     shards = taught.chunk(clients)
     if min(map(len, shards)) < batch or len(shards) < clients:
         raise InputError(
@@ -123,36 +121,35 @@ def utility(
     for defense in defenses:
         model = defense.prepare(model, shape)
     alike = before == list(model.parameters)
-    theta = {n: p.clone().requires_grad_() for n, p in model.parameters.items()}
-    server = torch.optim.Adam(list(theta.values()), lr=lr)
+
+    def plan(number: int, client: int) -> Work:
+        own = shards[client][torch.randint(len(shards[client]), (batch,), generator=rng)]
+        own_seed = (seed * rounds + number - 1) * clients + client
+        return Work(
+            pixels=images[own],
+            labels=labels[own],
+            protocol=wrapped([d.drawn(own_seed) for d in defenses], plain, own_seed),
+        )
+
     cosines, lengths = [], []
-    for round_ in range(rounds):
-        at = {name: p.detach() for name, p in theta.items()}
-        received: list[Update] = []
-        for client, shard in enumerate(shards):
-            own = shard[torch.randint(len(shard), (batch,), generator=rng)]
-            x, y = images[own].float().to(model.device) / 255, labels[own].to(model.device)
-            own_seed = (seed * rounds + round_) * clients + client
-            defended = wrapped([d.drawn(own_seed) for d in defenses], plain, own_seed)
-            sent = plain.as_gradient(defended(model, at, model.buffers, x, y).detach(), at)
-            received.append(sent)
-            if client == 0 and round_ % 10 == 0 and alike:
-                true = plain.as_gradient(plain(model, at, model.buffers, x, y).detach(), at)
-                norms = float(true.norm()), float(sent.norm())
-                lengths.append(norms[1] / max(norms[0], 1e-30))
-                cosines.append(float(true.dot(sent)) / max(norms[0] * norms[1], 1e-30))
-        mean = reduce(add, received) / clients
-        for name, parameter in theta.items():
-            parameter.grad = mean[name]
-        server.step()
+    for done in rounds_of(model, plan, clients=clients, rounds=rounds, server=_FedAdam(lr)):
+        at = done.before.parameters
+        if alike and done.number % 10 == 1:
+            first, sent = done.works[0], plain.as_gradient(done.replies[0].update, at)
+            bare = replace(first, protocol=plain).done(done.before)
+            true = plain.as_gradient(bare.update, at)
+            norms = float(true.norm()), float(sent.norm())
+            lengths.append(norms[1] / max(norms[0], 1e-30))
+            cosines.append(float(true.dot(sent)) / max(norms[0] * norms[1], 1e-30))
+        model = done.after
         if callback is not None:
             with torch.no_grad():
-                loss = model.loss_at(theta, model.buffers, x, y)
-            callback(round_, float(loss))
-    final = {name: p.detach() for name, p in theta.items()}
+                seen = done.works[-1].on(model.device)
+                loss = model.loss_at(model.parameters, model.buffers, *seen)
+            callback(done.number - 1, float(loss))
     dp = next((d for d in defenses if isinstance(d, DPSGD) and d.noise > 0), None)
     return Utility(
-        accuracy=_accuracy(model, final, images[held], labels[held]),
+        accuracy=accuracy(model, images[held], labels[held]),
         cosine=sum(cosines) / len(cosines) if cosines else None,
         length=sum(lengths) / len(lengths) if lengths else None,
         epsilon=None
@@ -161,12 +158,20 @@ def utility(
     )
 
 
-def _accuracy(model: Model, theta: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> float:
-    right = 0
-    for first in range(0, len(images), 256):
-        part = slice(first, first + 256)
-        x = images[part].float().to(model.device) / 255
-        with torch.no_grad():
-            guess = model.logits(theta, model.buffers, x).argmax(1).cpu()
-        right += int((guess == labels[part]).sum())
-    return right / len(images) if len(images) else math.nan
+class _FedAdam(Server):
+    """Adam on the mean gradient."""
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+        self.theta: dict[str, Tensor] = {}
+
+    def __call__(self, model: Model, replies: Sequence[Reply]) -> Mapping[str, Tensor]:
+        """The weights after a step; those of the first round begin it."""
+        if not self.theta:
+            self.theta = {n: p.clone().requires_grad_() for n, p in model.parameters.items()}
+            self.adam = torch.optim.Adam(list(self.theta.values()), lr=self.lr)
+        gradient = mean_gradient(model, replies)
+        for name, parameter in self.theta.items():
+            parameter.grad = gradient[name]
+        self.adam.step()
+        return {name: parameter.detach().clone() for name, parameter in self.theta.items()}

@@ -1,4 +1,4 @@
-"""The command line: `gifd demo | attack | invert | labels | layers | frontier | list | prior`."""
+"""The command line: `gifd demo | attack | invert | labels | layers | federate | frontier | ...`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from gifd import catalog, terminal
 from gifd.cli.attack import attack
 from gifd.cli.demo import demo
+from gifd.cli.federate import federate
 from gifd.cli.frontier import frontier
 from gifd.cli.invert import invert
 from gifd.cli.labels import labels
@@ -32,6 +33,7 @@ app.command()(invert)
 app.command()(demo)
 app.command()(labels)
 app.command()(layers)
+app.command()(federate)
 app.command()(frontier)
 app.add_typer(prior_app, name="prior")
 

@@ -73,9 +73,14 @@ PublicImages = Annotated[
 Restarts = Annotated[int | None, typer.Option(help="Number of parallel searches.", min=1)]
 
 
+def folder_at(out: Path | None) -> Path:
+    """The folder that `Out` names."""
+    return out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+
+
 def store_at(out: Path | None) -> Store:
-    """The store in the folder that `Out` names."""
-    return Store(out or Path("runs") / datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    """The store in that folder."""
+    return Store(folder_at(out))
 
 
 MaxMemory = Annotated[

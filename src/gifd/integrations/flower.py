@@ -30,12 +30,12 @@ from gifd.attacks import Attack, peel
 from gifd.audit import Fit, fit
 from gifd.audit.stand_ins import stand_ins
 from gifd.captures import at_weights, from_state_dicts
+from gifd.captures.folder import write_before, write_returned
 from gifd.errors import GifdError, InputError, UnexplainedError
 from gifd.federation.protocols import Protocol
 from gifd.federation.upload import Upload
 from gifd.metrics import PSNR, score
 from gifd.model import Model
-from gifd.tensor_files import write_tensors
 
 try:
     from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord
@@ -229,7 +229,7 @@ class Recorded(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The strategy's, after keeping the weights."""
-        self._write(server_round, "before", arrays.to_torch_state_dict())
+        write_before(arrays.to_torch_state_dict(), self.folder, server_round)
         return self.strategy.configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -239,8 +239,8 @@ class Recorded(Strategy):
         kept = list(replies)
         for reply in kept:
             if not reply.has_error():
-                node = reply.metadata.src_node_id
-                self._write(server_round, f"client-{node}", _state(reply))
+                node = str(reply.metadata.src_node_id)
+                write_returned(_state(reply), self.folder, server_round, node)
         return self.strategy.aggregate_train(server_round, kept)
 
     def configure_evaluate(
@@ -258,10 +258,6 @@ class Recorded(Strategy):
     def summary(self) -> None:
         """The strategy's."""
         self.strategy.summary()
-
-    def _write(self, server_round: int, name: str, state: Mapping[str, Tensor]) -> None:
-        path = self.folder / f"round-{server_round:03d}" / f"{name}.safetensors"
-        write_tensors(state, {"gifd.order": "\n".join(state)}, path)
 
 
 def _state(message: Message) -> dict[str, Tensor]:

@@ -26,15 +26,17 @@ class ImageSet:
         labels: (N,) class indices, or None.
         classes: the name of each class index; empty without labels.
         source: for records.
+        names: the path of each image in the source; empty if they are from no files.
 
     Raises:
-        InputError: no image, another shape, or labels that do not fit.
+        InputError: no image, another shape, or labels or names that do not fit.
     """
 
     images: Tensor
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     source: str = "images"
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -48,6 +50,8 @@ class ImageSet:
                 f"expected square images of 8, 16, 32, ... pixels, got {shape[-1]} x {shape[-2]}: "
                 "give a size to resize them to"
             )
+        if self.names and len(self.names) != shape[0]:
+            raise InputError(f"expected a name for each of {shape[0]}, got {len(self.names)}")
         if self.labels is None:
             return
         if self.labels.shape != shape[:1] or self.labels.dtype != torch.int64:
@@ -127,7 +131,11 @@ def read_image_set(
         names.append(name)
     chosen, classes = _classes(names, labels) if labels is not None else (None, ())
     return ImageSet(
-        images=torch.stack(pictures), labels=chosen, classes=classes, source=Path(source).name
+        images=torch.stack(pictures),
+        labels=chosen,
+        classes=classes,
+        source=Path(source).name,
+        names=tuple(names),
     )
 
 
