@@ -95,7 +95,12 @@ class ImageSet:
 
 
 def read_image_set(
-    source: str | Path, *, size: int | None = None, match: str = "*", labels: str | None = None
+    source: str | Path,
+    *,
+    size: int | None = None,
+    channels: int = 3,
+    match: str = "*",
+    labels: str | None = None,
 ) -> ImageSet:
     """The images of a folder or zip.
 
@@ -103,6 +108,7 @@ def read_image_set(
         source: the folder or zip.
         size: resize the shorter side to it and crop the centre; None requires images of equal
             size.
+        channels: 3, or 1 for grey.
         match: shell pattern of the file names to use.
         labels: a regular expression whose first group, in the path inside the source, is the
             class (`class([0-9]+)`); '/' uses the folder of each image. None for an unconditional
@@ -117,7 +123,7 @@ def read_image_set(
         )
     pictures: list[Tensor] = []
     names: list[str] = []
-    for name, picture in read_images(source, match=match, size=size):
+    for name, picture in read_images(source, match=match, size=size, channels=channels):
         if pictures and picture.shape != pictures[0].shape:
             raise InputError(
                 f"expected images of one size in '{source}', got {_size(pictures[0])} and "
