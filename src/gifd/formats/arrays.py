@@ -78,12 +78,11 @@ def _scaled(pixels: np.ndarray, name: str) -> np.ndarray:
     if pixels.dtype.kind not in "iu":
         raise InputError(f"expected integers or floats at {name}, got {pixels.dtype}")
     kind = np.iinfo(pixels.dtype)
-    scaled = (pixels.astype(np.float64) - kind.min) / (float(kind.max) - kind.min)
-    filled = float(scaled.max() - (scaled.min() if kind.min else 0))
-    if kind.bits > 8 and 0 < filled < DIM:
+    low, high, span = int(pixels.min()), int(pixels.max()), int(kind.max) - int(kind.min)
+    if kind.bits > 8 and 0 < high - (low if kind.min else 0) < DIM * span:
         raise InputError(
             f"expected integers that fill the range of {pixels.dtype} at {name}, got "
-            f"{int(pixels.min())} to {int(pixels.max())}: divide by the value of white and save "
+            f"{low} to {high}: divide by the value of white and save "
             "floats in [0, 1], or use a smaller type"
         )
-    return scaled
+    return (pixels.astype(np.float64) - kind.min) / span
