@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from gifd.errors import InputError, one_line
 from gifd.images import LARGEST_SIDE, read_images
+from gifd.priors.sides import MULTIPLE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +23,7 @@ class ImageSet:
     """Square images of one size and, for a conditional prior, their class indices.
 
     Args:
-        images: (N, C, S, S) of bytes; S is 8, 16, 32, ...
+        images: (N, C, S, S) of bytes; S is a multiple of 4, from 8 on.
         labels: (N,) class indices, or None.
         classes: the name of each class index; empty without labels.
         source: for records.
@@ -43,9 +44,9 @@ class ImageSet:
                 f"expected images as bytes (N, C, S, S), got {self.images.dtype} {shape}"
             )
         side = shape[-1]
-        if shape[-2] != side or side < 8 or side & (side - 1):
+        if shape[-2] != side or side < 8 or side % MULTIPLE:
             raise InputError(
-                f"expected square images of 8, 16, 32, ... pixels, got {shape[-1]} x {shape[-2]}: "
+                f"expected square images of 8, 12, 16, ... pixels, got {shape[-1]} x {shape[-2]}: "
                 "give a size to resize them to"
             )
         if self.labels is None:
@@ -117,9 +118,9 @@ def read_image_set(
     Raises:
         InputError: nothing there, a corrupt image, mixed sizes, or a path without a class.
     """
-    if size is not None and (not 8 <= size <= LARGEST_SIDE or size & (size - 1)):
+    if size is not None and (not 8 <= size <= LARGEST_SIDE or size % MULTIPLE):
         raise InputError(
-            f"expected a size of 8, 16, 32, ... {LARGEST_SIDE} pixels, got {one_line(size, 40)}"
+            f"expected a size of 8, 12, 16, ... {LARGEST_SIDE} pixels, got {one_line(size, 40)}"
         )
     pictures: list[Tensor] = []
     names: list[str] = []
