@@ -47,7 +47,7 @@ def main(
 ) -> None:
     """Print one row per number of samples: PSNR with its 95 % interval over the images."""
     model = catalog.victim(victim, classes=classes, size=size, seed=0)
-    generator = catalog.prior(prior, size=size)
+    generator = catalog.prior(prior, shape=(3, size, size))
     images, shown = [], []
     for index, (_, image) in enumerate(read_images(source, match=match, limit=limit, size=size)):
         label = torch.tensor([index % classes])

@@ -454,10 +454,10 @@ def test_rounds_of_a_federation_are_attacked_beside_the_untrained_model(tmp_path
         Image.fromarray(array).save(tmp_path / f"{index:02d}_class{index % 2}.png")
     few = ["--owns", "0.5,0.9", "--rounds", "0,1,2", "--clients", 2, "--limit", 2, "--size", 16]
     chosen = [*few, "--training", "fedavg:lr=0.3,epochs=3", "--evaluations", 20]
-    text = done(load("federation"), tmp_path, *chosen)
+    text = done(load("global_model"), tmp_path, *chosen)
     rows = [line[2:].split(" | ") for line in text.splitlines() if re.match(r"\| \d", line)]
     assert [row[:2] for row in rows] == [[own, n] for own in ("0.5", "0.9") for n in "012"]
     assert rows[0][5] == rows[3][5] == ""
     assert all("±" in row[5] for row in rows if row[1] != "0")
     assert len({row[4] for row in rows[:3]}) == 3, "each at its own model"
-    assert run(load("federation"), tmp_path, *few, "--rounds", "2,1").exit_code == 2
+    assert run(load("global_model"), tmp_path, *few, "--rounds", "2,1").exit_code == 2

@@ -30,7 +30,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def run(images: list[str], *arguments: object) -> Result:
-    fixed = ["--victim", "convnet", "--size", "16", "--attack", "ig", "--evaluations", "4"]
+    fixed = ["--victim", "convnet", "--shape", "16,16", "--attack", "ig", "--evaluations", "4"]
     fixed += ["--labels", "class([0-9])", "--depth", "2"]
     return CliRunner().invoke(app, ["layers", *images, *fixed, *map(str, arguments)])
 
@@ -76,7 +76,7 @@ def test_the_parts_may_be_named_and_an_attack_may_refuse(images: list[str], tmp_
 
 
 def test_if_all_attacks_refuse_no_number_is_shown(images: list[str], tmp_path: Path) -> None:
-    arguments = ["layers", *images, "--victim", "convnet", "--size", "16", "--attack", "peel"]
+    arguments = ["layers", *images, "--victim", "convnet", "--shape", "16,16", "--attack", "peel"]
     arguments += ["--labels", "class([0-9])", "--part", "fc", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr

@@ -12,7 +12,7 @@ from gifd.cli import app
 from gifd.leakage.counts import AuxiliaryLeastSquares, Impact
 from gifd.metrics import PSNR, SSIM, STLPIPS
 
-GIVEN = ("preset", "restarts", "classes", "size", "images")
+GIVEN = ("preset", "restarts", "classes", "size", "channels", "images")
 
 
 def run(*arguments: str) -> Result:

@@ -34,7 +34,7 @@ def test_every_shipped_file_has_an_entry() -> None:
 
 def test_options_of_a_shipped_prior() -> None:
     assert catalog.prior("faces64", options=["latent=z", "resolution=32"]).image_shape[1] == 32
-    assert catalog.prior("faces64", size=32).image_shape == (3, 32, 32)
+    assert catalog.prior("faces64", shape=(3, 32, 32)).image_shape == (3, 32, 32)
     with pytest.raises(InputError, match="expected options of 'faces64'"):
         catalog.prior("faces64", options=["truncation=1"])
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from gifd.search.leaves import dead_leaves
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 from gifd.federation.servers import Averaging, Descent, mean
 from gifd.federation.simulation import Round, Simulation, Work, accuracy
 from gifd.images import read_image, write_image
+from gifd.leaves import dead_leaves
 from gifd.model import Model
 from gifd.tensor_files import read_tensors
 from gifd.updates import Update

@@ -1,6 +1,7 @@
 """Training: networks against the reference, closed forms of losses, interrupted runs."""
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gifd.cli import app
 from gifd.errors import InputError, WeightsError
-from gifd.priors import read_checkpoint
+from gifd.priors import read_checkpoint, stylegan2, write_checkpoint
 from gifd.priors.generator import IMAGE
 from gifd.training import ImageSet, Recipe, Trainer, image_set, read_image_set, state_path, train
 from gifd.training.augment import Adapt, Augment
@@ -41,6 +43,10 @@ TINY = Recipe(
     lr=0.01,
     seed=3,
 )
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -96,6 +102,64 @@ def test_what_is_trained_is_what_is_cut(classes: int) -> None:
         images = (network(w, noise) + 1) / 2
     assert torch.allclose(prior(state)[IMAGE], images, atol=2e-2)  # weights in half precision
     assert float((prior(state)[IMAGE] - images).abs().mean()) < 2e-3
+
+
+@pytest.mark.parametrize(("side", "base", "blocks"), [(12, 6, 2), (20, 5, 3), (28, 7, 3)])
+def test_sides_that_are_multiples_of_four_grow_from_their_base(
+    side: int, base: int, blocks: int, tmp_path: Path
+) -> None:
+    images = torch.randint(0, 256, (8, 1, side, side), generator=rng(), dtype=torch.uint8)
+    trainer = Trainer(ImageSet(images=images), TINY)
+    assert len(trainer.channels) == blocks
+    before = {name: tensor.clone() for name, tensor in trainer.generator.state_dict().items()}
+    losses = trainer.step()
+    assert np.isfinite([losses.generator, losses.discriminator]).all()
+    after = trainer.generator.state_dict()
+    assert not torch.equal(before[f"synthesis.b{base}.const"], after[f"synthesis.b{base}.const"])
+    write_checkpoint(trainer.checkpoint(), tmp_path / "grey.safetensors")
+    prior = read_checkpoint(tmp_path / "grey.safetensors").generator(name="grey", latent="z")
+    assert (prior.image_shape, len(prior)) == ((1, side, side), blocks)
+    state = prior.draw(2, rng(2))
+    for cut in range(blocks + 1):
+        assert torch.equal(prior[cut:](prior[:cut](state))[IMAGE], prior(state)[IMAGE])
+    early = stylegan2(trainer.checkpoint().tensors, resolution=2 * base, latent="z")
+    assert early.image_shape == (1, 2 * base, 2 * base)
+    with pytest.raises(InputError, match=rf"a resolution of \[{base}, {2 * base}"):
+        stylegan2(trainer.checkpoint().tensors, resolution=base + 1)
+
+
+def test_a_grey_prior_is_trained_and_attacks_a_grey_victim(tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for number in range(6):
+        values = np.random.default_rng(number).integers(0, 2**16, (28, 28)).astype(np.uint16)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    out = tmp_path / "digits.safetensors"
+    small = ["--channel-base", "64", "--channel-max", "4", "--latent", "4", "--batch", "2"]
+    small += ["--score", "0", "--device", "cpu"]
+    trained = run("prior", "train", folder, "--grey", "--out", out, "--images", 4, *small)
+    assert trained.exit_code == 0, trained.output
+    assert "StyleGAN2, 28 px" in out.with_suffix(".md").read_text(encoding="utf-8")
+    with Image.open(out.with_suffix(".png")) as sheet:
+        assert sheet.mode == "L"
+    victim = ["--victim", "lenet", "--shape", "1,28,28", "--restarts", 1, "--steps", 12, "--json"]
+    where = ["--prior", out, "--out", tmp_path / "out"]
+    result = run("attack", folder / "3.png", *victim, *where)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["settings"]["prior"] == "Generator('digits', 3 stages, 1 x 28 x 28)"
+    assert record["psnr"] is not None
+    colours = run("attack", folder / "3.png", *victim[:2], *where)
+    assert colours.exit_code == 2
+    assert "1 x 28 x 28" in colours.stderr
+
+
+def test_a_constant_that_its_name_does_not_fit_is_refused() -> None:
+    tensors = dict(Trainer(pictures(8), TINY).checkpoint().tensors)
+    for name, const in (("b7", torch.zeros(8, 4, 4)), ("b9999", tensors["synthesis.b4.const"])):
+        wrong = tensors | {f"synthesis.{name}.const": const}
+        with pytest.raises(WeightsError, match="expected StyleGAN2 weights"):
+            stylegan2(wrong)
 
 
 # -- losses ------------------------------------------------------------------------------
@@ -434,7 +498,7 @@ def test_any_dataset_will_do() -> None:
         ([torch.rand(3, 8, 8) * 2], r"values in \[0, 1\]"),
         ([torch.rand(3, 8, 8), torch.rand(3, 16, 16)], "one size"),
         ([(torch.rand(3, 8, 8), 0), torch.rand(3, 8, 8)], "a label for each"),
-        ([torch.rand(3, 12, 12)], "8, 16, 32"),
+        ([torch.rand(3, 18, 18)], "8, 12, 16"),
         ([torch.rand(3, 8, 16)], "square"),
         ([(torch.rand(3, 8, 8), -1)], "labels of 0"),
     ],
@@ -467,7 +531,7 @@ def empty(folder: Path) -> None:
         (lambda folder: None, ["--labels", "age"], "expected a group"),
         (lambda folder: None, ["--labels", "age([0-9]+)"], "expected a class in every path"),
         (lambda folder: None, ["--labels", "("], "expected a regular expression"),
-        (lambda folder: None, ["--size", "20"], "expected a size of 8, 16, 32"),
+        (lambda folder: None, ["--size", "22"], "expected a size of 8, 12, 16"),
         (lambda folder: None, ["--lr", "0"], "lr above 0"),
         (lambda folder: None, ["--precision", "int8"], "precision float32 or bfloat16"),
         (lambda folder: None, ["--batch", "32"], "at least a batch"),

@@ -7,20 +7,18 @@ import io
 import math
 import os
 import re
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from gifd.depths import Depth
 from gifd.errors import InputError, one_line
 from gifd.files import BROKEN_ZIP, is_file, is_folder, read_member
+from gifd.formats import ENDINGS, read_picture
 
 SMALLEST = 16
 """Images with a shorter side below this number of pixels are refused."""
@@ -34,25 +32,26 @@ MOST_CLASSES = 1_000_000
 LARGEST = 1 << 28
 """The largest image in a zip, in bytes; larger ones are not unpacked."""
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"})
-"""Endings of image files in a folder or zip."""
-
-
 Told = Callable[[tuple[int, int]], object]
 """Called with the width and height of a file's image, before it is cropped and resized."""
 
 
-def read_image(
-    path: str | Path, *, size: int | None = 64, told: Told | None = None
-) -> Float[Tensor, "3 H W"]:
-    """Read an image file as RGB in [0, 1], its centre square at `size` x `size` pixels.
+Size = int | tuple[int, int]
+"""The side of a square, or height and width, in pixels."""
 
-    The shorter side is resized to `size` with antialiasing, then the centre is cropped. More
-    than 8 bits per channel are scaled to 8; white is the largest value of the file's depth.
+
+def read_image(
+    path: str | Path, *, size: Size | None = 64, channels: int = 3, told: Told | None = None
+) -> Float[Tensor, "C H W"]:
+    """Read an image file in [0, 1], at the full depth of the file.
+
+    The image is resized with antialiasing so that it covers the size, then its centre is cropped.
+    The formats are those of `gifd.formats`: what Pillow reads, `.npy` and `.dcm`.
 
     Args:
         path: the file.
-        size: side of the square; None keeps the image as it is.
+        size: a square's side, or height and width; None keeps the image as it is.
+        channels: 3, or 1 for grey.
         told: see `Told`.
 
     Raises:
@@ -65,7 +64,7 @@ def read_image(
         raise InputError(f"expected an image file at {name}, found none")
     try:
         with Path(path).open("rb") as file:
-            return _decode(file, name, size, told)
+            return _decode(file, name, str(path), size, channels, told)
     except OSError as error:
         raise InputError(f"expected a readable image at {name}, got: {one_line(error)}") from None
 
@@ -75,9 +74,10 @@ def read_images(
     *,
     match: str = "*",
     limit: int | None = None,
-    size: int | None = 64,
+    size: Size | None = 64,
+    channels: int = 3,
     told: Told | None = None,
-) -> Iterator[tuple[str, Float[Tensor, "3 H W"]]]:
+) -> Iterator[tuple[str, Float[Tensor, "C H W"]]]:
     """The images of a folder (with subfolders) or zip, sorted by name.
 
     Args:
@@ -85,6 +85,7 @@ def read_images(
         match: shell pattern of the file names to use.
         limit: number of images, evenly spaced over those that match; None takes all.
         size: see `read_image`.
+        channels: likewise.
         told: see `Told`.
 
     Yields:
@@ -96,10 +97,11 @@ def read_images(
     source = Path(source)
     if is_folder(source):
         for name in _chosen(_walked(source), source, match, limit):
-            yield name, read_image(source / name, size=size, told=told)
+            yield name, read_image(source / name, size=size, channels=channels, told=told)
         return
     for name, content in _unzipped(source, match, limit):
-        yield name, _decode(io.BytesIO(content), _quoted(f"{source}:{name}"), size, told)
+        whole = _quoted(f"{source}:{name}")
+        yield name, _decode(io.BytesIO(content), whole, name, size, channels, told)
 
 
 def _walked(folder: Path) -> list[str]:
@@ -130,13 +132,30 @@ def _unzipped(source: Path, match: str, limit: int | None) -> Iterator[tuple[str
         ) from None
 
 
-def framing(sizes: Sequence[tuple[int, int]], size: int) -> str | None:
+def framing(sizes: Sequence[tuple[int, int]], size: Size) -> str | None:
     """How many images of these sizes are cropped or enlarged, in a line; None if none is."""
-    cropped = sum(width != height for width, height in sizes)
-    upscaled = sum(min(side) < size for side in sizes)
-    parts = [f"{cropped} of {len(sizes)} cropped to the centre square"] if cropped else []
-    parts += [f"{upscaled} of {len(sizes)} enlarged to {size} x {size} pixels"] if upscaled else []
+    high, wide = sides(size)
+    cropped = sum(width * high != height * wide for width, height in sizes)
+    upscaled = sum(width < wide or height < high for width, height in sizes)
+    shape = "square" if high == wide else f"of {high} : {wide}"
+    parts = [f"{cropped} of {len(sizes)} cropped to the centre {shape}"] if cropped else []
+    parts += [f"{upscaled} of {len(sizes)} enlarged to {high} x {wide} pixels"] if upscaled else []
     return f"images: {', '.join(parts)}" if parts else None
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width.
+
+    Raises:
+        InputError: one is below 1, or larger than `LARGEST_SIDE`.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if not 1 <= min(height, width) <= max(height, width) <= LARGEST_SIDE:
+        raise InputError(
+            f"expected images of 1 to at most {LARGEST_SIDE} pixels a side, got "
+            f"{one_line(height, 40)} x {one_line(width, 40)}"
+        )
+    return height, width
 
 
 def write_image(image: Float[Tensor, "C H W"], path: Path) -> None:
@@ -218,43 +237,24 @@ def _chosen(names: list[str], source: Path, match: str, limit: int | None) -> li
     return [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
 
 
-def open_picture(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
-    """The image of a file as RGB, rotated as its EXIF data say.
-
-    Raises:
-        InputError: not an image, a damaged one, one with more pixels than Pillow considers safe,
-            or one of an unknown depth.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # e.g. about damaged EXIF data
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
-                depth = Depth.of(opened)
-                return depth.rgb(ImageOps.exif_transpose(opened))
-    except UnidentifiedImageError:
-        raise InputError(
-            f"expected an image (PNG, JPEG, ...) at {name}, got something else, "
-            "or a format that Pillow does not read"
-        ) from None
-    except Exception as error:  # a damaged picture raises nearly every type
-        raise InputError(f"expected a readable image at {name}, got: {one_line(error)}") from None
-
-
 def _decode(
-    file: io.BufferedReader | io.BytesIO, name: str, size: int | None, told: Told | None
-) -> Float[Tensor, "3 H W"]:
-    picture = open_picture(file, name)
+    file: io.BufferedReader | io.BytesIO,
+    name: str,
+    path: str,
+    size: Size | None,
+    channels: int,
+    told: Told | None,
+) -> Float[Tensor, "C H W"]:
+    if channels not in (1, 3):
+        raise InputError(f"expected images of 1 or 3 channels, got {channels}")
+    picture = read_picture(file, name, path)
     if min(picture.size) < SMALLEST:
+        width, height = picture.size
         raise InputError(
             f"expected an image of at least {SMALLEST} x {SMALLEST} pixels at {name}, "
-            f"got {picture.width} x {picture.height}"
+            f"got {width} x {height}"
         )
     if told is not None:
         told(picture.size)
-    if size is not None:
-        if not 1 <= size <= LARGEST_SIDE:
-            raise InputError(f"expected a size of 1 to {LARGEST_SIDE} pixels, got {size}")
-        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
-    array = np.asarray(picture, dtype=np.float32) / 255.0  # (H, W, 3)
-    return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
+    picture = picture.grey() if channels == 1 else picture.coloured()
+    return (picture if size is None else picture.fitted(*sides(size))).tensor()

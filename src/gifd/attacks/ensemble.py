@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gifd.attacks.attack import Attack, expect_prior
+from gifd.attacks.attack import Attack
 from gifd.attacks.presets import Preset, given, learnt_from
 from gifd.errors import InputError
 from gifd.priors.generator import Generator
@@ -12,13 +12,13 @@ REFERENCE = "gifd's own; after Iglesias et al., Ensemble Kalman Methods, Inverse
 
 
 def ensemble(
-    prior: Generator,
+    prior: Generator | None = None,
     *,
     public: Source | None = None,
     preset: Preset = "strongest",
     restarts: int | None = None,
     rounds: int = 3,
-    features: int = 1,
+    features: int | None = None,
 ) -> Attack:
     """Learns the way from updates to images on an ensemble, in rounds around the guess.
 
@@ -31,25 +31,28 @@ def ensemble(
     All presets are the same.
 
     Args:
-        prior: the generator.
-        public: images of the private ones' kind to learn from, in place of the prior's.
+        prior: the generator; without one the guesses are not projected.
+        public: images of the private ones' kind to learn from, in place of the prior's. Without
+            either, it learns from random shapes (`gifd.leaves`).
         preset: as of the other attacks.
         restarts: independent ensembles; 1 by default.
         rounds: after the first one.
         features: stages of the generator before the features that are searched after the first
-            round; 0 for none: the guesses are not projected, and no prior is searched.
+            round, 1 by default; 0 for none: the guesses are not projected.
 
     Source: see `gifd.search.Ensemble`.
     """
-    expect_prior(prior)
-    if rounds < 0 or features < 0:
-        raise InputError(f"expected rounds and features >= 0, got {rounds} and {features}")
-    depth = min(features, len(prior) - 1)
+    source = learnt_from(public, prior)
+    features = given(features, 0 if prior is None else 1)
+    if rounds < 0 or (features and prior is None):
+        raise InputError(
+            f"expected rounds >= 0, and features of a prior only, got rounds={rounds}, "
+            f"features={features} and {prior}"
+        )
+    depth = 0 if prior is None else min(features, len(prior) - 1)
     learn: Space = Latent() if features else Pixels()
     later: Space = Feature(depth) if depth else learn
-    phases = [
-        Phase(name="first round", space=learn, steps=1, begin=Ensemble(source=learnt_from(public)))
-    ]
+    phases = [Phase(name="first round", space=learn, steps=1, begin=Ensemble(source=source))]
     for number in range(rounds):
         begin = Ensemble(around=True)
         phases.append(Phase(name=f"round {number + 2}", space=later, steps=1, begin=begin))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gifd.attacks.attack import Attack, expect_prior
+from gifd.attacks.attack import Attack
 from gifd.attacks.presets import Preset, given, is_ours, learnt_from
 from gifd.priors.generator import Generator
 from gifd.search import Learned, Phase, Pixels, Source
@@ -11,7 +11,7 @@ REFERENCE = "Wu et al., Learning To Invert, UAI 2023, arXiv:2210.10880"
 
 
 def lti(
-    prior: Generator,
+    prior: Generator | None = None,
     *,
     public: Source | None = None,
     preset: Preset = "strongest",
@@ -26,7 +26,8 @@ def lti(
     is ours (3,000; the paper trains on 50,000).
 
     Args:
-        prior: its samples are the images, unless public ones are given.
+        prior: its samples are the images, unless public ones are given. Without either, they are
+            random shapes (`gifd.leaves`).
         public: images of the private ones' kind.
         preset: 'paper', or 'strongest': a smaller network, which little data trains better.
         restarts: networks; 1 by default.
@@ -36,10 +37,9 @@ def lti(
     Source: Wu et al., Learning To Invert: Simple Adaptive Attacks for Gradient Inversion in
     Federated Learning, UAI 2023, arXiv:2210.10880. See `gifd.search.Learned` for what differs.
     """
-    expect_prior(prior)
     ours = is_ours(preset)
     begin = Learned(
-        source=learnt_from(public),
+        source=learnt_from(public, prior),
         hidden=given(hidden, 1000 if ours else 3000),
         epochs=given(epochs, 60 if ours else 200),
         lr=1e-3 if ours else 1e-4,

@@ -8,7 +8,18 @@ from dataclasses import replace
 from typing import Literal, TypeVar, get_args
 
 from gifd.errors import InputError, expect
-from gifd.search import Consensus, Keeps, Latent, Measure, Phase, Regression, Samples, Source
+from gifd.priors.generator import Generator
+from gifd.search import (
+    Consensus,
+    Keeps,
+    Latent,
+    Leaves,
+    Measure,
+    Phase,
+    Regression,
+    Samples,
+    Source,
+)
 
 T = TypeVar("T")
 
@@ -59,14 +70,16 @@ def switched_on(**extensions: float) -> dict[str, float]:
     return {name: float(value) for name, value in extensions.items() if value}
 
 
-def learnt_from(public: Source | None) -> Source:
-    """What an attack learns from: these images, or else samples of its prior.
+def learnt_from(public: Source | None, prior: Generator | None) -> Source:
+    """What an attack learns from: these images, or samples of its prior, or random shapes.
 
     Raises:
-        InputError: something that is not a source.
+        InputError: something that is neither a source nor a prior.
     """
+    if prior is not None:
+        expect(prior, Generator, "a prior, as faces64() makes one")
     if public is None:
-        return Samples()
+        return Leaves() if prior is None else Samples()
     expect(public, Source, "public images, as Public(images=...)")
     return public
 

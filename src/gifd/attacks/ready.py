@@ -51,7 +51,8 @@ class Ready:
         if attack.prior is not None and attack.prior.image_shape != ledger.image_shape:
             raise InputError(
                 f"expected a prior for images of {_times(ledger.image_shape)}, got "
-                f"{attack.prior}: choose another prior or image size"
+                f"{attack.prior}: choose another prior or image size, or none "
+                "where an attack can do without"
             )
         if attack.needs_gradients:
             model.check_twice(ledger.image_shape)

@@ -23,14 +23,14 @@ from gifd.errors import InputError
 from gifd.federation.defenses import Defense
 from gifd.federation.protocols import Protocol
 from gifd.files import is_file, is_folder
-from gifd.images import LARGEST_SIDE, MOST_CLASSES
+from gifd.images import MOST_CLASSES, sides
 from gifd.leakage.counts import LabelEstimator
 from gifd.metrics import Metric
 from gifd.model import Model
 from gifd.priors import Generator, read_checkpoint, read_remapper, write_remapper
 from gifd.search import Source
 from gifd.training import train_remapper
-from gifd.victims import IMAGENET_MEAN, IMAGENET_STD
+from gifd.victims import Size, normalization
 from gifd.weights import cache_dir
 
 
@@ -68,7 +68,7 @@ def attack(
     found = _attack(text)
     if restarts is not None and restarts < 1:
         raise InputError(f"expected at least 1 restart, got {restarts}")
-    if found.takes("prior") and prior is None:
+    if found.needs("prior") and prior is None:
         raise InputError(f"expected a prior for '{text}', got none: choose {', '.join(PRIORS)}")
     offered = {
         "prior": prior,
@@ -86,7 +86,7 @@ def attack(
     built = found.made(**offered, **off)
     if restarts is not None and not found.takes("restarts"):
         built = replace(built, restarts=restarts)
-    if found.takes("prior"):
+    if built.prior is not None:
         built = replace(built, label_mapping=label_mapping)
     if steps is not None and evaluations is not None:
         raise InputError("expected steps or evaluations, got both: choose one")
@@ -118,15 +118,19 @@ def _attack(text: str) -> Found[Attack]:
 
 
 def prior(
-    text: str, *, size: int | None = None, options: Sequence[str] = (), offline: bool = False
+    text: str,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    options: Sequence[str] = (),
+    offline: bool = False,
 ) -> Generator:
     """A prior by name, downloaded if it is not cached; the user's own; or from a checkpoint.
 
     Args:
         text: a key of `PRIORS`, the user's own, or the path of a checkpoint file or folder (see
             `gifd.priors.checkpoints` for the formats).
-        size: side of the private images: larger images of a prior are averaged down to it, unless
-            the options choose a size.
+        shape: (C, H, W) of the private images: a prior of larger or coloured images is framed to
+            it (`Generator.framed`).
         options: further options, each `key=value`; for a checkpoint, those of its architecture.
         offline: download nothing.
 
@@ -143,16 +147,13 @@ def prior(
         )
     if name not in PRIORS and not text.endswith(".py") and (is_file(text) or is_folder(text)):
         checkpoint = read_checkpoint(Path(text))
-        chosen = checkpoint.parse(options)
-        built = checkpoint.generator(name=Path(text).stem, **chosen)
+        built = checkpoint.generator(name=Path(text).stem, **checkpoint.parse(options))
     else:
         found = resolve(text, PRIORS, "prior", (Generator,), options, also=", a checkpoint file")
-        chosen = dict(found.chosen)
         built = found.made(offline=offline)
-    decided = {"area", "resolution"} & set(chosen)
-    if decided or size is None or built.image_shape[1] <= size:
-        return built
-    return built.averaged(size)
+    if shape is None or not built.frames(shape):
+        return built  # an attack refuses one that does not fit, and says both shapes
+    return built.framed(shape)
 
 
 def label_mapping(
@@ -259,8 +260,9 @@ def victim(
     text: str,
     *,
     classes: int,
-    size: int,
+    size: Size,
     seed: int,
+    channels: int | None = None,
     device: torch.device | str = "cpu",
     offline: bool = False,
 ) -> Model:
@@ -268,14 +270,15 @@ def victim(
 
     Those of `VICTIMS` are in eval mode, with ImageNet's normalisation. The user's own is a `Model`
     (with its normalisation and loss), a `torch.nn.Module` that takes images normalised with
-    ImageNet's mean and standard deviation, or a function that makes one: it receives `classes` and
-    `size` if it has parameters of these names without a default.
+    ImageNet's mean and standard deviation, or a function that makes one: it receives `classes`,
+    `size` and `channels` if it has parameters of these names without a default.
 
     Args:
         text: a key of `VICTIMS`, or the user's own.
         classes: number of classes, unless the victim decides it.
-        size: side of the private images.
+        size: side of the private images, or their height and width.
         seed: seed of the weights.
+        channels: of the images; by default 3, or those of a module's first convolution.
         device: device of the weights.
         offline: download nothing.
 
@@ -284,16 +287,24 @@ def victim(
     """
     if not 2 <= classes <= MOST_CLASSES:
         raise InputError(f"expected at least 2 classes, at most {MOST_CLASSES:,}, got {classes}")
-    if not 1 <= size <= LARGEST_SIDE:
-        raise InputError(f"expected images of at most {LARGEST_SIDE} pixels a side, got {size}")
-    offered = {"classes": classes, "size": size, "offline": offline}
+    height, width = sides(size)
+    offered: dict[str, object] = {
+        "classes": classes,
+        "size": height if height == width else (height, width),
+        "channels": 3 if channels is None else channels,
+        "offline": offline,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         found: Found[Model | nn.Module] = resolve(text, VICTIMS, "victim", (Model, nn.Module))
         if found.own:
             offered = {name: value for name, value in offered.items() if found.needs(name)}
+        elif channels not in (None, 3) and not found.takes("channels"):
+            raise InputError(f"expected images of 3 channels for '{text}', got {channels}")
         made = found.made(**offered)
     if isinstance(made, Model):
         return replace(made, module=made.module.to(device))
     module = made if found.own else made.eval()
-    return Model(module=module.to(device), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    first = (part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d))
+    mean, std = normalization(next(first, 3) if channels is None else channels)
+    return Model(module=module.to(device), mean=mean, std=std)

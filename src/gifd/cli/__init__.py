@@ -100,7 +100,7 @@ def list_() -> None:
 
 
 _HEADS = ("name", "what it is", "options", "paper")
-_GIVEN = ("preset", "restarts", "classes", "size", "images")
+_GIVEN = ("preset", "restarts", "classes", "size", "channels", "images")
 """Parameters with an option of their own on the command line."""
 
 

@@ -20,6 +20,7 @@ from gifd.cli.choices import (
     chosen_labels,
     chosen_mapping,
     chosen_metrics,
+    chosen_prior,
     chosen_public,
     chosen_victim,
 )
@@ -27,6 +28,7 @@ from gifd.cli.options import (
     Classes,
     Device,
     Evaluations,
+    FormerSize,
     MaxMemory,
     Offline,
     Out,
@@ -37,10 +39,12 @@ from gifd.cli.options import (
     PublicImages,
     Restarts,
     Seed,
+    Shape,
     Steps,
     Victim,
     VictimSeed,
     device_of,
+    shape_of,
     store_at,
 )
 from gifd.cli.trials import run_trials
@@ -119,7 +123,8 @@ def attack(
             "Default: auto."
         ),
     ] = None,
-    size: Annotated[int, typer.Option(help="Images are cropped to size x size.", min=16)] = 64,
+    shape: Shape = None,
+    size: FormerSize = None,
     victim_seed: VictimSeed = 0,
     seed: Seed = 0,
     device: Device = "auto",
@@ -146,15 +151,15 @@ def attack(
         )
     knows = chosen_attacker(attacker)
     classes_of = chosen_labels(images, label or [0], labels)
-    model = chosen_victim(
+    model, image_shape = chosen_victim(
         victim,
         classes=classes,
-        size=size,
+        shape=shape_of(shape, size),
         seed=victim_seed,
         device=device_of(device, max_memory),
         offline=offline,
     )
-    classes = model.classes((len(model.mean), size, size))  # your own victim decides them
+    classes = model.classes(image_shape)  # your own victim decides them
     client = Client(
         model=model,
         protocol=catalog.protocol(protocol, images=batch_size),
@@ -165,8 +170,8 @@ def attack(
     )
     built = chosen_attacks(
         attacks or ["gifd"],
-        load=lambda: catalog.prior(
-            prior or "faces64", size=size, options=prior_option or (), offline=offline
+        load=lambda: chosen_prior(
+            prior, shape=image_shape, options=prior_option or (), offline=offline
         ),
         preset=preset,
         without=without or (),
@@ -174,7 +179,7 @@ def attack(
         evaluations=evaluations,
         restarts=restarts,
         mapped=lambda prior: chosen_mapping(label_mapping or "auto", prior, classes),
-        public=chosen_public(public, attacks or ["gifd"], size=size),
+        public=chosen_public(public, attacks or ["gifd"], shape=image_shape),
     )
     of_prior = {
         "--prior": prior,
@@ -185,14 +190,15 @@ def attack(
     if unused and not any(each.prior for each in built):
         terminal.note(f"no attack here uses a prior: {', '.join(unused)} not used")
     asked = [*(metric or ()), *(["lpips"] if lpips else [])]  # --lpips: its name until 0.2
-    metrics = chosen_metrics(asked, offline=offline)
+    metrics = chosen_metrics(asked, shape=image_shape, offline=offline)
     store = store_at(out)
-    sizes = _sizes(images, size)
+    sizes = _sizes(images, image_shape[1:])
     origin = {"name": victim, "classes": classes, "seed": victim_seed}
 
     def of_client(first: int) -> Iterator[Trial]:
         own = slice(first, first + batch_size)
-        batch = torch.stack([read_image(path, size=size) for path in images[own]])
+        read = partial(read_image, size=image_shape[1:], channels=image_shape[0])
+        batch = torch.stack([read(path) for path in images[own]])
         for each in built:
             yield Trial(
                 names=[path.name for path in images[own]],
@@ -211,7 +217,7 @@ def attack(
     run_trials(batches, store, json=json)
 
 
-def _sizes(images: list[Path], size: int) -> dict[Path, tuple[int, int]]:
+def _sizes(images: list[Path], size: tuple[int, int]) -> dict[Path, tuple[int, int]]:
     """The width and height of each readable image; crops and enlargements are noted, once."""
     found: dict[Path, tuple[int, int]] = {}
     for path in images:

@@ -22,7 +22,7 @@ from gifd.model import Model
 from gifd.priors import Generator
 from gifd.search import Public, Source
 from gifd.training import REMAPPER_STEPS
-from gifd.victims import IMAGENET_MEAN
+from gifd.victims import normalization
 
 MODAL = (_NormBase, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 """Layers that behave differently in training mode."""
@@ -33,7 +33,7 @@ STANDARD = ("psnr", "ssim", "mse", "stlpips")
 def chosen_attacks(
     names: Sequence[str],
     *,
-    load: Callable[[], Generator],
+    load: Callable[[], Generator | None],
     preset: str,
     without: Sequence[str],
     steps: int | None,
@@ -77,7 +77,11 @@ def chosen_attacks(
 
 
 def chosen_public(
-    path: Path | None, names: Sequence[str], *, size: int, quiet: bool = False
+    path: Path | None,
+    names: Sequence[str],
+    *,
+    shape: tuple[int, int, int],
+    quiet: bool = False,
 ) -> Source | None:
     """The public images of a folder or zip, if an attack learns from them.
 
@@ -90,37 +94,74 @@ def chosen_public(
         if not quiet:
             terminal.note("no attack here learns from images: --public not used")
         return None
-    images = torch.stack([image for _, image in read_images(path, size=size)])
+    channels, *size = shape
+    found = read_images(path, size=(size[0], size[1]), channels=channels)
+    images = torch.stack([image for _, image in found])
     return Public(images=images, name=path.name)
+
+
+def chosen_prior(
+    name: str | None,
+    *,
+    shape: tuple[int, int, int],
+    options: Sequence[str] = (),
+    offline: bool = False,
+) -> Generator | None:
+    """The prior for images of this shape, `faces64` by default; none if it is called 'none'."""
+    if name == "none":
+        return None
+    return catalog.prior(name or "faces64", shape=shape, options=options, offline=offline)
 
 
 def chosen_victim(
     text: str,
     *,
     classes: int,
-    size: int,
+    shape: tuple[int | None, int, int],
     seed: int,
     device: torch.device | str = "cpu",
     offline: bool = False,
-) -> Model:
-    """The victim; training mode is noted if it affects a layer."""
+) -> tuple[Model, tuple[int, int, int]]:
+    """The victim, and the shape of its images; training mode is noted if it affects a layer.
+
+    Args:
+        text: see `catalog.victim`.
+        classes: likewise.
+        shape: of the private images; channels of None are the victim's.
+        seed: see `catalog.victim`.
+        device: likewise.
+        offline: likewise.
+
+    Raises:
+        InputError: other channels than the victim's, or a size that it does not take.
+    """
+    channels, height, width = shape
     model = catalog.victim(
-        text, classes=classes, size=size, seed=seed, device=device, offline=offline
+        text,
+        classes=classes,
+        size=(height, width),
+        seed=seed,
+        channels=channels,
+        device=device,
+        offline=offline,
     )
+    if channels not in (None, len(model.mean)):
+        raise InputError(
+            f"expected --shape with the victim's {len(model.mean)} channels, got {channels}"
+        )
     if any(part.training and isinstance(part, MODAL) for part in model.module.modules()):
         terminal.note(
             f"'{text}' is in training mode: batch norms use the batch's own statistics, dropout is "
             "random. That is right if the client trained in this mode; otherwise call .eval() "
             "before you return it"
         )
-    if catalog.split(text, catalog.VICTIMS)[0] not in catalog.VICTIMS and tuple(
-        model.mean
-    ) == tuple(IMAGENET_MEAN):
+    own = catalog.split(text, catalog.VICTIMS)[0] not in catalog.VICTIMS
+    if own and tuple(model.mean) == normalization(len(model.mean))[0]:
         terminal.note(
             f"images are normalised by ImageNet's mean and deviation for '{text}': return a "
             "gifd.Model with the client's own normalisation if it has another"
         )
-    return model
+    return model, (len(model.mean), height, width)
 
 
 def chosen_mapping(how: str, prior: Generator, classes: int) -> LabelMapping | None:
@@ -164,21 +205,31 @@ def chosen_grant(statistics: str | None) -> Literal["running", "batch"] | None:
     raise InputError(f"expected statistics of 'running' or 'batch', got '{statistics}'")
 
 
-def chosen_metrics(texts: Sequence[str] = (), *, offline: bool = False) -> list[Metric]:
+def chosen_metrics(
+    texts: Sequence[str] = (),
+    *,
+    shape: tuple[int, int, int] = (3, 64, 64),
+    offline: bool = False,
+) -> list[Metric]:
     """The standard metrics and the requested ones; the last one of each name.
 
-    Each is called once, so that missing weights or extras are reported before the search.
+    Each is called once, so that missing weights or extras are reported before the search. A
+    standard one that cannot compare such images is left out, with a note.
 
     Raises:
-        InputError: also if your own metric cannot compare two images.
+        InputError: also if a requested metric cannot compare two images of this shape.
     """
-    blank = torch.zeros(1, 3, 64, 64)
+    blank = torch.zeros(1, *shape)
     metrics: dict[str, Metric] = {}
     for text in (*STANDARD, *texts):
         metric = catalog.metric(text, offline=offline)
         try:
-            shape = tuple(metric(blank, blank).shape)
-            metrics[metric.name] = metric
+            name, result = metric.name, tuple(metric(blank, blank).shape)
+        except InputError as error:
+            if text not in STANDARD or text in texts:
+                raise
+            terminal.note(f"not scored by {metric.name}: {error}")
+            continue
         except GifdError:
             raise
         except Exception as error:  # of the user's code
@@ -186,8 +237,9 @@ def chosen_metrics(texts: Sequence[str] = (), *, offline: bool = False) -> list[
                 f"expected the metric '{text}' to compare two images, it raised "
                 f"{catalog.told(error)}"
             ) from None
-        if shape != (1,):
+        if result != (1,):
             raise InputError(
-                f"expected the metric '{text}' to return a value per pair, (1,), got shape {shape}"
+                f"expected the metric '{text}' to return a value per pair, (1,), got shape {result}"
             )
+        metrics[name] = metric
     return list(metrics.values())

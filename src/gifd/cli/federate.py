@@ -87,15 +87,18 @@ def federate(
     folder = folder_at(out)
     learnt = read_image_set(data, size=size, labels=labels)
     assert learnt.labels is not None
-    model = chosen_victim(
+    model, image_shape = chosen_victim(
         victim,
         classes=len(learnt.classes),
-        size=size,
+        shape=(None, size, size),
         seed=victim_seed,
         device=device_of(device),
         offline=offline,
     )
-    logits = model.classes((len(model.mean), size, size))
+    if image_shape[0] != learnt.colours:
+        learnt = read_image_set(data, size=size, channels=image_shape[0], labels=labels)
+        assert learnt.labels is not None
+    logits = model.classes(image_shape)
     if logits < len(learnt.classes):
         raise InputError(
             f"expected a victim of at least {len(learnt.classes)} classes, as the images have, "
@@ -162,7 +165,7 @@ def federate(
         command = [
             *("gifd", "invert", at / f"{name}.safetensors"),
             *("--before", at / "before.safetensors", "--victim", victim),
-            *("--classes", logits, "--shape", f"{len(model.mean)},{size},{size}"),
+            *("--classes", logits, "--shape", ",".join(map(str, image_shape))),
             *("--batch-size", len(simulation.held(last, chosen[0])), "--protocol", protocol),
             *("--private", at / name),
         ]

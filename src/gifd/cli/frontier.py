@@ -20,8 +20,25 @@ from gifd.campaign.point import Point
 from gifd.campaign.sweep import Keys, Results, Row, answered, drawn, seeds_of
 from gifd.campaign.trial import Trial
 from gifd.campaign.utility import Federation
-from gifd.cli.choices import chosen_attacker, chosen_attacks, chosen_metrics, chosen_victim
-from gifd.cli.options import Device, Evaluations, MaxMemory, Offline, Restarts, Seed, device_of
+from gifd.cli.choices import (
+    chosen_attacker,
+    chosen_attacks,
+    chosen_metrics,
+    chosen_prior,
+    chosen_victim,
+)
+from gifd.cli.options import (
+    Device,
+    Evaluations,
+    FormerSize,
+    MaxMemory,
+    Offline,
+    Restarts,
+    Seed,
+    Shape,
+    device_of,
+    shape_of,
+)
 from gifd.errors import InputError, one_line
 from gifd.federation.client import Client
 from gifd.federation.defenses.dpsgd import accountant_installed
@@ -71,7 +88,8 @@ def frontier(
     victim: str = "convnet",
     match: Annotated[str, typer.Option(help="Pattern of the private images' file names.")] = "*",
     limit: Annotated[int, typer.Option(help="Private images to use, evenly spaced.", min=1)] = 4,
-    size: Annotated[int, typer.Option(help="Side of the private images.", min=16)] = 64,
+    shape: Shape = None,
+    size: FormerSize = None,
     evaluations: Evaluations = 160,
     restarts: Restarts = 1,
     rounds: Annotated[int, typer.Option(help="Rounds of the federation.", min=1)] = 200,
@@ -91,7 +109,8 @@ def frontier(
     plan = [("none", "")] + [cell for row in grid or GRID for cell in cells(row)]
     named = map(chosen_attacker, attacker or ("static", "adaptive"))
     attackers = list(dict.fromkeys(named))
-    learnt = read_image_set(data, size=data_size, labels=labels)
+    wanted = shape_of(shape, size)
+    learnt = read_image_set(data, size=data_size, channels=wanted[0] or 3, labels=labels)
     classes = len(learnt.classes)
     on = device_of(device, max_memory)
     drawn_as: Any = {
@@ -100,21 +119,32 @@ def frontier(
         "device": on,
         "offline": offline,
     }
-    model = chosen_victim(victim, size=size, **drawn_as)
-    pupil = catalog.victim(victim, size=data_size, **drawn_as)
+    model, image_shape = chosen_victim(victim, shape=wanted, **drawn_as)
+    channels = image_shape[0]
+    if channels != learnt.colours:
+        learnt = read_image_set(data, size=data_size, channels=channels, labels=labels)
+    pupil = catalog.victim(victim, size=data_size, channels=channels, **drawn_as)
     (built,) = chosen_attacks(
         [attack],
-        load=lambda: catalog.prior(prior, size=size, offline=offline),
+        load=lambda: chosen_prior(prior, shape=image_shape, offline=offline),
         preset=preset,
         without=(),
         steps=None,
         evaluations=evaluations,
         restarts=restarts,
     )
-    metrics = chosen_metrics(offline=offline)
+    metrics = chosen_metrics(shape=image_shape, offline=offline)
     sizes: list[tuple[int, int]] = []
-    private = list(read_images(images, match=match, limit=limit, size=size, told=sizes.append))
-    made = framing(sizes, size)
+    found = read_images(
+        images,
+        match=match,
+        limit=limit,
+        size=image_shape[1:],
+        channels=channels,
+        told=sizes.append,
+    )
+    private = list(found)
+    made = framing(sizes, image_shape[1:])
     if made:
         terminal.note(made)
     known = [class_in(name, labels) for name, _ in private]

@@ -21,6 +21,7 @@ from gifd.cli.choices import (
     chosen_attacks,
     chosen_mapping,
     chosen_metrics,
+    chosen_prior,
     chosen_public,
     chosen_victim,
 )
@@ -37,10 +38,12 @@ from gifd.cli.options import (
     PublicImages,
     Restarts,
     Seed,
+    Shape,
     Steps,
     Victim,
     VictimSeed,
     device_of,
+    shape_of,
     store_at,
 )
 from gifd.cli.trials import run_trials
@@ -76,9 +79,7 @@ def invert(
     victim: Victim = "resnet18",
     classes: Classes = 10,
     victim_seed: VictimSeed = 0,
-    shape: Annotated[
-        str, typer.Option(help="Channels, height and width of the private images.")
-    ] = "3,64,64",
+    shape: Shape = None,
     batch_size: Annotated[
         list[int] | None,
         typer.Option(
@@ -135,24 +136,19 @@ def invert(
     ] = False,
 ) -> None:
     """Reconstruct the images behind a captured update, and say how far to believe the result."""
-    image_shape = _shape(shape)
-    model = chosen_victim(
+    model, image_shape = chosen_victim(
         victim,
         classes=classes,
-        size=image_shape[1],
+        shape=shape_of(shape),
         seed=victim_seed,
         device=device_of(device, max_memory),
         offline=offline,
     )
-    if len(model.mean) != image_shape[0]:
-        raise InputError(
-            f"expected --shape with the victim's {len(model.mean)} channels, got {image_shape[0]}"
-        )
     try:
         classes = model.classes(image_shape)
     except ModelError as error:
         raise InputError(
-            f"expected a victim that takes images of --shape {shape}, got: {error}"
+            f"expected a victim that takes images of --shape {_written(image_shape)}, got: {error}"
         ) from None
     names, truth = _truth(private or (), image_shape)
     origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
@@ -202,7 +198,7 @@ def invert(
         raise InputError(
             f"expected as many --private images as --batch-size, {images_sent}, got {len(truth)}"
         )
-    metrics = chosen_metrics(offline=offline) if truth is not None else []
+    metrics = chosen_metrics(shape=image_shape, offline=offline) if truth is not None else []
     store = store_at(out)
     older = len(list(store))
 
@@ -212,11 +208,8 @@ def invert(
                 return  # what was found is exact
             (built,) = chosen_attacks(
                 [wanted],
-                load=lambda: catalog.prior(
-                    prior or "faces64",
-                    size=image_shape[1],
-                    options=prior_option or (),
-                    offline=offline,
+                load=lambda: chosen_prior(
+                    prior, shape=image_shape, options=prior_option or (), offline=offline
                 ),
                 preset=preset,
                 without=(),
@@ -224,7 +217,7 @@ def invert(
                 evaluations=evaluations,
                 restarts=restarts,
                 mapped=lambda prior: chosen_mapping("auto", prior, classes),
-                public=chosen_public(public, [wanted], size=image_shape[1], quiet=not attacks),
+                public=chosen_public(public, [wanted], shape=image_shape, quiet=not attacks),
             )
             yield Inversion(
                 attack=built,
@@ -263,15 +256,8 @@ def _read(
     return found, list(notes)
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    """'C,H,W' as numbers."""
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise InputError(
-            f"expected --shape as channels, height and width, such as 3,64,64, got '{text}'"
-        )
-    channels, height, width = map(int, parts)
-    return channels, height, width
+def _written(shape: tuple[int, int, int]) -> str:
+    return ",".join(map(str, shape))
 
 
 def _truth(
@@ -280,12 +266,11 @@ def _truth(
     """Names and pixels of the private images."""
     if not paths:
         return None, None
-    if shape[1] != shape[2]:
-        raise InputError(f"expected square images to compare with, got {shape[1]} x {shape[2]}")
+    channels, size = shape[0], shape[1:]
     found: list[tuple[str, Tensor]] = []
     for path in paths:
         if path.is_dir() or path.suffix == ".zip":
-            found += read_images(path, size=shape[1])
+            found += read_images(path, size=size, channels=channels)
         else:
-            found.append((path.name, read_image(path, size=shape[1])))
+            found.append((path.name, read_image(path, size=size, channels=channels)))
     return [name for name, _ in found], torch.stack([image for _, image in found])

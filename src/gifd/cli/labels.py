@@ -7,19 +7,20 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from gifd import catalog, terminal
 from gifd.attacker.observe import observe
 from gifd.captures import read_capture
 from gifd.cli.choices import chosen_victim
-from gifd.cli.options import Classes, Protocol, Victim, VictimSeed
+from gifd.cli.options import Classes, FormerSize, Protocol, Shape, Victim, VictimSeed, shape_of
 from gifd.errors import InputError
 from gifd.federation.upload import Upload
+from gifd.images import class_in, read_images
 from gifd.leakage.counts import AuxiliaryLeastSquares, LabelEstimator
 from gifd.leakage.one_label import read_label
 from gifd.terminal import one_line_errors
-from gifd.training import read_image_set
 
 
 @one_line_errors
@@ -30,7 +31,8 @@ def labels(
     batch_size: Annotated[int, typer.Option(help="Number of private images.", min=1)],
     victim: Victim = "resnet18",
     classes: Classes = 10,
-    size: Annotated[int, typer.Option(help="Side of the private images.", min=8)] = 64,
+    shape: Shape = None,
+    size: FormerSize = None,
     victim_seed: VictimSeed = 0,
     estimator: Annotated[
         str, typer.Option(help=f"One of {', '.join([*catalog.LABELS, 'own-images'])}.")
@@ -47,16 +49,18 @@ def labels(
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object on stdout.")] = False,
 ) -> None:
     """Estimate how often each class occurs in a client's batch, from its update alone."""
-    model = chosen_victim(victim, classes=classes, size=size, seed=victim_seed)
+    model, image_shape = chosen_victim(
+        victim, classes=classes, shape=shape_of(shape, size), seed=victim_seed
+    )
     upload = Upload(
         update=read_capture(update, model).update,
         model=model,
         protocol=catalog.protocol(protocol, images=batch_size),
-        image_shape=(len(model.mean), size, size),
+        image_shape=image_shape,
         batch_size=batch_size,
     )
     observation = observe(upload)
-    found = _estimator(estimator, own, own_labels, size)(observation)
+    found = _estimator(estimator, own, own_labels, image_shape)(observation)
     if batch_size == 1 and (reading := read_label(observation)).doubt is not None:
         terminal.note(f"the label is not reliable: {reading.refusal()}")
     rows = [
@@ -80,11 +84,15 @@ def labels(
     terminal.table(f"{batch_size} labels", ("class", "count", "estimate", "confidence"), rows)
 
 
-def _estimator(name: str, own: Path | None, pattern: str, size: int) -> LabelEstimator:
+def _estimator(
+    name: str, own: Path | None, pattern: str, shape: tuple[int, int, int]
+) -> LabelEstimator:
     if name != "own-images":
         return catalog.label_estimator(name)
     if own is None:
         raise InputError("expected the attacker's own images for 'own-images': give --own FILE")
-    data = read_image_set(own, size=size, labels=pattern)
-    assert data.labels is not None
-    return AuxiliaryLeastSquares(images=data.images.float() / 255, labels=data.labels)
+    found = list(read_images(own, size=shape[1:], channels=shape[0]))
+    labels = [class_in(name, pattern) for name, _ in found]
+    return AuxiliaryLeastSquares(
+        images=torch.stack([image for _, image in found]), labels=torch.tensor(labels)
+    )

@@ -14,7 +14,13 @@ from gifd import catalog, terminal
 from gifd.campaign.part import EXACT, Leak, Part, Parts, leak
 from gifd.campaign.sweep import Keys, Results, Row, answered, seeds_of
 from gifd.campaign.trial import Trial
-from gifd.cli.choices import chosen_attacks, chosen_labels, chosen_public, chosen_victim
+from gifd.cli.choices import (
+    chosen_attacks,
+    chosen_labels,
+    chosen_prior,
+    chosen_public,
+    chosen_victim,
+)
 from gifd.cli.options import (
     Classes,
     Device,
@@ -27,9 +33,11 @@ from gifd.cli.options import (
     PublicImages,
     Restarts,
     Seed,
+    Shape,
     Victim,
     VictimSeed,
     device_of,
+    shape_of,
 )
 from gifd.errors import InputError, UnexplainedError, one_line
 from gifd.federation.client import Client
@@ -89,7 +97,7 @@ def layers(
     preset: Preset = "strongest",
     evaluations: Evaluations = 400,
     restarts: Restarts = None,
-    size: Annotated[int, typer.Option(help="Images are cropped to size x size.", min=16)] = 64,
+    shape: Shape = None,
     seed: Seed = 0,
     device: Device = "auto",
     max_memory: MaxMemory = None,
@@ -102,29 +110,30 @@ def layers(
     """Attack updates of which only one part is sent, or all but one, and compare."""
     classes_of = chosen_labels(images, label or [0], labels)
     names = attacks or DEFAULT
-    model = chosen_victim(
+    model, image_shape = chosen_victim(
         victim,
         classes=classes,
-        size=size,
+        shape=shape_of(shape),
         seed=victim_seed,
         device=device_of(device, max_memory),
         offline=offline,
     )
-    shape = (len(model.mean), size, size)
     parts = part or parts_of(model, depth)
-    hidden = {name: Hide(parts=name).hidden(model, shape) for name in parts}
+    hidden = {name: Hide(parts=name).hidden(model, image_shape) for name in parts}
     built = chosen_attacks(
         names,
-        load=lambda: catalog.prior(prior or "faces64", size=size, offline=offline),
+        load=lambda: chosen_prior(prior, shape=image_shape, offline=offline),
         preset=preset,
         without=(),
         steps=None,
         evaluations=evaluations,
         restarts=restarts,
-        public=chosen_public(public, names, size=size),
+        public=chosen_public(public, names, shape=image_shape),
     )
-    pictures = torch.stack([read_image(path, size=size) for path in images])
-    origin = {"name": victim, "classes": model.classes(shape), "seed": victim_seed}
+    pictures = torch.stack(
+        [read_image(path, size=image_shape[1:], channels=image_shape[0]) for path in images]
+    )
+    origin = {"name": victim, "classes": model.classes(image_shape), "seed": victim_seed}
     does = catalog.protocol(protocol, images=1)
     seeds = [seeds_of(index, seed=seed).trial for index in range(len(images))]
     results, keys = Results(out / "layers.jsonl"), Keys()

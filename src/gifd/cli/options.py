@@ -11,6 +11,7 @@ import typer
 
 from gifd.campaign.store import Store
 from gifd.errors import InputError, one_line
+from gifd.images import SMALLEST
 from gifd.terminal import note
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
@@ -56,7 +57,7 @@ Prior = Annotated[
     str | None,
     typer.Option(
         help="From 'gifd prior list', a checkpoint file, or your own: 'file.py:object'. "
-        "Default: faces64."
+        "'none' for attacks that can do without. Default: faces64."
     ),
 ]
 PriorOption = Annotated[
@@ -71,6 +72,37 @@ PublicImages = Annotated[
     ),
 ]
 Restarts = Annotated[int | None, typer.Option(help="Number of parallel searches.", min=1)]
+
+
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the private images: channels, height and width (1,28,28), or height and width. "
+        "Default: the victim's channels, 64 x 64."
+    ),
+]
+FormerSize = Annotated[int | None, typer.Option("--size", hidden=True)]
+"""The former name of `--shape` for squares, until 0.2."""
+
+
+def shape_of(text: str | None, size: int | None = None) -> tuple[int | None, int, int]:
+    """The channels, if given, height and width of `Shape`, or of its former name.
+
+    Raises:
+        InputError: not two or three numbers above 0, or smaller images than are read.
+    """
+    if text is None:
+        text = "64,64" if size is None else f"{size},{size}"
+    parts = text.split(",")
+    if len(parts) not in (2, 3) or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+        raise InputError(
+            "expected --shape as height and width, or channels, height and width, such as 3,64,64, "
+            f"got '{one_line(text, 40)}'"
+        )
+    *channels, height, width = map(int, parts)
+    if min(height, width) < SMALLEST:
+        raise InputError(f"expected --shape of at least {SMALLEST} x {SMALLEST} pixels, got {text}")
+    return channels[0] if channels else None, height, width
 
 
 def folder_at(out: Path | None) -> Path:

@@ -40,7 +40,8 @@ def remapper(
         raise InputError(f"expected a conditional prior to map labels to, got {generator}")
     source: Generator | ImageSet = generator
     if data is not None:
-        source = read_image_set(data, size=generator.image_shape[1], match=match, labels=labels)
+        channels, side, _ = generator.image_shape
+        source = read_image_set(data, size=side, channels=channels, match=match, labels=labels)
         if len(source.classes) != generator.classes:
             raise InputError(
                 f"expected data of the {generator.classes} classes of {generator}, got "

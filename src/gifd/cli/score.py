@@ -51,11 +51,13 @@ def score(
     shift is the kernel distance between the images and the prior's samples.
     """
     generators = [catalog.prior(name, offline=offline) for name in priors]
-    size = generators[0].image_shape[1]
+    channels, *size = generators[0].image_shape
     for generator in generators:
         if generator.image_shape != generators[0].image_shape:
             raise InputError(f"expected priors of one size, got {generators[0]} and {generator}")
-    found = list(read_images(images, match=match, limit=limit, size=size))
+    found = list(
+        read_images(images, match=match, limit=limit, size=(size[0], size[1]), channels=channels)
+    )
     if len(found) < 2:
         raise InputError(f"expected at least two images in '{images}', got {len(found)}")
     pictures = torch.stack([picture for _, picture in found])

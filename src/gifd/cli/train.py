@@ -30,6 +30,9 @@ def train(
     size: Annotated[
         int | None, typer.Option(help="Resize and crop to this side. Default: all equal already.")
     ] = None,
+    grey: Annotated[
+        bool, typer.Option("--grey", help="One channel, for victims of grey images.")
+    ] = False,
     match: Annotated[str, typer.Option(help="Pattern of the file names to use.")] = "*",
     labels: Annotated[
         str | None,
@@ -93,7 +96,7 @@ def train(
         compile=compile_,
         seed=seed,
     )
-    learnt = read_image_set(data, size=size, match=match, labels=labels)
+    learnt = read_image_set(data, size=size, channels=1 if grey else 3, match=match, labels=labels)
     with terminal.training(out.stem) as callback:
         trainer = run(
             learnt,

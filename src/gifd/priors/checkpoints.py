@@ -191,7 +191,7 @@ def _read(path: Path) -> Checkpoint:
         return _rosinality(path, tensors)
     if "embeddings.weight" in tensors and "generator.gen_z.bias" in tensors:
         return _hugging_face(path, tensors)
-    if "synthesis.b4.const" in tensors:
+    if any(n.startswith("synthesis.b") and n.endswith(".const") for n in tensors):
         return Checkpoint(architecture="stylegan2", tensors=tensors, options={})
     if any(name.endswith("main.0.weight") for name in tensors):
         return Checkpoint(architecture="dcgan", tensors=tensors, options={})

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gifd.errors import InputError, one_line
+from gifd.formats import LUMA
 
 State = Mapping[str, Tensor]
 """Named tensors, each (B, ...), passed between stages; `x` is the main one."""
@@ -65,15 +66,28 @@ class ToUnit(nn.Module):
 
 @final
 class Area(nn.Module):
-    """Images averaged down to `size` x `size`."""
+    """Images averaged down until one side is `height` or `width`, their centre cropped."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, height: int, width: int) -> None:
         super().__init__()
-        self.size = size
+        self.height, self.width = height, width
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
         """Each pixel is the mean over its area."""
-        return F.adaptive_avg_pool2d(x, self.size)
+        high, wide = x.shape[-2:]
+        scale = max(self.height / high, self.width / wide)
+        x = F.adaptive_avg_pool2d(x, (round(high * scale), round(wide * scale)))
+        top, left = (x.shape[-2] - self.height) // 2, (x.shape[-1] - self.width) // 2
+        return x[..., top : top + self.height, left : left + self.width]
+
+
+@final
+class Grey(nn.Module):
+    """Colours as greys, as image files are read."""
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
+        """The weighted mean of red, green and blue."""
+        return (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 Sampler = Callable[..., State]
@@ -223,10 +237,39 @@ class Generator:
                 f"expected a size to average images of {self.image_shape[1]} pixels down to, got "
                 f"{size}"
             )
-        smaller = copy.copy(self)
-        smaller.stages = (*self.stages[:-1], _Then(self.stages[-1], Layers(Area(size))))
-        smaller.image_shape = (self.image_shape[0], size, size)
-        return smaller
+        return self.framed((self.image_shape[0], size, size))
+
+    def framed(self, shape: tuple[int, int, int]) -> Generator:
+        """The same generator for images of this shape, framed as image files are when read.
+
+        Its images are averaged down to cover the height and width, and their centre is cropped.
+        Colours become greys if the shape has one channel.
+
+        Raises:
+            InputError: larger images than its own, or other channels.
+        """
+        channels, height, width = shape
+        own = self.image_shape
+        if not self.frames(shape):
+            raise InputError(
+                f"expected a shape within that of the images of {self}, got "
+                f"{channels} x {height} x {width}"
+            )
+        made: list[nn.Module] = [Area(height, width)] if own[1:] != (height, width) else []
+        made += [Grey()] if channels != own[0] else []
+        if not made:
+            return self
+        framed = copy.copy(self)
+        framed.stages = (*self.stages[:-1], _Then(self.stages[-1], Layers(*made)))
+        framed.image_shape = (channels, height, width)
+        return framed
+
+    def frames(self, shape: tuple[int, int, int]) -> bool:
+        """Whether its images are large enough for this shape, and have its channels."""
+        channels, height, width = shape
+        own = self.image_shape
+        fewer = channels == own[0] or (channels, own[0]) == (1, 3)
+        return fewer and 1 <= height <= own[1] and 1 <= width <= own[2]
 
     def to(self, device: torch.device | str) -> Generator:
         """A copy of the generator on `device`."""

@@ -179,7 +179,8 @@ class SynthesisBlock(Stage):
     the image, as `x`.
 
     Args:
-        index: 0 for 4 x 4, 1 for 8 x 8, ...
+        index: 0 for the first, ...
+        resolution: side of its images.
         inputs, outputs: channels before and after; `inputs` is 0 for the first.
         channels: channels of the images.
         w: size of the intermediate latent.
@@ -187,13 +188,19 @@ class SynthesisBlock(Stage):
     """
 
     def __init__(
-        self, index: int, inputs: int, outputs: int, channels: int, w: int, clamp: float | None
+        self,
+        index: int,
+        resolution: int,
+        inputs: int,
+        outputs: int,
+        channels: int,
+        w: int,
+        clamp: float | None,
     ) -> None:
         super().__init__()
         self.index, self.last = index, False
-        resolution = 4 * 2**index
         if index == 0:
-            self.const = nn.Parameter(torch.randn(outputs, 4, 4))
+            self.const = nn.Parameter(torch.randn(outputs, resolution, resolution))
         else:
             self.conv0 = SynthesisLayer(inputs, outputs, w, resolution, up=True, clamp=clamp)
         self.conv1 = SynthesisLayer(outputs, outputs, w, resolution, up=False, clamp=clamp)
@@ -205,7 +212,7 @@ class SynthesisBlock(Stage):
         """The state after this block."""
         w, k, taps = state["w"], 2 * self.index, self.resample_filter  # (B, L, D)
         if k == 0:
-            x = self.const.expand(len(w), -1, -1, -1)  # (B, C, 4, 4)
+            x = self.const.expand(len(w), -1, -1, -1)  # (B, C, base, base)
         else:
             x = self.conv0(state[IMAGE], w[:, k - 1], state[f"noise{k - 1}"], taps)
         x = self.conv1(x, w[:, k], state[f"noise{k}"], taps)
@@ -230,8 +237,9 @@ class StyleNetwork(nn.Module):
     `state_dict()`.
 
     Args:
-        channels: of each block, from 4 x 4 up to images of side `4 * 2**(len(channels) - 1)`.
+        channels: of each block, from `base` up to images of side `base * 2**(len(channels) - 1)`.
         colours: channels of the images.
+        base: side of the first block: 4 as in the paper, or e.g. 7 for images of 28.
         z, w, classes, layers, hidden, embedding, mapping_lr: see `MappingNetwork`.
         clamp: see `SynthesisLayer`.
     """
@@ -241,6 +249,7 @@ class StyleNetwork(nn.Module):
         channels: Sequence[int],
         *,
         colours: int = 3,
+        base: int = 4,
         z: int = 512,
         w: int = 512,
         classes: int = 0,
@@ -262,13 +271,14 @@ class StyleNetwork(nn.Module):
         )
         self.synthesis = nn.Module()
         for index, (inputs, outputs) in enumerate(zip([0, *channels[:-1]], channels, strict=True)):
-            block = SynthesisBlock(index, inputs, outputs, colours, w, clamp)
-            self.synthesis.add_module(f"b{4 * 2**index}", block)
+            side = base * 2**index
+            block = SynthesisBlock(index, side, inputs, outputs, colours, w, clamp)
+            self.synthesis.add_module(f"b{side}", block)
         self.blocks[-1].last = True
 
     @property
     def blocks(self) -> list[SynthesisBlock]:
-        """One per resolution, from 4 x 4 up."""
+        """One per resolution, from the base up."""
         return [block for block in self.synthesis.children() if isinstance(block, SynthesisBlock)]
 
     @property

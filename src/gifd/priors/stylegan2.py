@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from gifd.priors.style_network import SLOPE, MappingNetwork, StyleNetwork, Synth
 LatentSpace = Literal["z", "w", "w+"]
 _COPIES = ("conv0.resample_filter", "conv1.resample_filter")  # of the block's own
 _OPTIONAL = ("w_avg", "resample_filter")
+_LARGEST = 8192
 
 
 @final
@@ -115,6 +117,7 @@ def stylegan2_tensors(
     channels: Sequence[int],
     *,
     colours: int = 3,
+    base: int = 4,
     z: int = 512,
     w: int = 512,
     classes: int = 0,
@@ -124,8 +127,9 @@ def stylegan2_tensors(
     """Random weights of a StyleGAN2, named as for `stylegan2`, to train or to test.
 
     Args:
-        channels: of each block, from 4 x 4 up to images of side `4 * 2**(len(channels) - 1)`.
+        channels: of each block, from `base` up to images of side `base * 2**(len(channels) - 1)`.
         colours: channels of the images.
+        base: side of the first block.
         z: size of the latent.
         w: size of the intermediate latent.
         classes: size of the one-hot label; 0 for an unconditional network.
@@ -134,7 +138,9 @@ def stylegan2_tensors(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = StyleNetwork(channels, colours=colours, z=z, w=w, classes=classes, layers=layers)
+        network = StyleNetwork(
+            channels, colours=colours, base=base, z=z, w=w, classes=classes, layers=layers
+        )
     return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 
 
@@ -152,11 +158,12 @@ def stylegan2(
 ) -> Generator:
     """A StyleGAN2 from weights named as in NVIDIA's PyTorch code; one stage per resolution.
 
-    Resolution, channels, depths and sizes are inferred from the weights. The state between stages
+    Resolutions, channels, depths and sizes are inferred from the weights. The state between stages
     is `x` (B, C, H, W), `rgb` (B, 3, H, W), `w` (B, L, D) and the remaining noise maps.
 
     Args:
-        tensors: `mapping.*` and `synthesis.b4.*`, `synthesis.b8.*`, ...
+        tensors: `mapping.*` and `synthesis.b4.*`, `synthesis.b8.*`, ...; a base other than 4 has
+            its own names, such as `synthesis.b7.*`.
         latent: the space that the latent is drawn from and searched in.
         noise: initial noise maps: 'random', or the network's own ('const').
         optimise: what may be optimised in addition to the latent or the feature.
@@ -175,9 +182,11 @@ def stylegan2(
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     try:
-        count = sum(f"synthesis.b{4 * 2**i}.conv1.weight" in shapes for i in range(12))
-        channels = [shapes[f"synthesis.b{4 * 2**i}.conv1.weight"][0] for i in range(count)]
-        colours = shapes["synthesis.b4.torgb.weight"][0]
+        base = _base(shapes)
+        sides = [base * 2**i for i in range(12) if base * 2**i <= _LARGEST]
+        sides = [side for side in sides if f"synthesis.b{side}.conv1.weight" in shapes]
+        channels = [shapes[f"synthesis.b{side}.conv1.weight"][0] for side in sides]
+        colours = shapes[f"synthesis.b{base}.torgb.weight"][0]
         depth = sum(f"mapping.fc{i}.weight" in shapes for i in range(64))
         w, last = shapes[f"mapping.fc{depth - 1}.weight"]
         embedding, classes = shapes.get("mapping.embed.weight", (0, 0))
@@ -191,6 +200,7 @@ def stylegan2(
         StyleNetwork,
         channels,
         colours=colours,
+        base=base,
         z=z,
         w=w,
         classes=classes,
@@ -207,10 +217,9 @@ def stylegan2(
             raise WeightsError("expected a symmetric resample_filter, got another: not supported")
     blocks, maps = network.blocks, network.noise_maps
     if resolution is not None:
-        sizes = [4 * 2**i for i in range(count)]
-        if resolution not in sizes:
-            raise InputError(f"expected a resolution of {sizes}, got {resolution}")
-        blocks = blocks[: sizes.index(resolution) + 1]
+        if resolution not in sides:
+            raise InputError(f"expected a resolution of {sides}, got {resolution}")
+        blocks = blocks[: sides.index(resolution) + 1]
     layers = 2 * len(blocks)
     blocks[-1].last = True
     beside = ["w"] if "w" in optimise else []
@@ -231,3 +240,17 @@ def stylegan2(
         name=name,
         family="stylegan2",
     ).averaged(area)
+
+
+def _base(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The side of the first block, which is in the name of its constant.
+
+    Raises:
+        ValueError: not one constant, or of another shape than its name says.
+    """
+    named = (re.fullmatch(r"synthesis\.b(\d{1,4})\.const", key) for key in shapes)
+    (found,) = (match for match in named if match)
+    base = int(found[1])
+    if base < 1 or shapes[found[0]][1:] != (base, base):
+        raise ValueError(f"{found[0]} of shape {shapes[found[0]]}")
+    return base

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gifd.campaign.record import Record
 from gifd.campaign.store import Stored
 from gifd.errors import InputError, one_line
-from gifd.images import open_picture
+from gifd.formats import read_raster
 
 _TILE, _GAP, _CAPTION = 192, 12, 44
 _INK, _PAPER, _FAINT = (24, 26, 32), (255, 255, 255), (110, 116, 128)
@@ -77,8 +77,8 @@ def draw_strip(trials: Iterable[Stored], path: Path) -> None:
                 pen.rectangle((left, top, left + _TILE, top + _TILE), fill=_BLANK)
                 pen.text((left + _TILE // 2 - 6, top + _TILE // 2 - 20), "?", _FAINT, font=huge)
             else:
-                picture = open_picture(BytesIO(trial_picture(file)), f"'{file}'")
-                sheet.paste(_fitted(picture), (left, top))
+                picture = read_raster(BytesIO(trial_picture(file)), f"'{file}'")
+                sheet.paste(_fitted(picture.shown()), (left, top))
             pen.text((left, top + _TILE + 5), title, fill=_INK, font=large)
             pen.text((left, top + _TILE + 24), note[:26], fill=_FAINT, font=small)
     sheet.save(path)

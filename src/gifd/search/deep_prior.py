@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from gifd.errors import InputError
 from gifd.priors.generator import IMAGE, State
+from gifd.priors.sides import base_of
 from gifd.search.spaces import Draw, SearchContext, Space
 
 
@@ -26,12 +27,13 @@ class DeepPrior(Space):
     prior. The state is the noise, (S, B, 128), and every weight, (S, 1, ...).
 
     Args:
-        width: channels up to 32 px; half of them at 64 px, a quarter beyond.
+        width: channels up to 32 px; half of them up to 64 px, a quarter beyond.
         noise: length of an image's noise vector.
 
     Source: Ulyanov et al., Deep Image Prior, CVPR 2018; the network of FedLeak's published code.
 
-    Differs from that code: no spectral norm. A batch norm follows each layer, so neither the
+    Differs from that code: any sides that are multiples of 4 (its base is 4 px, which is doubled;
+    28 px begin at 7); no spectral norm. A batch norm follows each layer, so neither the
     images nor the signs of the gradients depend on the weights' norms.
     """
 
@@ -90,35 +92,40 @@ class DeepPrior(Space):
     def _network(self, context: SearchContext) -> nn.Module:
         return _Network(self.noise, self.width, *self._size(context))
 
-    def _size(self, context: SearchContext) -> tuple[int, int]:
-        """Channels, and doublings from 4 px."""
+    def _size(self, context: SearchContext) -> tuple[int, tuple[int, int], int]:
+        """Channels, the base's height and width, and the doublings from there."""
         channels, height, width = context.image_shape
-        doublings = height.bit_length() - 3
-        if height != width or height < 8 or height != 4 << doublings:
+        try:
+            *base, doublings = base_of(height, width)
+        except ValueError as error:
             raise InputError(
-                f"expected square images of 8, 16, 32, ... px for a deep prior, got {height} x "
-                f"{width}: choose another attack or image size"
-            )
-        return channels, doublings
+                f"expected images with {error} for a deep prior, got {height} x {width}: choose "
+                "another attack or image size"
+            ) from None
+        return channels, (base[0], base[1]), doublings
 
 
 @cache
-def _outline(noise: int, width: int, channels: int, doublings: int) -> nn.Module:
+def _outline(
+    noise: int, width: int, channels: int, base: tuple[int, int], doublings: int
+) -> nn.Module:
     """Made once: weights, even on the meta device, cannot be initialised in a vectorised call."""
     with torch.device("meta"):
-        return _Network(noise, width, channels, doublings)
+        return _Network(noise, width, channels, base, doublings)
 
 
 class _Network(nn.Module):
-    """FedLeak's generator: 4 px, then nearest upsampling and two convolutions a doubling."""
+    """FedLeak's generator: a base, then nearest upsampling and two convolutions a doubling."""
 
-    def __init__(self, noise: int, width: int, channels: int, doublings: int) -> None:
+    def __init__(
+        self, noise: int, width: int, channels: int, base: tuple[int, int], doublings: int
+    ) -> None:
         super().__init__()
         widths = [width]
         for doubling in range(doublings):
-            side = 8 << doubling
-            widths.append(width if side <= 32 else width // 2 if side == 64 else width // 4)
-        self.first = nn.ConvTranspose2d(noise, width, 4)
+            side = 2 * max(base) << doubling
+            widths.append(width if side <= 32 else width // 2 if side <= 64 else width // 4)
+        self.first = nn.ConvTranspose2d(noise, width, base)
         self.norm = nn.BatchNorm2d(width, track_running_stats=False)
         self.blocks = nn.ModuleList(
             _block(i, o) for i, o in zip([width, *widths[:-1]], widths, strict=True)
@@ -126,8 +133,8 @@ class _Network(nn.Module):
         self.last = nn.Conv2d(widths[-1], channels, 1)
 
     def forward(self, noise: Float[Tensor, "B Z"]) -> Float[Tensor, "B C H W"]:
-        """(B, Z) -> (B, C, 4 * 2^doublings, ...) in [0, 1]."""
-        x = F.leaky_relu(self.norm(self.first(noise[:, :, None, None])), 0.1)  # (B, width, 4, 4)
+        """(B, Z) -> (B, C, base * 2^doublings) in [0, 1]."""
+        x = F.leaky_relu(self.norm(self.first(noise[:, :, None, None])), 0.1)  # (B, width, *base)
         for index, block in enumerate(self.blocks):
             x = block(F.interpolate(x, scale_factor=2) if index else x)
         images: Tensor = self.last(x).sigmoid()

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from gifd.errors import InputError, one_line
 from gifd.images import LARGEST_SIDE, read_images
+from gifd.priors.sides import MULTIPLE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +23,7 @@ class ImageSet:
     """Square images of one size and, for a conditional prior, their class indices.
 
     Args:
-        images: (N, C, S, S) of bytes; S is 8, 16, 32, ...
+        images: (N, C, S, S) of bytes; S is a multiple of 4, from 8 on.
         labels: (N,) class indices, or None.
         classes: the name of each class index; empty without labels.
         source: for records.
@@ -45,9 +46,9 @@ class ImageSet:
                 f"expected images as bytes (N, C, S, S), got {self.images.dtype} {shape}"
             )
         side = shape[-1]
-        if shape[-2] != side or side < 8 or side & (side - 1):
+        if shape[-2] != side or side < 8 or side % MULTIPLE:
             raise InputError(
-                f"expected square images of 8, 16, 32, ... pixels, got {shape[-1]} x {shape[-2]}: "
+                f"expected square images of 8, 12, 16, ... pixels, got {shape[-1]} x {shape[-2]}: "
                 "give a size to resize them to"
             )
         if self.names and len(self.names) != shape[0]:
@@ -99,7 +100,12 @@ class ImageSet:
 
 
 def read_image_set(
-    source: str | Path, *, size: int | None = None, match: str = "*", labels: str | None = None
+    source: str | Path,
+    *,
+    size: int | None = None,
+    channels: int = 3,
+    match: str = "*",
+    labels: str | None = None,
 ) -> ImageSet:
     """The images of a folder or zip.
 
@@ -107,6 +113,7 @@ def read_image_set(
         source: the folder or zip.
         size: resize the shorter side to it and crop the centre; None requires images of equal
             size.
+        channels: 3, or 1 for grey.
         match: shell pattern of the file names to use.
         labels: a regular expression whose first group, in the path inside the source, is the
             class (`class([0-9]+)`); '/' uses the folder of each image. None for an unconditional
@@ -115,13 +122,13 @@ def read_image_set(
     Raises:
         InputError: nothing there, a corrupt image, mixed sizes, or a path without a class.
     """
-    if size is not None and (not 8 <= size <= LARGEST_SIDE or size & (size - 1)):
+    if size is not None and (not 8 <= size <= LARGEST_SIDE or size % MULTIPLE):
         raise InputError(
-            f"expected a size of 8, 16, 32, ... {LARGEST_SIDE} pixels, got {one_line(size, 40)}"
+            f"expected a size of 8, 12, 16, ... {LARGEST_SIDE} pixels, got {one_line(size, 40)}"
         )
     pictures: list[Tensor] = []
     names: list[str] = []
-    for name, picture in read_images(source, match=match, size=size):
+    for name, picture in read_images(source, match=match, size=size, channels=channels):
         if pictures and picture.shape != pictures[0].shape:
             raise InputError(
                 f"expected images of one size in '{source}', got {_size(pictures[0])} and "

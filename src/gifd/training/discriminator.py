@@ -1,4 +1,4 @@
-"""StyleGAN2's discriminator: residual blocks down to 4 x 4, minibatch standard deviation."""
+"""StyleGAN2's discriminator: residual blocks down to the base, minibatch standard deviation."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ class Discriminator(nn.Module):
     """The logit of "real" for each image, conditioned on the label by projection.
 
     Args:
-        channels: of the generator's blocks, from 4 x 4 up; used in reverse order.
+        channels: of the generator's blocks, from the base up; used in reverse order.
         colours: channels of the images.
+        base: side of the generator's first block.
         classes: number of labels; 0 for none.
         group: group size of the minibatch standard deviation.
 
@@ -86,7 +87,13 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], *, colours: int = 3, classes: int = 0, group: int = 4
+        self,
+        channels: Sequence[int],
+        *,
+        colours: int = 3,
+        base: int = 4,
+        classes: int = 0,
+        group: int = 4,
     ) -> None:
         super().__init__()
         self.group, self.classes = group, classes
@@ -95,7 +102,7 @@ class Discriminator(nn.Module):
         down = list(reversed(channels))
         self.blocks = nn.Sequential(*(ResidualBlock(i, o) for i, o in pairwise(down)))
         self.conv = EqualConv(width + 1, width, 3)
-        self.fc = EqualLinear(width * 16, width)
+        self.fc = EqualLinear(width * base**2, width)
         self.out = EqualLinear(width, width if classes else 1)
         if classes:
             self.mapping = MappingNetwork(z=0, w=width, classes=classes, layers=8)
@@ -106,7 +113,7 @@ class Discriminator(nn.Module):
         """Logits of images, about [-1, 1], with (B,) class indices if it is conditional."""
         x = activate(self.from_rgb(x))
         for block in self.blocks:
-            x = block(x)  # finally (B, width, 4, 4)
+            x = block(x)  # finally (B, width, base, base)
         x = activate(self.conv(torch.cat([x, self._spread(x)], dim=1)))
         x = self.out(activate(self.fc(x.flatten(1))))  # (B, width) or (B, 1)
         if not self.classes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gifd.errors import InputError, one_line
+from gifd.priors.sides import base_of
 
 _WIDEST = 8192
 
@@ -74,6 +75,7 @@ class Recipe:
                 raise InputError(f"expected a recipe with {what}, got {one_line(self, 400)}")
 
     def channels(self, size: int) -> tuple[int, ...]:
-        """Channels of each block, from 4 x 4 up to `size` x `size`."""
-        sides = [4 * 2**i for i in range((size // 4).bit_length())]
+        """Channels of each block, from the base (see `base_of`) up to `size` x `size`."""
+        base, _, doublings = base_of(size, size)
+        sides = [base * 2**i for i in range(doublings + 1)]
         return tuple(max(1, min(self.channel_base // side, self.channel_max)) for side in sides)

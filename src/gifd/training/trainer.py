@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gifd.priors import Checkpoint
+from gifd.priors.sides import base_of
 from gifd.priors.style_network import StyleNetwork
 from gifd.training.augment import Adapt, Augment
 from gifd.training.data import ImageSet
@@ -62,18 +63,22 @@ class Trainer:
     ) -> None:
         self.data, self.recipe, self.device = data, recipe, torch.device(device)
         self.channels = recipe.channels(data.size)
+        base, _, _ = base_of(data.size, data.size)
         classes = len(data.classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.generator = StyleNetwork(
                 self.channels,
                 colours=data.colours,
+                base=base,
                 z=recipe.latent,
                 w=recipe.latent,
                 classes=classes,
                 layers=recipe.layers,
             )
-            self.discriminator = Discriminator(self.channels, colours=data.colours, classes=classes)
+            self.discriminator = Discriminator(
+                self.channels, colours=data.colours, base=base, classes=classes
+            )
         for network in (self.generator, self.discriminator):
             network.to(self.device)
             for parameter in network.parameters():

@@ -12,6 +12,24 @@ from torch import Tensor, nn
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Size = int | tuple[int, int]
+"""The side of square images, or their height and width, in pixels."""
+
+
+def normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """ImageNet's mean and deviation for 3 channels; for others, those means of both, repeated."""
+    if channels == len(IMAGENET_MEAN):
+        return IMAGENET_MEAN, IMAGENET_STD
+    mean, std = (round(sum(each) / len(each), 3) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    return (mean,) * channels, (std,) * channels
+
+
+def halved(size: Size, times: int) -> int:
+    """How many positions are left after halving the sides so often, rounding up."""
+    height, width = (size, size) if isinstance(size, int) else size
+    step: int = 2**times
+    return -(-height // step) * -(-width // step)
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: the basic block of He et al., CVPR 2016."""
@@ -44,9 +62,9 @@ class ResNet18(nn.Module):
     Source: He et al., CVPR 2016; the stem as in Fang et al., GIFD, ICCV 2023, Sec. 4.1.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.layer1 = nn.Sequential(ResidualBlock(64, 64, 1), ResidualBlock(64, 64, 1))
         self.layer2 = nn.Sequential(ResidualBlock(64, 128, 2), ResidualBlock(128, 128, 1))
@@ -57,7 +75,7 @@ class ResNet18(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N"]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
         """Logits of normalised images."""
         x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, H, W)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, 512, H/8, W/8)
@@ -73,17 +91,16 @@ class LeNet(nn.Module):
     Source: Zhu et al., Deep Leakage from Gradients, NeurIPS 2019.
     """
 
-    def __init__(self, classes: int, size: int = 32) -> None:
+    def __init__(self, classes: int, size: Size = 32, channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 12, 5, 2, 2)
+        self.conv1 = nn.Conv2d(channels, 12, 5, 2, 2)
         self.conv2 = nn.Conv2d(12, 12, 5, 2, 2)
         self.conv3 = nn.Conv2d(12, 12, 5, 1, 2)
-        side = -(-size // 4)
-        self.fc = nn.Linear(12 * side * side, classes)
+        self.fc = nn.Linear(12 * halved(size, 2), classes)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.5, 0.5)
 
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N"]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
         """Logits of normalised images of the size given at construction."""
         for convolution in (self.conv1, self.conv2, self.conv3):
             x = torch.sigmoid(convolution(x))  # (B, 12, H/2, W/2), then H/4, then H/4
@@ -94,9 +111,9 @@ class LeNet(nn.Module):
 class ConvNet(nn.Module):
     """A small, fast victim: four strided 3x3 convolutions with batch norm."""
 
-    def __init__(self, classes: int, width: int = 32) -> None:
+    def __init__(self, classes: int, width: int = 32, channels: int = 3) -> None:
         super().__init__()
-        widths = (3, width, 2 * width, 4 * width, 4 * width)
+        widths = (channels, width, 2 * width, 4 * width, 4 * width)
         self.body = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
@@ -105,7 +122,7 @@ class ConvNet(nn.Module):
         )
         self.fc = nn.Linear(widths[-1], classes)
 
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N"]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
         """Logits of normalised images."""
         logits: Tensor = self.fc(self.body(x).mean((2, 3)))  # (B, 4 width, H/16, W/16)
         return logits

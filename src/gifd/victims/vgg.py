@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gifd.victims.networks import Size, halved
+
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels between two poolings."""
 
@@ -20,25 +22,27 @@ class VGG(nn.Module):
     Args:
         depths: convolutions per group.
         classes: number of classes.
-        size: side of the images.
+        size: side of the images, or height and width.
         hidden: units of the classifier's two hidden layers.
+        channels: of the images.
 
     Source: Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015.
     """
 
-    def __init__(self, depths: Sequence[int], classes: int, size: int, hidden: int) -> None:
+    def __init__(
+        self, depths: Sequence[int], classes: int, size: Size, hidden: int, channels: int = 3
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = 3
+        before = channels
         for width, depth in zip(WIDTHS, depths, strict=True):
             for _ in range(depth):
                 layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
                 before = width
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        side = -(-size // 32)
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
-            nn.Linear(before * side**2, hidden),
+            nn.Linear(before * halved(size, 5), hidden),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, hidden),
             nn.ReLU(inplace=True),
@@ -52,23 +56,23 @@ class VGG(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N"]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
         """Logits of normalised images of the size given at construction."""
         logits: Tensor = self.classifier(self.features(x).flatten(1))  # (B, 512, H/32, W/32)
         return logits
 
 
-def vgg11(classes: int, size: int, *, hidden: int = 512) -> VGG:
+def vgg11(classes: int, size: Size, *, hidden: int = 512, channels: int = 3) -> VGG:
     """VGG-11 with a classifier sized to the images; 4,096 hidden units in the paper.
 
     Source: Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015.
     """
-    return VGG((1, 1, 2, 2, 2), classes, size, hidden)
+    return VGG((1, 1, 2, 2, 2), classes, size, hidden, channels)
 
 
-def vgg16(classes: int, size: int, *, hidden: int = 512) -> VGG:
+def vgg16(classes: int, size: Size, *, hidden: int = 512, channels: int = 3) -> VGG:
     """VGG-16 with a classifier sized to the images; 4,096 hidden units in the paper.
 
     Source: Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015.
     """
-    return VGG((2, 2, 3, 3, 3), classes, size, hidden)
+    return VGG((2, 2, 3, 3, 3), classes, size, hidden, channels)

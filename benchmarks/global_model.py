@@ -1,6 +1,6 @@
 """What training and unequal clients do to an attack: untrained, then after rounds of a federation.
 
-    python benchmarks/federation.py photos.zip --labels 'class([0-9]+)'
+    python benchmarks/global_model.py photos.zip --labels 'class([0-9]+)'
 
 The images are dealt to clients by their classes (`gifd.federation.dealing`), and a federation is
 trained for each probability that an image goes to the owner of its class. At the global model
