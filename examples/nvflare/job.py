@@ -16,4 +16,4 @@ if __name__ == "__main__":
     leakage = LeakageFilter("measured:measure", "measured:batch")
     recipe.add_client_output_filter(leakage, tasks=["train"])
     recipe.add_server_input_filter(Recorded("updates"), tasks=["train"])
-    recipe.execute(SimEnv(num_clients=2, workspace_root="simulation"))
+    recipe.execute(SimEnv(num_clients=2, workspace_root="runs"))

@@ -65,7 +65,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def updates(folder: Path, number: int) -> Path:
-    results = folder / "simulation" / "fedavg" / "server" / "simulate_job"
+    results = folder / "runs" / "fedavg" / "server" / "simulate_job"
     return results / "updates" / f"round-{number:03d}"
 
 
@@ -284,13 +284,27 @@ def test_a_reply_that_cannot_be_measured_is_not_sent(caplog: pytest.LogCaptureFi
     assert "list LeakageFilter under task_data_filters" in caplog.text
 
 
-def test_an_encrypted_reply_is_refused() -> None:
-    measuring = leakage()
-    fl_ctx = Engine().new_context()
+def kept(measuring: Filter, dxo: DXO, fl_ctx: FLContext) -> None:
     (measuring,) = chained([measuring], FilterChainType.TASK_DATA_CHAIN)
-    dxo = DXO(DataKind.WEIGHTS, {"fc.bias": [1.0]}, {MetaKey.PROCESSED_ALGORITHM: "HE"})
-    with pytest.raises(InputError, match="processed by HE: put gifd's filter"):
-        measuring.process(dxo.to_shareable(), fl_ctx)
+    measuring.process(dxo.to_shareable(), fl_ctx)
+
+
+def test_a_task_that_does_not_show_the_weights_is_refused() -> None:
+    weights = DXO(DataKind.WEIGHTS, {"fc.bias": [1.0]})
+    for dxo, told in (
+        (DXO(DataKind.WEIGHTS, weights.data, {MetaKey.PROCESSED_ALGORITHM: "HE"}), "by HE: put"),
+        (DXO(DataKind.WEIGHT_DIFF, weights.data), "expected whole weights in a task"),
+        (DXO(DataKind.COLLECTION, {"a": weights, "b": weights}), "expected one DXO of weights"),
+        (DXO(DataKind.WEIGHTS, {"fc.bias": "text"}), "expected arrays of numbers"),
+    ):
+        with pytest.raises(InputError, match=told):
+            kept(leakage(), dxo, Engine().new_context())
+
+
+def test_a_site_and_a_job_may_both_measure() -> None:
+    fl_ctx = Engine().new_context()
+    for _ in range(2):
+        kept(leakage(), DXO(DataKind.WEIGHTS, {"fc.bias": [1.0]}), fl_ctx)
 
 
 def test_an_error_of_the_client_passes() -> None:

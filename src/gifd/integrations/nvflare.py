@@ -102,16 +102,17 @@ class LeakageFilter(_OfBothChains):
 
     def received(self, dxo: DXO, task: Shareable, fl_ctx: FLContext) -> None:
         """Keep the weights before."""
-        if fl_ctx.get_prop(_BEFORE) is not None:
+        keeper, _ = fl_ctx.get_prop(_BEFORE, (None, None))
+        if keeper is self:
             raise InputError("expected one DXO of weights in a task, got several")
         if dxo.data_kind != DataKind.WEIGHTS:
             raise InputError(f"expected whole weights in a task, got {dxo.data_kind}")
         before = {name: tensor.clone() for name, tensor in _state(dxo).items()}
-        fl_ctx.set_prop(_BEFORE, before, private=True, sticky=False)
+        fl_ctx.set_prop(_BEFORE, (self, before), private=True, sticky=False)
 
     def returned(self, dxo: DXO, result: Shareable, fl_ctx: FLContext) -> DXO:
         """Measure the weights after."""
-        before = fl_ctx.get_prop(_BEFORE)
+        _, before = fl_ctx.get_prop(_BEFORE, (None, None))
         if before is None:
             raise InputError(
                 "expected the task's weights, got none: list LeakageFilter under task_data_filters "
