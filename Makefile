@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test flower kernels check format clean
+.PHONY: demo test federated kernels check format clean
 
 demo: .venv/ready
 	$(BIN)/gifd demo --out runs/demo
@@ -14,16 +14,17 @@ demo: .venv/ready
 test: .venv/ready check
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
-# gifd inside a Flower federation, in an environment of its own: Flower needs other versions.
-flower: .venv-flower/ready
-	.venv-flower/bin/python -m pytest --override-ini addopts="-q --import-mode=importlib" \
-		-W "ignore::DeprecationWarning" tests/integrations
+# gifd inside a federation of Flower and of NVFlare, in an environment of its own: they need other
+# versions.
+federated: .venv-federated/ready
+	.venv-federated/bin/python -m pytest --override-ini addopts="-q --import-mode=importlib" \
+		-W "ignore::DeprecationWarning" -n auto --maxprocesses 2 --dist loadfile tests/integrations
 
-.venv-flower/ready: pyproject.toml
-	test -x .venv-flower/bin/python || $(PYTHON) -m venv .venv-flower
-	.venv-flower/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	.venv-flower/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable ".[flower]" pytest hypothesis beartype
+.venv-federated/ready: pyproject.toml
+	test -x .venv-federated/bin/python || $(PYTHON) -m venv .venv-federated
+	.venv-federated/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	.venv-federated/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable ".[flower,nvflare]" pytest pytest-xdist hypothesis beartype
 	touch $@
 
 # The numerical tests once more, on the kernels of the oldest processors.
@@ -48,4 +49,4 @@ format: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-flower runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-federated runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

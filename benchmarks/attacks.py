@@ -84,7 +84,7 @@ def main(
         torch.set_num_threads(threads)
     generator = catalog.prior(prior)
     specs = attacks.split(",")
-    own = chosen_public(public, [spec.partition(":")[0] for spec in specs], size=size)
+    own = chosen_public(public, [spec.partition(":")[0] for spec in specs], shape=(3, size, size))
     built = {}
     for spec in specs:
         name, _, rest = spec.partition(":")

@@ -70,7 +70,7 @@ def main(
         raise InputError(f"expected --rounds that ascend from 0, got {rounds}")
     data = read_image_set(source, size=size, match=match, labels=labels)
     assert data.labels is not None
-    generator = catalog.prior(prior, size=size) if catalog.needs_prior(attack) else None
+    generator = catalog.prior(prior, shape=(3, size, size)) if catalog.needs_prior(attack) else None
     built = catalog.attack(
         attack, prior=generator, preset="strongest", restarts=1, evaluations=evaluations
     )

@@ -127,10 +127,8 @@ def resolve(
     name, written = split(text, table)
     own = name not in table
     if own and not _is_own(name):
-        raise InputError(
-            f"expected a known {what} ({', '.join(table)}){also} or your own as {_FORMS}, "
-            f"got '{text}'"
-        )
+        known = f"a known {what} ({', '.join(table)}){also} or your own" if table else f"a {what}"
+        raise InputError(f"expected {known} as {_FORMS}, got '{text}'")
     thing = _imported(name, what) if own else table[name]
     written = [*written, *settings]
     if isinstance(thing, kinds):

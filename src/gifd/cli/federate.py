@@ -86,7 +86,6 @@ def federate(
     _check("--record-client", chosen, 0, clients - 1)
     folder = folder_at(out)
     learnt = read_image_set(data, size=size, labels=labels)
-    assert learnt.labels is not None
     model, image_shape = chosen_victim(
         victim,
         classes=len(learnt.classes),
@@ -97,7 +96,7 @@ def federate(
     )
     if image_shape[0] != learnt.colours:
         learnt = read_image_set(data, size=size, channels=image_shape[0], labels=labels)
-        assert learnt.labels is not None
+    assert learnt.labels is not None
     logits = model.classes(image_shape)
     if logits < len(learnt.classes):
         raise InputError(

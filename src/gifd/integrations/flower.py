@@ -15,26 +15,17 @@ updates/round-001/before.safetensors`.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import final
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from gifd.attacker.observe import observe
 from gifd.attacks import Attack, peel
-from gifd.audit import Fit, fit
-from gifd.audit.stand_ins import stand_ins
-from gifd.captures import at_weights, from_state_dicts
 from gifd.captures.folder import write_before, write_returned
-from gifd.errors import GifdError, InputError, UnexplainedError
+from gifd.errors import InputError
 from gifd.federation.protocols import Protocol
-from gifd.federation.upload import Upload
-from gifd.metrics import PSNR, score
+from gifd.integrations.leak import Leak, LeakError, Measure
 from gifd.model import Model
 
 try:
@@ -46,51 +37,17 @@ except ImportError:
 
 _log = logging.getLogger("gifd")
 
-ON_LEAK = ("report", "withhold", "raise")
+__all__ = ["WITHHELD", "Leak", "LeakError", "LeakageMod", "Recorded"]
+
 WITHHELD = 451
 """Code of the error that takes a withheld reply's place."""
-
-
-class LeakError(GifdError):
-    """A client's update gives its images away, and `on_leak` is 'raise'."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Leak:
-    """What an update gives away.
-
-    Args:
-        psnr: of the reconstruction, in dB; None if the attack could not be made.
-        exposed: whether that is at least the threshold.
-        fit: whether the assumptions about the client explain the update.
-        on_stand_ins: whether the images were stand-ins, and not the client's own.
-    """
-
-    psnr: float | None
-    exposed: bool
-    fit: Fit
-    on_stand_ins: bool
-
-    def __str__(self) -> str:
-        whose = "images of random shapes" if self.on_stand_ins else "the client's images"
-        if self.psnr is None:
-            said = "the attack refuses this update, which is no proof of safety"
-        else:
-            said = f"{whose} are reconstructed at {self.psnr:.1f} dB"
-        return f"{said}; {self.fit}"
 
 
 @final
 class LeakageMod:
     """A client mod: attacks the client's own reply before it is sent.
 
-    It adds to the metrics of a training reply:
-
-    - `gifd-leak`: 1 if the reconstruction reaches the threshold, else 0
-    - `gifd-psnr`: its PSNR in dB, NaN if the attack could not be made
-    - `gifd-explained`: 1 if the assumptions explain the update (`gifd.audit.fit`), else 0. If not,
-      a 0 in `gifd-leak` means nothing
+    It adds `Leak.numbers` to the metrics of a training reply.
 
     Args:
         model: the network of the federation, in the mode in which clients train; its weights are
@@ -124,14 +81,17 @@ class LeakageMod:
         on_leak: str = "report",
         seed: int = 0,
     ) -> None:
-        if on_leak not in ON_LEAK:
-            raise InputError(f"expected on_leak as {', '.join(ON_LEAK)}, got '{on_leak}'")
-        if not math.isfinite(threshold):
-            raise InputError(f"expected a finite threshold in dB, got {threshold}")
-        self.model, self.image_shape, self.protocol = model, image_shape, protocol
-        self.batch, self.batch_size = batch, batch_size
-        self.attack = peel() if attack is None else attack
-        self.threshold, self.on_leak, self.seed = threshold, on_leak, seed
+        self.measure = Measure(
+            model=model,
+            image_shape=image_shape,
+            protocol=protocol,
+            attack=peel() if attack is None else attack,
+            threshold=threshold,
+            on_leak=on_leak,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        self.batch = batch
 
     def __call__(
         self, message: Message, context: Context, call_next: Callable[[Message, Context], Message]
@@ -141,73 +101,20 @@ class LeakageMod:
         reply = call_next(message, context)
         if before is None or reply.has_error():
             return reply
-        leak = self.measured(before, _state(reply), message, context)
+        own = None if self.batch is None else self.batch(message, context)
+        leak = self.measure(before, _state(reply), own)
         _log.info("gifd: %s", leak)
-        if leak.exposed and self.on_leak == "raise":
-            raise LeakError(f"the update was not sent: {leak}")
-        if leak.exposed and self.on_leak == "withhold":
+        if not self.measure.lets_pass(leak):
             return Message(
                 Error(code=WITHHELD, reason=f"gifd withheld it: {leak}"), reply_to=message
             )
-        found: dict[str, int | float | list[int] | list[float]] = {
-            "gifd-leak": float(leak.exposed),
-            "gifd-psnr": math.nan if leak.psnr is None else leak.psnr,
-            "gifd-explained": float(leak.fit.explained),
-        }
+        found: dict[str, int | float | list[int] | list[float]] = {**leak.numbers}
         records = list(reply.content.metric_records.values())
         if records:
             records[0].update(found)
         else:
             reply.content["gifd"] = MetricRecord(found)
         return reply
-
-    def measured(
-        self,
-        before: Mapping[str, Tensor],
-        after: Mapping[str, Tensor],
-        message: Message,
-        context: Context,
-    ) -> Leak:
-        """What the change from `before` to `after` gives away."""
-        model, _ = at_weights(before, self.model)
-        update = from_state_dicts(before, after, model).update
-        own = None if self.batch is None else self.batch(message, context)
-        if own is None:
-            rng = torch.Generator().manual_seed(self.seed)
-            images = stand_ins(self.batch_size, self.image_shape, rng)
-            classes = model.classes(self.image_shape)
-            labels = torch.randint(classes, (self.batch_size,), generator=rng)
-        else:
-            images, labels = own
-        images, labels = images.to(model.device), labels.to(model.device)
-        upload = Upload(
-            update=update,
-            model=model,
-            protocol=self.protocol,
-            image_shape=self.image_shape,
-            batch_size=len(images),
-            labels=None if own is None else labels,
-        )
-        fitted = fit(observe(upload), seed=self.seed)
-        if own is None:
-            simulated = upload.replay(images, labels).detach()
-            upload = replace(upload, update=simulated, labels=labels)
-        psnr = self._reconstructed(upload, images)
-        return Leak(
-            psnr=psnr,
-            exposed=psnr is not None and psnr >= self.threshold,
-            fit=fitted,
-            on_stand_ins=own is None,
-        )
-
-    def _reconstructed(self, upload: Upload, images: Float[Tensor, "B C H W"]) -> float | None:
-        """The best PSNR of any image; an exact one counts as 100 dB."""
-        try:
-            found = self.attack(observe(upload), seed=self.seed)
-        except UnexplainedError:
-            return None
-        values = score(found.images, images, (PSNR(),))["psnr"]
-        return min(max(values), 100.0)
 
 
 @final
