@@ -11,12 +11,9 @@ import typer
 from torch import Tensor
 
 from gifd import catalog, terminal
-from gifd.attacker.observation import Observation
-from gifd.attacker.observe import observe
-from gifd.attacker.rounds import rounds
-from gifd.audit import Fit, fit
 from gifd.campaign.inversion import Inversion
 from gifd.captures import read_capture, read_weights
+from gifd.cli.beliefs import Captured, assumptions, judged
 from gifd.cli.choices import (
     chosen_attacks,
     chosen_mapping,
@@ -45,12 +42,10 @@ from gifd.cli.options import (
 )
 from gifd.cli.trials import run_trials
 from gifd.errors import InputError, ModelError, UnexplainedError
-from gifd.federation.upload import Upload
 from gifd.images import read_image, read_images
 from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
 from gifd.terminal import one_line_errors
-from gifd.updates import Update
 
 DEFAULT = ("peel", "ensemble")
 """The exact inversion and, where the update does not show enough for it, the best other attack."""
@@ -136,6 +131,8 @@ def invert(
 ) -> None:
     """Reconstruct the images behind a captured update, and say how far to believe the result."""
     image_shape = _shape(shape)
+    assumed = assumptions(protocol or ["fedsgd"], batch_size or [1])
+    defenses = tuple(catalog.defense(text) for text in defense or ())
     model = chosen_victim(
         victim,
         classes=classes,
@@ -159,37 +156,29 @@ def invert(
     if before:
         origin["weights"] = ", ".join(path.name for path in before)
     name = updates[0].name + (f" and {len(updates) - 1} more" if len(updates) > 1 else "")
-    captures, notes = _read(updates, before or [], model)
+    captured, notes = _read(updates, before or [], model)
     if not before:
         notes.append("no --before: the client is taken to have received the victim's own weights")
-    defenses = tuple(catalog.defense(text) for text in defense or ())
     for note in notes:
         terminal.note(note)
-    considered: dict[str, tuple[Observation, Fit]] = {}
-    for size in batch_size or [1]:
-        for text in protocol or ["fedsgd"]:
-            believed = catalog.protocol(text, images=size)
-            uploads = [
-                Upload(
-                    update=update,
-                    model=own,
-                    protocol=believed,
-                    image_shape=image_shape,
-                    batch_size=size,
-                    labels=torch.tensor(label) if label else None,
-                    defended=bool(defenses),
-                )
-                for own, update in captures
-            ]
-            observation = rounds([observe(upload, defenses=defenses) for upload in uploads])
-            images = f"{size} image{'s' if size > 1 else ''}"
-            considered[f"{text} on {images}"] = observation, fit(observation, seed=seed)
-    best = min(considered, key=lambda told: considered[told][1].misfit)
-    if len(considered) > 1:
-        for told, (_, each) in considered.items():
-            terminal.note(f"{told}: misfit {each.misfit:.2f}{', used' * (told == best)}")
-    observation, fitted = considered[best]
-    terminal.note(str(fitted))
+    beliefs = judged(
+        assumed,
+        captured,
+        image_shape=image_shape,
+        labels=label or (),
+        defenses=defenses,
+        seed=seed,
+    )
+    best = beliefs[0]
+    for each in beliefs if len(beliefs) > 1 else ():
+        steps_other = ", another number of local steps" * each.refuted
+        terminal.note(
+            f"{each.name}: misfit {each.fit.misfit:.2f}{steps_other}{', used' * (each is best)}"
+        )
+    for note in (*best.notes, str(best.fit)):
+        terminal.note(note)
+    notes += best.notes
+    observation = best.observation
     try:
         label_hypotheses(observation)
     except (InputError, ModelError):
@@ -232,8 +221,8 @@ def invert(
                 observation=observation,
                 update=name,
                 notes=notes,
-                fit=fitted,
-                considered={told: each.misfit for told, (_, each) in considered.items()},
+                fit=best.fit,
+                considered={each.name: each.fit.misfit for each in beliefs},
                 victim=origin,
                 truth=truth,
                 names=names,
@@ -243,9 +232,7 @@ def invert(
     run_trials([attempts], store, json=json, expected=() if attacks else (UnexplainedError,))
 
 
-def _read(
-    updates: list[Path], before: list[Path], model: Model
-) -> tuple[list[tuple[Model, Update]], list[str]]:
+def _read(updates: list[Path], before: list[Path], model: Model) -> tuple[Captured, list[str]]:
     """Each update with the model of its round, and what was changed so that they fit."""
     if before and len(before) != len(updates):
         raise InputError(
@@ -259,7 +246,7 @@ def _read(
             notes |= dict.fromkeys(told)
         capture = read_capture(path, own)
         notes |= dict.fromkeys(capture.notes)
-        found.append((own, capture.update))
+        found.append((own, capture))
     return found, list(notes)
 
 

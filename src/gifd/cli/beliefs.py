@@ -1,0 +1,145 @@
+"""Beliefs: what may be assumed about a captured update's client, and what the update says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from gifd import catalog
+from gifd.attacker.observation import Observation
+from gifd.attacker.observe import observe
+from gifd.attacker.rounds import rounds
+from gifd.audit import Fit, fit
+from gifd.batch_norm import Statistics, passes_counted, returned_statistics
+from gifd.captures import Capture
+from gifd.errors import ModelError
+from gifd.federation.defenses import Defense
+from gifd.federation.protocols import Protocol
+from gifd.federation.upload import Upload
+from gifd.model import Model
+
+Captured = Sequence[tuple[Model, Capture]]
+"""The update of each round, and the model that its client received."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Belief:
+    """An assumption about the client, and what the update says of it.
+
+    Args:
+        name: protocol and number of images.
+        observation: under this assumption.
+        fit: how well it explains the update.
+        notes: what the returned buffers say, a sentence each.
+        refuted: whether they show another number of local steps.
+    """
+
+    name: str
+    observation: Observation
+    fit: Fit
+    notes: tuple[str, ...]
+    refuted: bool
+
+
+def assumptions(protocols: Sequence[str], sizes: Sequence[int]) -> dict[str, tuple[int, Protocol]]:
+    """The number of images and the protocol of every combination, by name.
+
+    Raises:
+        InputError: no such protocol.
+    """
+    return {
+        f"{text} on {size} image{'s' if size > 1 else ''}": (
+            size,
+            catalog.protocol(text, images=size),
+        )
+        for size in sizes
+        for text in protocols
+    }
+
+
+def judged(
+    assumed: Mapping[str, tuple[int, Protocol]],
+    captured: Captured,
+    *,
+    image_shape: tuple[int, int, int],
+    labels: Sequence[int],
+    defenses: Sequence[Defense],
+    seed: int,
+) -> list[Belief]:
+    """What the update says of each assumption, the one that explains it best first.
+
+    Raises:
+        InputError: labels that are not one for each image, or an assumption that does not fit.
+    """
+    found = []
+    for name, (size, protocol) in assumed.items():
+        passes = protocol.passes(size)
+        statistics, told = _returned(captured, image_shape, passes)
+        seen = [
+            Upload(
+                update=capture.update,
+                model=model,
+                protocol=protocol,
+                image_shape=image_shape,
+                batch_size=size,
+                labels=torch.tensor(labels) if labels else None,
+                batch_norm=statistics[place] if statistics else None,
+                batch_norm_source="batch" if statistics else None,
+                defended=bool(defenses),
+            )
+            for place, (model, capture) in enumerate(captured)
+        ]
+        observation = rounds([observe(upload, defenses=defenses) for upload in seen])
+        found.append(
+            Belief(
+                name=name,
+                observation=observation,
+                fit=fit(observation, seed=seed),
+                notes=tuple(told),
+                refuted=_counted(captured) not in ([], [len(passes)]),
+            )
+        )
+    return sorted(found, key=lambda belief: (belief.refuted, belief.fit.misfit))
+
+
+def _counted(captured: Captured) -> list[int]:
+    """The numbers of local steps that the updates' counters show, each once."""
+    counts = {passes_counted(model, capture.buffers) for model, capture in captured}
+    return sorted(count for count in counts if count is not None)
+
+
+def _returned(
+    captured: Captured, image_shape: tuple[int, int, int], passes: Sequence[int]
+) -> tuple[list[tuple[Statistics, ...]], list[str]]:
+    """The batch-norm statistics of each round, if all show them, and what is said of them."""
+    told = []
+    for count in _counted(captured):
+        other = "" if count == len(passes) else f", but the protocol has {len(passes)}"
+        told.append(f"the update's counters say {count} local {_steps(count)}{other}")
+    if not all(capture.buffers for _, capture in captured):
+        return [], told
+    try:
+        found = [
+            returned_statistics(model, capture.buffers, image_shape, passes)
+            for model, capture in captured
+        ]
+    except ModelError as error:
+        return [], [*told, f"the returned buffers are not used: {error}"]
+    batch = (
+        "the means and variances of the images"
+        if len(passes) == 1
+        else f"weighted means, over {len(passes)} local steps, of the batches' means and variances"
+    )
+    told.append(
+        f"the returned buffers give {batch} at {len(found[0])} batch norms: they are granted to "
+        "the attack, and used where it has a term for them (gradinversion)"
+    )
+    return found, told
+
+
+def _steps(count: int) -> str:
+    return "step" if count == 1 else "steps"
