@@ -14,15 +14,11 @@ from gifd.attacker.observe import observe
 from gifd.attacker.rounds import rounds
 from gifd.audit import Fit, fit
 from gifd.batch_norm import Statistics, passes_counted, returned_statistics
-from gifd.captures import Capture
+from gifd.captures import Round
 from gifd.errors import ModelError
 from gifd.federation.defenses import Defense
 from gifd.federation.protocols import Protocol
 from gifd.federation.upload import Upload
-from gifd.model import Model
-
-Captured = Sequence[tuple[Model, Capture]]
-"""The update of each round, and the model that its client received."""
 
 
 @final
@@ -63,7 +59,7 @@ def assumptions(protocols: Sequence[str], sizes: Sequence[int]) -> dict[str, tup
 
 def judged(
     assumed: Mapping[str, tuple[int, Protocol]],
-    captured: Captured,
+    captured: Sequence[Round],
     *,
     image_shape: tuple[int, int, int],
     labels: Sequence[int],
@@ -81,8 +77,8 @@ def judged(
         statistics, told = _returned(captured, image_shape, passes)
         seen = [
             Upload(
-                update=capture.update,
-                model=model,
+                update=each.capture.update,
+                model=each.model,
                 protocol=protocol,
                 image_shape=image_shape,
                 batch_size=size,
@@ -91,7 +87,7 @@ def judged(
                 batch_norm_source="batch" if statistics else None,
                 defended=bool(defenses),
             )
-            for place, (model, capture) in enumerate(captured)
+            for place, each in enumerate(captured)
         ]
         observation = rounds([observe(upload, defenses=defenses) for upload in seen])
         found.append(
@@ -106,26 +102,26 @@ def judged(
     return sorted(found, key=lambda belief: (belief.refuted, belief.fit.misfit))
 
 
-def _counted(captured: Captured) -> list[int]:
+def _counted(captured: Sequence[Round]) -> list[int]:
     """The numbers of local steps that the updates' counters show, each once."""
-    counts = {passes_counted(model, capture.buffers) for model, capture in captured}
+    counts = {passes_counted(each.model, each.capture.buffers) for each in captured}
     return sorted(count for count in counts if count is not None)
 
 
 def _returned(
-    captured: Captured, image_shape: tuple[int, int, int], passes: Sequence[int]
+    captured: Sequence[Round], image_shape: tuple[int, int, int], passes: Sequence[int]
 ) -> tuple[list[tuple[Statistics, ...]], list[str]]:
     """The batch-norm statistics of each round, if all show them, and what is said of them."""
     told = []
     for count in _counted(captured):
         other = "" if count == len(passes) else f", but the protocol has {len(passes)}"
         told.append(f"the update's counters say {count} local {_steps(count)}{other}")
-    if not all(capture.buffers for _, capture in captured):
+    if not all(each.capture.buffers for each in captured):
         return [], told
     try:
         found = [
-            returned_statistics(model, capture.buffers, image_shape, passes)
-            for model, capture in captured
+            returned_statistics(each.model, each.capture.buffers, image_shape, passes)
+            for each in captured
         ]
     except ModelError as error:
         return [], [*told, f"the returned buffers are not used: {error}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gifd import catalog, terminal
 from gifd.campaign.inversion import Inversion
-from gifd.captures import read_capture, read_weights
-from gifd.cli.beliefs import Captured, assumptions, judged
+from gifd.captures import Round, read_capture, read_rounds, read_weights
+from gifd.cli.beliefs import assumptions, judged
 from gifd.cli.choices import (
     chosen_attacks,
     chosen_mapping,
@@ -42,6 +42,7 @@ from gifd.cli.options import (
 )
 from gifd.cli.trials import run_trials
 from gifd.errors import InputError, ModelError, UnexplainedError
+from gifd.files import is_folder
 from gifd.images import read_image, read_images
 from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
@@ -58,7 +59,8 @@ def invert(
         typer.Argument(
             metavar="UPDATE...",
             help="The client's update, or its whole weights: safetensors, torch.save, or .npz. "
-            "Several: of rounds in which it had the same images.",
+            "Several: of rounds in which it had the same images. Or the folder of such rounds: "
+            "folders with before.* and client-<name>.* or after.*.",
         ),
     ],
     before: Annotated[
@@ -67,6 +69,9 @@ def invert(
             help="File of the weights that the client received, once for each update. Default: "
             "those of the victim."
         ),
+    ] = None,
+    client: Annotated[
+        str | None, typer.Option(help="Of a folder of rounds, the client. Default: the only one.")
     ] = None,
     victim: Victim = "resnet18",
     classes: Classes = 10,
@@ -153,11 +158,15 @@ def invert(
         ) from None
     names, truth = _truth(private or (), image_shape)
     origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
-    if before:
-        origin["weights"] = ", ".join(path.name for path in before)
-    name = updates[0].name + (f" and {len(updates) - 1} more" if len(updates) > 1 else "")
-    captured, notes = _read(updates, before or [], model)
-    if not before:
+    captured = _read(updates, before or [], client, model)
+    name = _name(captured, updates)
+    known = [each.before for each in captured if each.before]
+    if known:
+        origin["weights"] = ", ".join(known)
+    notes = list(dict.fromkeys(n for each in captured for n in (*each.notes, *each.capture.notes)))
+    if len(captured) > 1:
+        notes.append(f"{len(captured)} rounds are taken to be on the same images")
+    if not known:
         notes.append("no --before: the client is taken to have received the victim's own weights")
     for note in notes:
         terminal.note(note)
@@ -232,22 +241,44 @@ def invert(
     run_trials([attempts], store, json=json, expected=() if attacks else (UnexplainedError,))
 
 
-def _read(updates: list[Path], before: list[Path], model: Model) -> tuple[Captured, list[str]]:
-    """Each update with the model of its round, and what was changed so that they fit."""
+def _read(
+    updates: list[Path], before: list[Path], client: str | None, model: Model
+) -> tuple[Round, ...]:
+    """The rounds of a folder, or each update with the weights before it."""
+    folders = [path for path in updates if is_folder(path)]
+    if folders and (before or len(updates) > 1):
+        raise InputError(
+            "expected one folder of rounds, which hold their own weights before, or files, got "
+            f"{len(updates)} updates and {len(before)} times --before"
+        )
+    if folders:
+        return read_rounds(folders[0], model, client=client)
+    if client is not None:
+        raise InputError(f"expected --client with a folder of rounds, got {len(updates)} files")
     if before and len(before) != len(updates):
         raise InputError(
             f"expected --before once for each of {len(updates)} updates, got {len(before)}"
         )
-    found, notes = [], dict[str, None]()
+    found = []
     for place, path in enumerate(updates):
-        own = model
-        if before:
-            own, told = read_weights(before[place], model)
-            notes |= dict.fromkeys(told)
-        capture = read_capture(path, own)
-        notes |= dict.fromkeys(capture.notes)
-        found.append((own, capture))
-    return found, list(notes)
+        own, told = read_weights(before[place], model) if before else (model, ())
+        found.append(
+            Round(
+                before=before[place].name if before else "",
+                after=path.name,
+                model=own,
+                capture=read_capture(path, own),
+                notes=told,
+            )
+        )
+    return tuple(found)
+
+
+def _name(captured: Sequence[Round], updates: Sequence[Path]) -> str:
+    """What the record calls the update."""
+    name, more = captured[0].after, len(captured) - 1
+    folder = f"{updates[0].resolve().name}/" if is_folder(updates[0]) else ""
+    return f"{folder}{name}" + (f" and {more} more" if more else "")
 
 
 def _shape(text: str) -> tuple[int, int, int]:
