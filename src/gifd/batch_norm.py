@@ -113,6 +113,8 @@ def returned_statistics(
 def passes_counted(model: Model, buffers: Mapping[str, Tensor]) -> int | None:
     """The forward passes in training mode that the batch norms' counters show; None: unknown.
 
+    Below 0 the weights before and after are swapped.
+
     Args:
         model: with the buffers that the client received.
         buffers: those that it returned.
@@ -125,7 +127,7 @@ def passes_counted(model: Model, buffers: Mapping[str, Tensor]) -> int | None:
     if len(counted) != 1:
         return None
     (count,) = counted
-    return int(count) if count > 0 and count.is_integer() else None
+    return int(count) if count.is_integer() else None
 
 
 def _weights(model: Model, name: str, counts: Sequence[int]) -> tuple[float, float, float]:

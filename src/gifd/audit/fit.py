@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -15,6 +16,7 @@ from gifd.audit.stand_ins import stand_ins
 from gifd.audit.statistics import Kind, Statistics
 from gifd.errors import InputError, ModelError
 from gifd.leakage.labels import label_hypotheses
+from gifd.leakage.one_label import read_label
 from gifd.updates import Update
 
 
@@ -28,11 +30,13 @@ class Fit:
             simulated client.
         reason: what is unusual, in words.
         clients: how many were simulated.
+        contradicted: whether the head's gradient is not that of one image, though one is assumed.
     """
 
     misfit: float
     reason: str
     clients: int
+    contradicted: bool = False
 
     LIMIT: ClassVar[float] = 2.0
     """The largest misfit of an update that is explained. Its error rates are in the docs."""
@@ -40,7 +44,7 @@ class Fit:
     @property
     def explained(self) -> bool:
         """Whether such a client may have sent the update."""
-        return self.misfit <= self.LIMIT
+        return self.misfit <= self.LIMIT and not self.contradicted
 
     def __str__(self) -> str:
         if self.explained:
@@ -105,11 +109,41 @@ def fit(
     statistics.add(_shown(observation, observation.gradient))
     away, higher = _away(statistics.table())
     largest = away.amax(1)
+    misfit, reasons = float(largest[-1] / largest[:-1].max()), []
+    doubt = _doubt(observation) if labels is None else None
+    if doubt is not None:
+        reasons.append(f"the head's gradient is not that of one image: it looks like {doubt}")
+    if doubt is None or misfit > Fit.LIMIT:
+        reasons.append(_reasons(away, higher, statistics.kinds))
     return Fit(
-        misfit=float(largest[-1] / largest[:-1].max()),
-        reason=_reasons(away, higher, statistics.kinds),
+        misfit=misfit,
+        reason="; ".join(reasons),
         clients=clients,
+        contradicted=doubt is not None,
     )
+
+
+def _doubt(observation: Observation) -> str | None:
+    """What the update looks like if no single image can have left it, though one is assumed."""
+    ledger = observation.ledger
+    if ledger.batch_size > 1 or ledger.labels is not None or ledger.attacker is not None:
+        return None
+    with suppress(ModelError):  # without a linear head
+        return read_label(observation).doubt
+    return None
+
+
+def turned(observation: Observation, *, swapped: bool) -> Observation:
+    """The observation of the negated update, as of a wrong sign.
+
+    Args:
+        observation: of the update as it was given.
+        swapped: whether the update is the difference of two weights, and these are exchanged.
+    """
+    model, update = observation.model, observation.update
+    if swapped:
+        model = model.at({name: own + update[name] for name, own in model.parameters.items()})
+    return replace(observation, update=-update, model=model)
 
 
 def _reasons(away: Float[Tensor, "N K"], higher: Tensor, kinds: Sequence[Kind]) -> str:

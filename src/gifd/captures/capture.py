@@ -32,11 +32,13 @@ class Capture:
         notes: what was done to make it fit, a sentence each.
         buffers: of the batch norms after the client's steps, on the CPU; empty if they are unknown
             or as before. `gifd.batch_norm.returned_statistics` reads them.
+        whole: whether whole weights were given, of which those before were subtracted.
     """
 
     update: Update
     notes: tuple[str, ...] = ()
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    whole: bool = False
 
     def __repr__(self) -> str:
         return f"Capture({self.update!r}" + "".join(f"; {note}" for note in self.notes) + ")"
@@ -161,15 +163,21 @@ def _capture(
     told: Iterable[str],
     returned: Mapping[str, Tensor] | None = None,
 ) -> Capture:
+    """The capture of these tensors; `returned` are the buffers of whole weights."""
     update = Update({name: tensor.detach() for name, tensor in found.items()})
     if not any(bool((tensor != 0).any()) for tensor in update.tensors):
         raise UpdateError(
             "expected an update with numbers other than 0, got zeros only: are the weights before "
             "and after the same?"
         )
-    buffers = _moved(returned or {}, model)
+    buffers = {} if returned is None else _moved(returned, model)
     also = [_TRAINING] if buffers else []
-    return Capture(update=update.conform(model.parameters), notes=(*told, *also), buffers=buffers)
+    return Capture(
+        update=update.conform(model.parameters),
+        notes=(*told, *also),
+        buffers=buffers,
+        whole=returned is not None,
+    )
 
 
 _TRAINING = "its batch norms' buffers changed: the client trained them in training mode"

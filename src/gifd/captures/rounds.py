@@ -10,7 +10,7 @@ from typing import final
 
 from gifd.captures.capture import Capture
 from gifd.captures.files import read_capture, read_weights
-from gifd.errors import UpdateError, one_line
+from gifd.errors import NAME_CLIENT, UpdateError, one_line
 from gifd.files import is_file, is_folder
 from gifd.model import Model
 
@@ -100,7 +100,8 @@ def _replies(folder: Path, client: str | None) -> list[Path]:
         )
     if client is None and len(known) > 1:
         raise UpdateError(
-            f"expected the name of one of {len(known)} clients ({_listed(known)}), got none"
+            f"expected the name of one of {len(known)} clients ({_listed(known)}), got none: "
+            f"{NAME_CLIENT}"
         )
     fitting = [stem for stem in known if client in (None, stem, stem.removeprefix(_CLIENT))]
     if not fitting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -12,13 +12,14 @@ from gifd import catalog
 from gifd.attacker.observation import Observation
 from gifd.attacker.observe import observe
 from gifd.attacker.rounds import rounds
-from gifd.audit import Fit, fit
+from gifd.audit import Fit, fit, turned
 from gifd.batch_norm import Statistics, passes_counted, returned_statistics
 from gifd.captures import Round
-from gifd.errors import ModelError
+from gifd.errors import GifdError, InputError, ModelError
 from gifd.federation.defenses import Defense
 from gifd.federation.protocols import Protocol
 from gifd.federation.upload import Upload
+from gifd.leakage.labels import label_hypotheses
 
 
 @final
@@ -30,7 +31,7 @@ class Belief:
         name: protocol and number of images.
         observation: under this assumption.
         fit: how well it explains the update.
-        notes: what the returned buffers say, a sentence each.
+        notes: what is said of it, a sentence each.
         refuted: whether they show another number of local steps.
     """
 
@@ -99,7 +100,49 @@ def judged(
                 refuted=_counted(captured) not in ([], [len(passes)]),
             )
         )
-    return sorted(found, key=lambda belief: (belief.refuted, belief.fit.misfit))
+    return sorted(found, key=lambda b: (b.refuted, not b.fit.explained, b.fit.misfit))
+
+
+def completed(belief: Belief, captured: Sequence[Round], seed: int) -> Belief:
+    """With the likeliest label if the update does not show it, and what else may be wrong.
+
+    If the update is not explained, or does not show the label, its negative is tried.
+
+    Raises:
+        InputError: a label that was given is none of the model's classes.
+    """
+    observation, notes = belief.observation, [*belief.notes, str(belief.fit)]
+    given = observation.ledger.labels is not None
+    if given:
+        label_hypotheses(observation)
+    error = _unreadable(observation)
+    if error is not None or not belief.fit.explained:
+        swapped = all(each.before and each.capture.whole for each in captured)
+        other = turned(observation, swapped=swapped)
+        if _unreadable(other) is None and fit(other, seed=seed).explained:
+            wrong = _SWAPPED if swapped else "its sign looks wrong"
+            notes.append(f"the negated update would be explained: {wrong}")
+    if error is not None and not given:
+        defended = replace(observation, ledger=replace(observation.ledger, attacker="static"))
+        if _unreadable(defended) is None:
+            ((label,),), _ = label_hypotheses(defended)
+            observation, likeliest = defended, f"; class {int(label)} is taken, the likeliest"
+        else:
+            likeliest = ""
+        notes.append(f"the update does not show the label: {error}{likeliest}")
+    return replace(belief, observation=observation, notes=tuple(notes))
+
+
+_SWAPPED = "before and after look swapped"
+
+
+def _unreadable(observation: Observation) -> GifdError | None:
+    """Why the update does not show the labels; None if it does."""
+    try:
+        label_hypotheses(replace(observation, ledger=replace(observation.ledger, labels=None)))
+    except (InputError, ModelError) as error:
+        return error
+    return None
 
 
 def _counted(captured: Sequence[Round]) -> list[int]:
@@ -114,6 +157,9 @@ def _returned(
     """The batch-norm statistics of each round, if all show them, and what is said of them."""
     told = []
     for count in _counted(captured):
+        if count < 0:
+            told.append(f"the update's counters go back by {-count}: {_SWAPPED}")
+            continue
         other = "" if count == len(passes) else f", but the protocol has {len(passes)}"
         told.append(f"the update's counters say {count} local {_steps(count)}{other}")
     if not all(each.capture.buffers for each in captured):

@@ -13,7 +13,7 @@ from torch import Tensor
 from gifd import catalog, terminal
 from gifd.campaign.inversion import Inversion
 from gifd.captures import Round, read_capture, read_rounds, read_weights
-from gifd.cli.beliefs import assumptions, judged
+from gifd.cli.beliefs import assumptions, completed, judged
 from gifd.cli.choices import (
     chosen_attacks,
     chosen_mapping,
@@ -44,7 +44,6 @@ from gifd.cli.trials import run_trials
 from gifd.errors import InputError, ModelError, UnexplainedError
 from gifd.files import is_folder
 from gifd.images import read_image, read_images
-from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
 from gifd.terminal import one_line_errors
 
@@ -178,23 +177,15 @@ def invert(
         defenses=defenses,
         seed=seed,
     )
-    best = beliefs[0]
     for each in beliefs if len(beliefs) > 1 else ():
-        steps_other = ", another number of local steps" * each.refuted
-        terminal.note(
-            f"{each.name}: misfit {each.fit.misfit:.2f}{steps_other}{', used' * (each is best)}"
-        )
-    for note in (*best.notes, str(best.fit)):
+        other = ", another number of local steps" * each.refuted
+        used = ", used" * (each is beliefs[0])
+        terminal.note(f"{each.name}: misfit {each.fit.misfit:.2f}{other}{used}")
+    best = completed(beliefs[0], captured, seed)
+    for note in best.notes:
         terminal.note(note)
-    notes += best.notes
+    notes += [terminal.in_shell(note) for note in best.notes if note != str(best.fit)]
     observation = best.observation
-    try:
-        label_hypotheses(observation)
-    except (InputError, ModelError):
-        terminal.note(
-            "the update does not show the labels under this assumption: give --label for each "
-            "image, or another --protocol"
-        )
     images_sent = observation.ledger.batch_size
     if truth is not None and len(truth) != images_sent:
         raise InputError(

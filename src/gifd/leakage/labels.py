@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.errors import InputError
+from gifd.errors import GRANT_LABELS, InputError
 from gifd.leakage.counts import DummyMean
 from gifd.leakage.one_label import read_label
 
@@ -72,7 +72,7 @@ def infer_label(observation: Observation) -> Int[Tensor, "B"]:
     if size != 1:
         raise InputError(
             f"expected a batch of one image to read its label, got {size}: estimate the counts "
-            "(gifd.leakage.counts) or grant the labels"
+            f"(gifd.leakage.counts) or {GRANT_LABELS}"
         )
     reading = read_label(observation)
     if reading.doubt is not None:
