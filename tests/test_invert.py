@@ -225,6 +225,15 @@ def test_a_negated_gradient_is_named(federation: Path) -> None:
     assert "looks wrong" not in right.stderr
 
 
+def test_whole_weights_of_a_gradient_are_named(federation: Path) -> None:
+    """A gradient is expected by default; a step at a rate of 0.1 is minus a tenth of it."""
+    result = run("invert", federation / "after.pt", *shared(federation, *QUICK, "--label", 2))
+    assert result.exit_code == 0, result.output
+    assert "would be explained but for its size, about " in result.stderr
+    assert "times too small in all tensors" in result.stderr
+    assert "whole weights are a change of weights (--protocol fedavg)" in result.stderr
+
+
 def test_a_wrong_protocol_is_told_before_the_victim_is_loaded(federation: Path) -> None:
     (federation / "slow.py").write_text("raise SystemExit('it was loaded')")
     slow = ["--victim", f"{federation / 'slow.py'}:model", "--protocol", "fedavg:lr=-1"]

@@ -117,11 +117,8 @@ def completed(belief: Belief, captured: Sequence[Round], seed: int) -> Belief:
         label_hypotheses(observation)
     error = _unreadable(observation)
     if error is not None or not belief.fit.explained:
-        swapped = all(each.before and each.capture.whole for each in captured)
-        other = turned(observation, swapped=swapped)
-        if _unreadable(other) is None and fit(other, seed=seed).explained:
-            wrong = _SWAPPED if swapped else "its sign looks wrong"
-            notes.append(f"the negated update would be explained: {wrong}")
+        whole = all(each.before and each.capture.whole for each in captured)
+        notes += _negated(belief, whole, seed)
     if error is not None and not given:
         defended = replace(observation, ledger=replace(observation.ledger, attacker="static"))
         if _unreadable(defended) is None:
@@ -131,6 +128,21 @@ def completed(belief: Belief, captured: Sequence[Round], seed: int) -> Belief:
             likeliest = ""
         notes.append(f"the update does not show the label: {error}{likeliest}")
     return replace(belief, observation=observation, notes=tuple(notes))
+
+
+def _negated(belief: Belief, whole: bool, seed: int) -> list[str]:
+    """What the negated update says, if it is explained, or with given labels but for its size."""
+    for swapped in (True, False) if whole else (False,):
+        other = turned(belief.observation, swapped=swapped)
+        found = fit(other, seed=seed)
+        if found.explained and _unreadable(other) is None:
+            wrong = _SWAPPED if swapped else "its sign looks wrong"
+            return [f"the negated update would be explained: {wrong}"]
+        known = other.ledger.labels is not None and belief.fit.factor is None
+        if known and found.factor is not None and not swapped:
+            also = "; whole weights are a change of weights (--protocol fedavg)" * whole
+            return [f"the negated update would be explained but for its size, {found.reason}{also}"]
+    return []
 
 
 _SWAPPED = "before and after look swapped"
