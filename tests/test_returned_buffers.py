@@ -277,6 +277,21 @@ def test_invert_says_that_another_number_of_steps_was_counted(tmp_path: Path) ->
     assert any("another number of local steps" in note for note in notes)
 
 
+def test_a_batch_of_one_that_the_model_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(432), nn.Linear(432, 5)).train()\n"
+    )
+    torch.save(
+        [torch.ones(432), torch.ones(432), torch.ones(5, 432), torch.ones(5)], tmp_path / "u"
+    )
+    victim = ["--victim", f"{tmp_path / 'own.py'}:net", "--shape", "3,12,12"]
+    result = CliRunner().invoke(app, ["invert", str(tmp_path / "u"), *victim])
+    assert result.exit_code == 2, result.output
+    assert "a model that takes images (1, 3, 12, 12), got: Expected more than 1" in result.stderr
+
+
 def test_invert_says_that_the_client_was_in_another_mode(tmp_path: Path) -> None:
     record, notes = inverted(tmp_path, "--protocol", "fedavg:lr=0.05,steps=2", mode="eval")
     assert record.ledger["batch_norm"] is None

@@ -20,6 +20,7 @@ from gifd.federation.defenses import Defense
 from gifd.federation.protocols import Protocol
 from gifd.federation.upload import Upload
 from gifd.leakage.labels import label_hypotheses
+from gifd.model import Model
 
 
 @final
@@ -71,10 +72,12 @@ def judged(
 
     Raises:
         InputError: labels that are not one for each image, or an assumption that does not fit.
+        ModelError: a model that does not take so few images, as batch norms in training mode.
     """
     found = []
     for name, (size, protocol) in assumed.items():
         passes = protocol.passes(size)
+        _check(captured[0].model, min(passes), image_shape)
         statistics, told = _returned(captured, image_shape, passes)
         seen = [
             Upload(
@@ -101,6 +104,11 @@ def judged(
             )
         )
     return sorted(found, key=lambda b: (b.refuted, not b.fit.explained, b.fit.misfit))
+
+
+def _check(model: Model, images: int, image_shape: tuple[int, int, int]) -> None:
+    with torch.no_grad():
+        model.tried(next(iter(model.parameters.values())).new_zeros(images, *image_shape))
 
 
 def completed(belief: Belief, captured: Sequence[Round], seed: int) -> Belief:
