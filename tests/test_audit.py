@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gifd.attacker.observation import Observation
 from gifd.attacker.observe import observe
-from gifd.audit import Fit, fit, null_distances
+from gifd.audit import Fit, fit, null_distances, turned
 from gifd.audit.statistics import Kind
 from gifd.errors import InputError
 from gifd.federation.client import Client
@@ -56,7 +56,7 @@ def sent(protocol: Protocol, model: Model, seed: int, count: int = 4) -> Update:
     return protocol(model, model.parameters, model.buffers, images, labels).detach()
 
 
-def judged(update: Update, model: Model, belief: Protocol = LOCAL, count: int = 4) -> Fit:
+def observed(update: Update, model: Model, belief: Protocol = LOCAL, count: int = 4) -> Observation:
     upload = Upload(
         update=update,
         model=model,
@@ -65,7 +65,11 @@ def judged(update: Update, model: Model, belief: Protocol = LOCAL, count: int = 
         batch_size=count,
         labels=LABELS[:count],
     )
-    return fit(observe(upload), LABELS[:count], clients=20)
+    return observe(upload)
+
+
+def judged(update: Update, model: Model, belief: Protocol = LOCAL, count: int = 4) -> Fit:
+    return fit(observed(update, model, belief, count), LABELS[:count], clients=20)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -76,6 +80,64 @@ def test_a_client_as_believed_is_explained(belief: Protocol, seed: int) -> None:
     assert found.explained, found
     assert found.misfit < Fit.LIMIT
     assert str(found).startswith("explained: ")
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_a_client_that_sums_its_loss_is_named(count: int) -> None:
+    """An ordinary client whose loss is reduction='sum'; its factor is the number of images."""
+    for seed in range(2):
+        model = model_of(seed)
+        local = copy.deepcopy(model.module)
+        loss = nn.CrossEntropyLoss(reduction="sum")(
+            local(model.normalize(images_of(seed, count))), LABELS[:count]
+        )
+        parameters = dict(local.named_parameters())
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        found = judged(
+            Update(dict(zip(parameters, gradients, strict=True))), model, FedSGD(), count
+        )
+        assert not found.explained
+        assert found.factor is not None
+        assert count / 1.5 < found.factor < count * 1.5
+        assert "times too large in all tensors" in found.reason
+        assert f"a sum instead of a mean over {count} images" in found.reason
+
+
+def test_a_change_that_was_divided_by_the_rate_is_named() -> None:
+    belief = FedAvg(steps=1, lr=0.02)
+    for seed in range(3):
+        model = model_of(seed)
+        found = judged(sent(belief, model, seed) / 0.02, model, belief)
+        assert found.factor is not None
+        assert 50 / 1.5 < found.factor < 50 * 1.5
+        assert "a change of weights that was divided by the learning rate" in found.reason
+
+
+def test_a_factor_is_named_only_if_it_is_all_that_is_wrong() -> None:
+    model, one_step = model_of(0), FedAvg(steps=1, lr=0.02)
+    update = sent(one_step, model, 0)
+
+    def factor(given: Update) -> float | None:
+        return judged(given, model, one_step).factor
+
+    assert factor(update) is None, "it is explained"
+    assert 0.05 / 1.5 < (factor(update * 0.05) or 0) < 0.05 * 1.5
+    assert factor(update * -8) is None, "its sign is wrong too"
+    first = next(iter(update))
+    one = Update({name: t * 8 if name == first else t for name, t in update.items()})
+    assert factor(one) is None, "it is not in all tensors"
+    negated = turned(observed(update * -8, model, one_step), swapped=False)
+    assert 8 / 1.5 < (fit(negated, LABELS[:4], clients=20).factor or 0) < 8 * 1.5
+
+
+def test_swapped_weights_are_turned_back() -> None:
+    model = model_of(0)
+    update = sent(LOCAL, model, 0)
+    after = model.at({name: own + update[name] for name, own in model.parameters.items()})
+    back = turned(observed(-update, after), swapped=True)
+    for name, own in model.parameters.items():
+        assert torch.equal(back.update[name], update[name])
+        assert torch.allclose(back.model.parameters[name], own, rtol=0, atol=1e-6)
 
 
 def _trained(model: Model) -> Model:
@@ -98,9 +160,12 @@ OTHERS: dict[str, tuple[Callable[[Model, int], Update], str]] = {
     ),
     "momentum": (
         lambda m, s: sent(replace(LOCAL, optimizer=SGD(momentum=0.9)), m, s),
-        "is too large",
+        "times too large in all tensors: another learning rate, number of steps or optimiser",
     ),
-    "a third of the rate": (lambda m, s: sent(replace(LOCAL, lr=0.003), m, s), "is too small"),
+    "a third of the rate": (
+        lambda m, s: sent(replace(LOCAL, lr=0.003), m, s),
+        "times too small in all tensors: another learning rate",
+    ),
     "more images": (
         lambda m, s: sent(replace(LOCAL, batch_size=4), m, s, 8),
         "",

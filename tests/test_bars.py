@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -68,6 +69,15 @@ def test_the_time_left_is_seen_in_every_width(
         assert "500/1000 · 4 restarts · distance 0.0123" in last
     if width == 200:
         assert title in last
+
+
+def test_a_beginning_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    to = console(100, is_terminal=True)
+    monkeypatch.setattr(terminal, "say", to)
+    with terminal.progress("i.png: peel") as callback:
+        callback(replace(stand(0), doing="input of layer3.weight is known"))
+    assert "feature 3 · 4 restarts · input of layer3.weight is known" in written(to)
+    assert "0/1000" not in written(to)
 
 
 def test_nothing_is_drawn_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,9 @@ def model():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
     return Model(module=nn.Sequential(*layers, nn.Linear(8 * 225, 6)).eval())
+
+def headless():
+    return Model(module=nn.Sequential(nn.Conv2d(3, 6, 32), nn.Flatten()))
 """
 
 
@@ -185,12 +188,59 @@ def test_several_rounds_are_inverted_together(federation: Path) -> None:
     assert "--before once for each of 2 updates, got 1" in wrong.stderr
 
 
-def test_labels_that_cannot_be_read_are_asked_for(federation: Path) -> None:
-    swapped = ["--victim", f"{federation / 'own.py'}:model", "--before", federation / "after.pt"]
-    options = ["--shape", "3,32,32", "--protocol", "fedavg:lr=0.1", "--out", federation / "out"]
-    result = run("invert", federation / "before.pt", *swapped, *options, *QUICK)
-    assert result.exit_code == 2, result.output
-    assert "give --label for each image" in result.stderr
+def swapped(folder: Path, *more: object) -> list[object]:
+    victim = ["--victim", f"{folder / 'own.py'}:model", "--before", folder / "after.pt"]
+    options = ["--shape", "3,32,32", "--protocol", "fedavg:lr=0.1", "--out", folder / "out"]
+    return [folder / "before.pt", *victim, *options, *QUICK, "--json", *more]
+
+
+@pytest.mark.parametrize("known", [[], ["--label", "2"]])
+def test_before_and_after_that_are_swapped_are_named(known: list[str], federation: Path) -> None:
+    result = run("invert", *swapped(federation, *known))
+    assert result.exit_code == 0, result.output
+    assert "before and after look swapped" in result.stderr
+    record = Record.model_validate(json.loads(result.stdout))
+    assert record.evidence is not None
+    assert known or not record.evidence.explained
+    assert any("look swapped" in note for note in record.evidence.notes)
+
+
+def test_a_label_that_cannot_be_read_is_asked_for_and_guessed(federation: Path) -> None:
+    result = run("invert", *swapped(federation))
+    assert "does not show the label" in result.stderr
+    assert "give --label, or give --defense if a defence is at work" in result.stderr
+    assert "grant the labels" not in result.output
+    record = Record.model_validate(json.loads(result.stdout))
+    assert record.label_source == "estimated"
+    assert record.ledger["labels"] is None
+
+
+def test_a_negated_gradient_is_named(federation: Path) -> None:
+    given = torch.load(federation / "gradient.pt", weights_only=True)
+    torch.save([-tensor for tensor in given], federation / "negated.pt")
+    result = run("invert", federation / "negated.pt", *shared(federation, *QUICK))
+    assert result.exit_code == 0, result.output
+    assert "would be explained: its sign looks wrong" in result.stderr
+    right = run("invert", federation / "gradient.pt", *shared(federation, *QUICK))
+    assert "looks wrong" not in right.stderr
+
+
+def test_whole_weights_of_a_gradient_are_named(federation: Path) -> None:
+    """A gradient is expected by default; a step at a rate of 0.1 is minus a tenth of it."""
+    result = run("invert", federation / "after.pt", *shared(federation, *QUICK, "--label", 2))
+    assert result.exit_code == 0, result.output
+    assert "would be explained but for its size, about " in result.stderr
+    assert "times too small in all tensors" in result.stderr
+    assert "whole weights are a change of weights (--protocol fedavg)" in result.stderr
+
+
+def test_a_wrong_protocol_is_told_before_the_victim_is_loaded(federation: Path) -> None:
+    (federation / "slow.py").write_text("raise SystemExit('it was loaded')")
+    slow = ["--victim", f"{federation / 'slow.py'}:model", "--protocol", "fedavg:lr=-1"]
+    result = run("invert", federation / "after.pt", *slow)
+    assert result.exit_code == 2
+    assert "a finite lr > 0" in result.stderr
+    assert "loaded" not in result.output
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -202,6 +252,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "channels": (["after.pt", "--shape", "1,32,32"], "the victim's 3 channels, got 1"),
     "images": (["after.pt", "--private", "."], "as many --private images as --batch-size, 1"),
     "labels": (["after.pt", "--label", "1", "--label", "2"], "expected 1 granted labels"),
+    "label": (["after.pt", "--label", "9"], "labels from 0 to 5"),
+    "no head": (["head.pt", "--victim", "own.py:headless"], "give --label, they cannot"),
     "protocol": (["after.pt", "--protocol", "adam"], "a known protocol (fedsgd, fedavg)"),
 }
 
@@ -213,8 +265,12 @@ def test_a_mistake_is_told_in_one_line(
     given, told = MISTAKES[kind]
     monkeypatch.chdir(federation)
     Image.new("RGB", (32, 32)).save("second.png")
+    headless = nn.Sequential(nn.Conv2d(3, 6, 32), nn.Flatten())
+    torch.save([torch.ones_like(p) for p in headless.parameters()], "head.pt")
     defaults = ["--victim", "own.py:model", "--before", "before.pt", "--shape", "3,32,32"]
     kept: list[str] = []
+    if kind == "no head":
+        defaults = defaults[4:]  # it has the victim's weights
     for option, value in zip(defaults[::2], defaults[1::2], strict=True):
         kept += [] if option in given else [option, value]
     result = run("invert", *given, *kept, *QUICK)

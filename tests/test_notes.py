@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from gifd import terminal
 from gifd.cli import app
 from gifd.images import write_image
 
@@ -43,6 +44,21 @@ def test_a_crop_and_an_enlargement_are_noted_once_and_recorded(tmp_path: Path) -
     records = [json.loads(line) for line in result.stdout.splitlines()]
     sizes = [record["images"][0]["original_size"] for record in records]
     assert sizes == [[70, 90], [40, 30], [64, 64]]
+
+
+def test_an_error_names_the_commands_own_option(tmp_path: Path) -> None:
+    """Instead of what to do in Python."""
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "def net():\n    return nn.Sequential(nn.Conv2d(3, 6, 64), nn.Flatten())\n"
+    )
+    victim = ["--victim", f"{tmp_path / 'own.py'}:net", "--out", str(tmp_path / "out")]
+    picture = str(drawn(tmp_path / "i.png", 64, 64))
+    result = CliRunner().invoke(app, ["attack", picture, "--attack", "ig", "--steps", "1", *victim])
+    assert result.exit_code == 2
+    assert "give --grant-labels, they cannot be inferred" in result.stderr
+    assert "grant the labels" not in result.stderr
+    assert terminal.in_shell("grant the labels") == "grant the labels", "no command runs"
 
 
 @pytest.mark.parametrize("side", [64, 128])

@@ -27,7 +27,7 @@ from gifd.leakage.peeling.layers import Convolution
 from gifd.leakage.peeling.mixtures import separation
 from gifd.leakage.peeling.system import System
 from gifd.model import Model
-from gifd.search import Inside, dead_leaves
+from gifd.search import Inside, Progress, dead_leaves
 from gifd.search.decoder import Decoder
 from gifd.victims import ConvNet
 from test_attacks import STRENGTHS
@@ -82,6 +82,23 @@ def narrowing(seed: int = 0, dtype: torch.dtype = torch.float64, **options: nn.M
 def victim() -> Model:
     """In float64, so that no sign depends on the processor."""
     return narrowing()
+
+
+def test_each_layer_that_is_solved_is_told(victim: Model) -> None:
+    images = dead_leaves(1, (3, 16, 16), torch.Generator().manual_seed(1)).double()
+    told: list[Progress] = []
+    upload, _ = Client(model=victim).step(images, torch.tensor([2]))
+    peel().with_evaluations(8)(observe(upload), callback=told.append)
+    begun = [now for now in told if now.doing]
+    assert begun[0].doing.startswith("looks for a layer")
+    layers = [now.doing for now in begun if now.doing.startswith("input of ")]
+    assert len(set(layers)) >= 2
+    assert {layer.split()[2] for layer in layers} <= set(victim.parameters)
+    assert any(now.doing.startswith("image ") for now in begun)
+    done = [now.evaluations for now in told]
+    assert done == sorted(done)
+    assert done[-1] <= told[-1].evaluations_planned
+    assert (told[-1].doing, told[-1].step) == ("", 1)
 
 
 FOUND = 20

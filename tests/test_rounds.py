@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gifd import attacks
 from gifd.attacker.observation import Observation
@@ -150,6 +150,26 @@ def test_the_fit_judges_them_together() -> None:
     assert fit(rounds(each), LABELS, clients=20).explained
     wrong = [each[0], replace(each[1], update=-each[1].update)]
     assert not fit(rounds(wrong), LABELS, clients=20).explained
+
+
+def test_one_module_may_be_in_several_rounds_and_in_mixed_modes() -> None:
+    """Its weights are those of each round; a frozen batch norm stays frozen."""
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(576, 6)).double().train()
+    net[1].eval()
+    first = Client(model=Model(module=net)).step(images(), LABELS)[0]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1.2)
+    second = Client(model=Model(module=net)).step(images(), LABELS)[0]
+    for each in ([first, first], [first, second]):
+        seen = rounds([observe(upload) for upload in each])
+        assert seen.model.training
+        error = (seen.replay(images(), LABELS) - seen.update).norm()
+        assert float(error) <= 1e-10 * float(seen.update.norm())
+    assert [net[1].training, net[3].training] == [False, True]
 
 
 def test_rounds_that_do_not_belong_together() -> None:

@@ -3,6 +3,13 @@
 LONGEST = 600
 """Maximum length of an error's line; quoted text in it is cut shorter by `one_line`."""
 
+GRANT_LABELS, NAME_ATTACKER, NAME_CLIENT = (
+    "grant the labels",
+    "name the ledger's attacker",
+    "name the client",
+)
+"""Remedies in errors for which commands have options (`gifd.terminal.in_shell`)."""
+
 
 class GifdError(Exception):
     """Something outside the toolkit is wrong; the message is one line for its user.

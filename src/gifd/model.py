@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from gifd.errors import GifdError, InputError, ModelError, one_line
+from gifd.errors import GRANT_LABELS, GifdError, InputError, ModelError, one_line
 from gifd.kernels import once_only, transformed, unfused
 from gifd.outputs import logits_in
 from gifd.task import Task, task_of
@@ -315,12 +315,12 @@ class Model:
         images = like.new_zeros(2, *image_shape)  # a batch norm in training mode refuses one
         names = {id(tensor): name for name, tensor in self.parameters.items()}
         with torch.no_grad():
-            call = self._head_call(images, "grant the labels, they cannot be inferred")
+            call = self._head_call(images, f"{GRANT_LABELS}, they cannot be inferred")
         weight, bias = call.arguments["weight"], call.arguments.get("bias")
         if id(weight) not in names:
             raise ModelError(
                 "expected a trained linear head, got one whose weight is frozen or computed: "
-                "grant the labels, they cannot be inferred"
+                f"{GRANT_LABELS}, they cannot be inferred"
             )
         return Head(
             weight=names[id(weight)],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
+from inspect import signature
 from typing import ParamSpec
 
 import typer
@@ -14,7 +16,14 @@ from rich.table import Table
 
 from gifd.bars import shown
 from gifd.campaign.record import Record
-from gifd.errors import LONGEST, GifdError, one_line
+from gifd.errors import (
+    GRANT_LABELS,
+    LONGEST,
+    NAME_ATTACKER,
+    NAME_CLIENT,
+    GifdError,
+    one_line,
+)
 from gifd.report.said import said
 from gifd.report.strip import decibel, defended_by
 from gifd.search import Callback, Progress
@@ -47,6 +56,8 @@ def progress(title: str) -> Iterator[Callback]:
         def callback(now: Progress) -> None:
             several = f" · {now.restarts} restarts" if now.restarts > 1 else ""
             words = f"{now.phase} {now.step}/{now.steps}{several} · distance {now.distance:.4f}"
+            if now.doing:
+                words = f"{now.phase}{several} · {now.doing}"
             update(words, now.evaluations, now.evaluations_planned, None)
 
         yield callback
@@ -145,19 +156,39 @@ def table(
 
 def note(text: str) -> None:
     """Print a note in one line; nothing is wrong."""
-    say.print(f"note: {' '.join(text.split())}", soft_wrap=True, markup=False)
+    say.print(f"note: {in_shell(' '.join(text.split()))}", soft_wrap=True, markup=False)
 
 
 def complain(error: GifdError) -> None:
     """Print a user's error in one line."""
-    say.print(f"error: {error}", soft_wrap=True)
+    say.print(f"error: {in_shell(str(error))}", soft_wrap=True)
+
+
+def in_shell(text: str) -> str:
+    """With the running command's options in place of remedies in Python."""
+    for remedy, names in _OPTIONS.items():
+        own = [name for name in names if name in _PARAMETERS.get()]
+        if own:
+            text = text.replace(remedy, f"give --{own[0].replace('_', '-')}")
+    return text
+
+
+_OPTIONS: Mapping[str, Sequence[str]] = {
+    GRANT_LABELS: ("grant_labels", "label"),
+    NAME_ATTACKER: ("attacker", "defense"),
+    NAME_CLIENT: ("client",),
+}
+_PARAMETERS: ContextVar[frozenset[str]] = ContextVar("parameters", default=frozenset())
+"""Of the running command."""
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Turn a user's error into one line on stderr and exit code 2, Ctrl-C into exit code 130."""
+    parameters = frozenset(signature(command).parameters)
 
     @wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        token = _PARAMETERS.set(parameters)
         try:
             command(*args, **kwargs)
         except GifdError as error:
@@ -165,5 +196,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        finally:
+            _PARAMETERS.reset(token)
 
     return guarded

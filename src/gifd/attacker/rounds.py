@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,7 @@ def rounds(observations: Sequence[Observation]) -> Observation:
             if name != "believed" and granted[name] != value:
                 raise InputError(f"expected rounds of one {name}, got {granted[name]} and {value}")
     models = tuple(each.model for each in observations)
-    whole = replace(first.model, module=_Copies([model.module for model in models]))
+    whole = replace(first.model, module=_Copies([_copied(model) for model in models]))
     order = [_named(k, name) for name in first.update for k in range(len(models))]
     sent = {_named(k, n): t for k, each in enumerate(observations) for n, t in each.update.items()}
     return replace(
@@ -136,10 +137,17 @@ class _Copies(nn.Module):
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         self.rounds = nn.ModuleList(modules)
-        self.train(modules[0].training)
+        self.training = self.rounds.training = modules[0].training  # train() would change theirs
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rounds[0](x)  # type: ignore[no-any-return]
+
+
+def _copied(model: Model) -> nn.Module:
+    """The network at the model's weights: two rounds may have one module, or one trained since."""
+    module = copy.deepcopy(model.module)
+    module.load_state_dict({**model.parameters, **model.buffers}, strict=False)
+    return module
 
 
 def _named(k: int, name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -15,6 +17,7 @@ from gifd.audit.stand_ins import stand_ins
 from gifd.audit.statistics import Kind, Statistics
 from gifd.errors import InputError, ModelError
 from gifd.leakage.labels import label_hypotheses
+from gifd.leakage.one_label import read_label
 from gifd.updates import Update
 
 
@@ -28,11 +31,16 @@ class Fit:
             simulated client.
         reason: what is unusual, in words.
         clients: how many were simulated.
+        factor: how many times as large as theirs it is, if nothing else is unusual; None if it is
+            explained, or something else is.
+        contradicted: whether the head's gradient is not that of one image, though one is assumed.
     """
 
     misfit: float
     reason: str
     clients: int
+    factor: float | None = None
+    contradicted: bool = False
 
     LIMIT: ClassVar[float] = 2.0
     """The largest misfit of an update that is explained. Its error rates are in the docs."""
@@ -40,7 +48,7 @@ class Fit:
     @property
     def explained(self) -> bool:
         """Whether such a client may have sent the update."""
-        return self.misfit <= self.LIMIT
+        return self.misfit <= self.LIMIT and not self.contradicted
 
     def __str__(self) -> str:
         if self.explained:
@@ -104,12 +112,91 @@ def fit(
             statistics.add(_shown(observation, sent))
     statistics.add(_shown(observation, observation.gradient))
     away, higher = _away(statistics.table())
-    largest = away.amax(1)
+    misfit, reasons = _relative(away.amax(1)), []
+    doubt = _doubt(observation) if labels is None else None
+    if doubt is not None:
+        reasons.append(f"the head's gradient is not that of one image: it looks like {doubt}")
+    factor = None
+    if misfit > Fit.LIMIT:
+        factor = _factor(statistics.table(), away, statistics.kinds)
+    if factor is not None:
+        reasons.append(_scaled(factor, observation))
+    elif doubt is None or misfit > Fit.LIMIT:
+        reasons.append(_reasons(away, higher, statistics.kinds))
     return Fit(
-        misfit=float(largest[-1] / largest[:-1].max()),
-        reason=_reasons(away, higher, statistics.kinds),
+        misfit=misfit,
+        reason="; ".join(reasons),
         clients=clients,
+        factor=factor,
+        contradicted=doubt is not None,
     )
+
+
+def _doubt(observation: Observation) -> str | None:
+    """What the update looks like if no single image can have left it, though one is assumed."""
+    ledger = observation.ledger
+    if ledger.batch_size > 1 or ledger.labels is not None or ledger.attacker is not None:
+        return None
+    with suppress(ModelError):  # without a linear head
+        return read_label(observation).doubt
+    return None
+
+
+def turned(observation: Observation, *, swapped: bool) -> Observation:
+    """The observation of the negated update, as of a wrong sign.
+
+    Args:
+        observation: of the update as it was given.
+        swapped: whether the update is the difference of two weights, and these are exchanged.
+    """
+    model, update = observation.model, observation.update
+    if swapped:
+        model = model.at({name: own + update[name] for name, own in model.parameters.items()})
+    return replace(observation, update=-update, model=model)
+
+
+def _relative(numbers: Float[Tensor, "N"]) -> float:
+    """The last one, which is the observed update's, relative to the largest of the others."""
+    return float(numbers[-1] / numbers[:-1].max())
+
+
+def _factor(
+    rows: Float[Tensor, "N K"], away: Float[Tensor, "N K"], kinds: Sequence[Kind]
+) -> float | None:
+    """The factor between the update and the simulated ones, if that alone is unusual.
+
+    All other statistics do not depend on it. It has to be as constant over the tensors as between
+    two simulated updates, but for the limit.
+    """
+    size = torch.tensor([kind.name == "size" for kind in kinds])
+    ratios = rows[:, size] - rows[:-1, size].mean(0)  # logarithms
+    common = ratios.median(1, keepdim=True).values
+    if _relative(away[:, ~size].amax(1)) > Fit.LIMIT:
+        return None
+    if _relative((ratios - common).abs().amax(1)) > Fit.LIMIT:
+        return None
+    return math.exp(float(common[-1]))
+
+
+def _scaled(factor: float, observation: Observation) -> str:
+    """The factor in words."""
+    batch, rate = observation.ledger.batch_size, float(observation.update.norm())
+    rate /= float(observation.gradient.norm())
+    causes = ["another learning rate, number of steps or optimiser"]
+    if batch > 1 and _near(factor, batch):
+        causes.insert(0, f"a sum instead of a mean over {batch} images")
+    if rate < 1 and _near(factor, 1 / rate):
+        causes.insert(0, "a change of weights that was divided by the learning rate")
+    size = f"{factor:.2g} times too large" if factor > 1 else f"{1 / factor:.2g} times too small"
+    return f"about {size} in all tensors: {', or '.join(causes)}"
+
+
+def _near(factor: float, other: float) -> bool:
+    return other / _NEAR < factor < other * _NEAR
+
+
+_NEAR = 1.5
+"""Up to this ratio an estimated factor may be another one: images differ in contrast."""
 
 
 def _reasons(away: Float[Tensor, "N K"], higher: Tensor, kinds: Sequence[Kind]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -19,6 +19,7 @@ from gifd.updates import Update
 
 Arrays = Sequence[Tensor | NDArray[np.generic]] | Mapping[str, Tensor | NDArray[np.generic]]
 """Tensors or NumPy arrays, in order or by name."""
+_COUNTER = "num_batches_tracked"
 
 
 @final
@@ -29,10 +30,15 @@ class Capture:
     Args:
         update: in the model's order, on its device and in its dtype.
         notes: what was done to make it fit, a sentence each.
+        buffers: of the batch norms after the client's steps, on the CPU; empty if they are unknown
+            or as before. `gifd.batch_norm.returned_statistics` reads them.
+        whole: whether whole weights were given, of which those before were subtracted.
     """
 
     update: Update
     notes: tuple[str, ...] = ()
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    whole: bool = False
 
     def __repr__(self) -> str:
         return f"Capture({self.update!r}" + "".join(f"; {note}" for note in self.notes) + ")"
@@ -51,15 +57,17 @@ def from_state_dicts(
     Raises:
         UpdateError: they do not fit the model, or it has other weights than `before`.
     """
-    first, told = _fitted(before, model, "the weights before")
-    if any(not _close(first[name], own) for name, own in model.parameters.items()):
+    first, kept, told = _fitted(before, model, "the weights before")
+    if any(not _close(first[name], own) for name, own in model.parameters.items()) or any(
+        _is_statistic(name) and not _close(kept[name], model.buffers[name]) for name in kept
+    ):
         raise UpdateError(
             "expected the model at the weights before the client's training, got other weights: "
             "use the model that captures.at_weights(before, model) returns"
         )
-    last, also = _fitted(after, model, "the weights after")
+    last, returned, also = _fitted(after, model, "the weights after")
     delta = {name: last[name].double() - first[name].double() for name in first}
-    return _capture(delta, model, dict.fromkeys([*told, *also]))
+    return _capture(delta, model, dict.fromkeys([*told, *also]), returned)
 
 
 def from_arrays(arrays: Arrays, model: Model) -> Capture:
@@ -72,12 +80,13 @@ def from_arrays(arrays: Arrays, model: Model) -> Capture:
     Raises:
         UpdateError: the arrays do not fit the model.
     """
-    found, told = _fitted(arrays, model, "the update")
-    if _are_weights(found, model):
-        own = model.parameters
-        found = {name: found[name].double() - own[name].cpu().double() for name in found}
-        told.append("it holds whole weights, not their change: the model's weights were subtracted")
-    return _capture(found, model, told)
+    found, returned, told = _fitted(arrays, model, "the update")
+    if not _are_weights(found, model):
+        return _capture(found, model, told)
+    own = model.parameters
+    found = {name: found[name].double() - own[name].cpu().double() for name in found}
+    told.append("it holds whole weights, not their change: the model's weights were subtracted")
+    return _capture(found, model, told, returned)
 
 
 def from_gradients(gradients: Arrays, model: Model) -> Capture:
@@ -86,7 +95,7 @@ def from_gradients(gradients: Arrays, model: Model) -> Capture:
     Raises:
         UpdateError: the gradients do not fit the model.
     """
-    found, told = _fitted(gradients, model, "the gradient")
+    found, _, told = _fitted(gradients, model, "the gradient")
     return _capture(found, model, told)
 
 
@@ -128,7 +137,7 @@ def at_weights(weights: Arrays, model: Model) -> tuple[Model, tuple[str, ...]]:
     """
     wanted = model.module.state_dict()
     given, told = _named(weights, wanted, model, "the weights")
-    missing = [n for n in wanted if n not in given and not n.endswith("num_batches_tracked")]
+    missing = [n for n in wanted if n not in given and not n.endswith(_COUNTER)]
     unknown = [name for name in given if name not in wanted]
     if missing or unknown:
         raise UpdateError(_unfit("the weights", missing, unknown, model))
@@ -142,24 +151,45 @@ def at_weights(weights: Arrays, model: Model) -> tuple[Model, tuple[str, ...]]:
             raise UpdateError(f"expected finite weights, got '{one_line(name, 80)}' with others")
     module = copy.deepcopy(model.module)
     module.load_state_dict({**wanted, **given})
-    return replace(model, module=module), (f"the weights: {told}",) if told else ()
+    notes = [f"the weights: {told}"] if told else []
+    if len(given) < len(wanted):
+        notes.append("the weights: batch norms' counters are missing, the model's own are used")
+    return replace(model, module=module), tuple(notes)
 
 
-def _capture(found: Mapping[str, Tensor], model: Model, told: Iterable[str]) -> Capture:
+def _capture(
+    found: Mapping[str, Tensor],
+    model: Model,
+    told: Iterable[str],
+    returned: Mapping[str, Tensor] | None = None,
+) -> Capture:
+    """The capture of these tensors; `returned` are the buffers of whole weights."""
     update = Update({name: tensor.detach() for name, tensor in found.items()})
     if not any(bool((tensor != 0).any()) for tensor in update.tensors):
         raise UpdateError(
             "expected an update with numbers other than 0, got zeros only: are the weights before "
             "and after the same?"
         )
-    return Capture(update=update.conform(model.parameters), notes=tuple(told))
+    buffers = {} if returned is None else _moved(returned, model)
+    also = [_TRAINING] if buffers else []
+    return Capture(
+        update=update.conform(model.parameters),
+        notes=(*told, *also),
+        buffers=buffers,
+        whole=returned is not None,
+    )
+
+
+_TRAINING = "its batch norms' buffers changed: the client trained them in training mode"
 
 
 # -- fitting -----------------------------------------------------------------------------
 
 
-def _fitted(arrays: Arrays, model: Model, what: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the trained parameters, on the CPU, and what was done to the others."""
+def _fitted(
+    arrays: Arrays, model: Model, what: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """The tensors of the trained parameters, on the CPU, the buffers, and what was done."""
     wanted, own = model.parameters, {*model.parameters, *model.buffers}
     given, told = _named(arrays, own, model, what)
     notes = [f"{what}: {told}"] if told else []
@@ -177,7 +207,8 @@ def _fitted(arrays: Arrays, model: Model, what: str) -> tuple[dict[str, Tensor],
             f"{what}: {len(dropped)} tensors that are not trained were left out "
             f"({' and '.join(sorted(kinds))})"
         )
-    return {name: given[name] for name in wanted}, notes
+    buffers = {name: given[name] for name in dropped if name in model.buffers}
+    return {name: given[name] for name in wanted}, buffers, notes
 
 
 def _named(
@@ -257,8 +288,25 @@ def _close(given: Tensor, own: Tensor) -> bool:
     return float(away) <= 1e-2 * float(own.double().norm()) + 1e-12
 
 
+def _moved(returned: Mapping[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """The batch norms' buffers among these; none if no running statistic changed."""
+    found = {name: tensor for name, tensor in returned.items() if _is_statistic(name)}
+    for name, tensor in found.items():
+        if not _same(tensor.shape, model.buffers[name].shape):
+            raise UpdateError(
+                f"expected '{one_line(name, 80)}' of shape {tuple(model.buffers[name].shape)}, got "
+                f"{tuple(tensor.shape)[:8]}"
+            )
+    changed = any(
+        not torch.equal(tensor, model.buffers[name].cpu().to(tensor.dtype))
+        for name, tensor in found.items()
+        if not name.endswith(_COUNTER)
+    )
+    return found if changed else {}
+
+
 def _is_statistic(name: str) -> bool:
-    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+    return name.rpartition(".")[2] in ("running_mean", "running_var", _COUNTER)
 
 
 def _unfit(what: str, missing: Sequence[str], unknown: Sequence[str], model: Model) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +11,9 @@ import typer
 from torch import Tensor
 
 from gifd import catalog, terminal
-from gifd.attacker.observation import Observation
-from gifd.attacker.observe import observe
-from gifd.attacker.rounds import rounds
-from gifd.audit import Fit, fit
 from gifd.campaign.inversion import Inversion
-from gifd.captures import read_capture, read_weights
+from gifd.captures import Round, read_capture, read_rounds, read_weights
+from gifd.cli.beliefs import assumptions, completed, judged
 from gifd.cli.choices import (
     chosen_attacks,
     chosen_mapping,
@@ -48,12 +45,10 @@ from gifd.cli.options import (
 )
 from gifd.cli.trials import run_trials
 from gifd.errors import InputError, ModelError, UnexplainedError
-from gifd.federation.upload import Upload
+from gifd.files import is_folder
 from gifd.images import read_image, read_images
-from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
 from gifd.terminal import one_line_errors
-from gifd.updates import Update
 
 DEFAULT = ("peel", "ensemble")
 """The exact inversion and, where the update does not show enough for it, the best other attack."""
@@ -66,7 +61,8 @@ def invert(
         typer.Argument(
             metavar="UPDATE...",
             help="The client's update, or its whole weights: safetensors, torch.save, or .npz. "
-            "Several: of rounds in which it had the same images.",
+            "Several: of rounds in which it had the same images. Or the folder of such rounds: "
+            "folders with before.* and client-<name>.* or after.*.",
         ),
     ],
     before: Annotated[
@@ -75,6 +71,9 @@ def invert(
             help="File of the weights that the client received, once for each update. Default: "
             "those of the victim."
         ),
+    ] = None,
+    client: Annotated[
+        str | None, typer.Option(help="Of a folder of rounds, the client. Default: the only one.")
     ] = None,
     victim: Victim = "resnet18",
     classes: Classes = 10,
@@ -136,6 +135,8 @@ def invert(
     ] = False,
 ) -> None:
     """Reconstruct the images behind a captured update, and say how far to believe the result."""
+    assumed = assumptions(protocol or ["fedsgd"], batch_size or [1])
+    defenses = tuple(catalog.defense(text) for text in defense or ())
     model, image_shape = chosen_victim(
         victim,
         classes=classes,
@@ -152,47 +153,35 @@ def invert(
         ) from None
     names, truth = _truth(private or (), image_shape)
     origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
-    if before:
-        origin["weights"] = ", ".join(path.name for path in before)
-    name = updates[0].name + (f" and {len(updates) - 1} more" if len(updates) > 1 else "")
-    captures, notes = _read(updates, before or [], model)
-    if not before:
+    captured = _read(updates, before or [], client, model)
+    name = _name(captured, updates)
+    known = [each.before for each in captured if each.before]
+    if known:
+        origin["weights"] = ", ".join(known)
+    notes = list(dict.fromkeys(n for each in captured for n in (*each.notes, *each.capture.notes)))
+    if len(captured) > 1:
+        notes.append(f"{len(captured)} rounds are taken to be on the same images")
+    if not known:
         notes.append("no --before: the client is taken to have received the victim's own weights")
-    defenses = tuple(catalog.defense(text) for text in defense or ())
     for note in notes:
         terminal.note(note)
-    considered: dict[str, tuple[Observation, Fit]] = {}
-    for size in batch_size or [1]:
-        for text in protocol or ["fedsgd"]:
-            believed = catalog.protocol(text, images=size)
-            uploads = [
-                Upload(
-                    update=update,
-                    model=own,
-                    protocol=believed,
-                    image_shape=image_shape,
-                    batch_size=size,
-                    labels=torch.tensor(label) if label else None,
-                    defended=bool(defenses),
-                )
-                for own, update in captures
-            ]
-            observation = rounds([observe(upload, defenses=defenses) for upload in uploads])
-            images = f"{size} image{'s' if size > 1 else ''}"
-            considered[f"{text} on {images}"] = observation, fit(observation, seed=seed)
-    best = min(considered, key=lambda told: considered[told][1].misfit)
-    if len(considered) > 1:
-        for told, (_, each) in considered.items():
-            terminal.note(f"{told}: misfit {each.misfit:.2f}{', used' * (told == best)}")
-    observation, fitted = considered[best]
-    terminal.note(str(fitted))
-    try:
-        label_hypotheses(observation)
-    except (InputError, ModelError):
-        terminal.note(
-            "the update does not show the labels under this assumption: give --label for each "
-            "image, or another --protocol"
-        )
+    beliefs = judged(
+        assumed,
+        captured,
+        image_shape=image_shape,
+        labels=label or (),
+        defenses=defenses,
+        seed=seed,
+    )
+    for each in beliefs if len(beliefs) > 1 else ():
+        other = ", another number of local steps" * each.refuted
+        used = ", used" * (each is beliefs[0])
+        terminal.note(f"{each.name}: misfit {each.fit.misfit:.2f}{other}{used}")
+    best = completed(beliefs[0], captured, seed)
+    for note in best.notes:
+        terminal.note(note)
+    notes += [terminal.in_shell(note) for note in best.notes if note != str(best.fit)]
+    observation = best.observation
     images_sent = observation.ledger.batch_size
     if truth is not None and len(truth) != images_sent:
         raise InputError(
@@ -225,8 +214,8 @@ def invert(
                 observation=observation,
                 update=name,
                 notes=notes,
-                fit=fitted,
-                considered={told: each.misfit for told, (_, each) in considered.items()},
+                fit=best.fit,
+                considered={each.name: each.fit.misfit for each in beliefs},
                 victim=origin,
                 truth=truth,
                 names=names,
@@ -237,23 +226,43 @@ def invert(
 
 
 def _read(
-    updates: list[Path], before: list[Path], model: Model
-) -> tuple[list[tuple[Model, Update]], list[str]]:
-    """Each update with the model of its round, and what was changed so that they fit."""
+    updates: list[Path], before: list[Path], client: str | None, model: Model
+) -> tuple[Round, ...]:
+    """The rounds of a folder, or each update with the weights before it."""
+    folders = [path for path in updates if is_folder(path)]
+    if folders and (before or len(updates) > 1):
+        raise InputError(
+            "expected one folder of rounds, which hold their own weights before, or files, got "
+            f"{len(updates)} updates and {len(before)} times --before"
+        )
+    if folders:
+        return read_rounds(folders[0], model, client=client)
+    if client is not None:
+        raise InputError(f"expected --client with a folder of rounds, got {len(updates)} files")
     if before and len(before) != len(updates):
         raise InputError(
             f"expected --before once for each of {len(updates)} updates, got {len(before)}"
         )
-    found, notes = [], dict[str, None]()
+    found = []
     for place, path in enumerate(updates):
-        own = model
-        if before:
-            own, told = read_weights(before[place], model)
-            notes |= dict.fromkeys(told)
-        capture = read_capture(path, own)
-        notes |= dict.fromkeys(capture.notes)
-        found.append((own, capture.update))
-    return found, list(notes)
+        own, told = read_weights(before[place], model) if before else (model, ())
+        found.append(
+            Round(
+                before=before[place].name if before else "",
+                after=path.name,
+                model=own,
+                capture=read_capture(path, own),
+                notes=told,
+            )
+        )
+    return tuple(found)
+
+
+def _name(captured: Sequence[Round], updates: Sequence[Path]) -> str:
+    """What the record calls the update."""
+    name, more = captured[0].after, len(captured) - 1
+    folder = f"{updates[0].resolve().name}/" if is_folder(updates[0]) else ""
+    return f"{folder}{name}" + (f" and {more} more" if more else "")
 
 
 def _written(shape: tuple[int, int, int]) -> str:

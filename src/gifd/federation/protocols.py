@@ -48,6 +48,10 @@ class Protocol(ABC):
         """The parameters at which the client computed gradients, as far as its update shows."""
         return [parameters]
 
+    def passes(self, images: int) -> tuple[int, ...]:
+        """The number of images in each forward pass of a client that holds so many."""
+        return (images,)
+
     def shown(self, name: str) -> Tensor | None:
         """Which numbers of a parameter's update depend on the images; None: all of them.
 
@@ -183,6 +187,10 @@ class FedAvg(Protocol):
             order = torch.arange(images) if rng is None else torch.randperm(images, generator=rng)
             found += torch.split(order, self.batch_size or images)
         return found[: self.steps]
+
+    def passes(self, images: int) -> tuple[int, ...]:
+        """The size of the local batch of each step."""
+        return tuple(len(batch) for batch in self.batches(images))
 
     @staticmethod
     def steps_of(epochs: int, images: int, batch_size: int | None = None) -> int:

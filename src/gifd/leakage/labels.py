@@ -7,7 +7,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.errors import InputError, ModelError
+from gifd.errors import GRANT_LABELS, InputError, ModelError
 from gifd.leakage.counts import ClassMeans, DummyMean
 from gifd.leakage.one_label import read_label
 from gifd.leakage.one_label.numbers import read_numbers
@@ -45,8 +45,8 @@ def label_hypotheses(
         return read_numbers(observation)[None], "inferred"
     if task.targets:
         raise InputError(
-            "expected granted labels, as those of a map of classes cannot be read, got none: grant "
-            "the labels, or use an attack that searches them (dlg)"
+            "expected granted labels, as those of a map of classes cannot be read, got none: "
+            f"{GRANT_LABELS}, or use an attack that searches them (dlg)"
         )
     try:
         found, source = _shown_by_head(observation, most)
@@ -92,7 +92,7 @@ def infer_label(observation: Observation) -> Int[Tensor, "B"]:
     if size != 1:
         raise InputError(
             f"expected a batch of one image to read its label, got {size}: estimate the counts "
-            "(gifd.leakage.counts) or grant the labels"
+            f"(gifd.leakage.counts) or {GRANT_LABELS}"
         )
     reading = read_label(observation)
     if reading.doubt is not None:

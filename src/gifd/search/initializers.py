@@ -19,6 +19,12 @@ from gifd.search.consensus import consensus
 from gifd.search.spaces import Draw, SearchContext, Space, drawn
 from gifd.search.standing import Standing, apart, flat
 
+Tell = Callable[[str, float], None]
+
+
+def untold(doing: str, share: float) -> None:
+    """Nobody listens."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +37,7 @@ class Beginning:
         before: the end of the last phase, in its own space; random draws for the first phase.
         observations, draws: one per image.
         values: states (N, R, ...) of the new space -> distances (N, R), without gradients.
+        tell: reports what is done at the moment, and the share of the beginning behind it.
     """
 
     context: SearchContext
@@ -39,6 +46,7 @@ class Beginning:
     observations: Sequence[Observation]
     draws: Sequence[Draw]
     values: Callable[[State], Float[Tensor, "N R"]]
+    tell: Tell = untold
 
     def entered(self, standing: Standing) -> Standing:
         """The same searches in the new space."""

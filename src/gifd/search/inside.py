@@ -14,7 +14,7 @@ from gifd.errors import InputError, UnexplainedError
 from gifd.leakage.peeling import Circuit, Peeled, peel
 from gifd.leaves import dead_leaves
 from gifd.search.decoder import Decoder, decodable
-from gifd.search.initializers import Beginning, Initializer
+from gifd.search.initializers import Beginning, Initializer, Tell
 from gifd.search.spaces import Pixels
 from gifd.search.standing import Standing
 
@@ -86,31 +86,42 @@ class Inside(Initializer):
         standing = beginning.entered(beginning.before)
         (name,) = beginning.space.searched(beginning.context)
         inputs = standing.state[name].clone()
+        searches, behind = standing.labels.shape[:2].numel(), 0
         for n, labellings in enumerate(standing.labels):
             found: dict[tuple[int, ...], Tensor] = {}
             refused: dict[tuple[int, ...], UnexplainedError] = {}
             for r, labels in enumerate(labellings):
                 key = tuple(labels.tolist())
+
+                def tell(doing: str, share: float, behind: int = behind) -> None:
+                    beginning.tell(doing, (behind + share) / searches)
+
                 if key not in found and key not in refused:
                     try:
-                        peeled = peel(beginning.observations[n], labels)
-                        found[key] = self._images(peeled, beginning.draws[n].rng)
+                        tell("looks for a layer that shows its input", 0.0)
+                        peeled = peel(
+                            beginning.observations[n],
+                            labels,
+                            lambda layer, share: tell(f"input of {layer} is known", share / 2),
+                        )
+                        found[key] = self._images(peeled, beginning.draws[n].rng, tell)
                     except UnexplainedError as error:  # others may explain more
                         refused[key] = error
+                behind += 1
                 if key in found:
                     inputs[n, r] = beginning.context.model.normalize(found[key].to(inputs))
             if not found:
                 raise next(iter(refused.values()))
         return replace(standing, state={**standing.state, name: inputs})
 
-    def _images(self, peeled: Peeled, rng: torch.Generator) -> Float[Tensor, "B C H W"]:
+    def _images(self, peeled: Peeled, rng: torch.Generator, tell: Tell) -> Float[Tensor, "B C H W"]:
         if peeled.image is not None:
             return peeled.image.clamp(0, 1)
         if not peeled.frontier:
             raise UnexplainedError(
                 "expected a model whose logits depend on the image, got one whose do not"
             )
-        return _Explaining(peeled).images(self, rng)
+        return _Explaining(peeled).images(self, rng, tell)
 
 
 @final
@@ -126,18 +137,22 @@ class _Explaining:
         self.left = [(e.layer, e.slopes.to(dtype), e.gradient.to(dtype)) for e in peeled.left]
         self.shape = peeled.shape
 
-    def images(self, how: Inside, rng: torch.Generator) -> Tensor:
+    def images(self, how: Inside, rng: torch.Generator, tell: Tell) -> Tensor:
         model = self.circuit.model
+        tell("learns to decode an activation", 0.5)
         images = self._decoded(how, rng)
         x = model.normalize(images).requires_grad_()
         adam = torch.optim.Adam([x], lr=how.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, how.steps)
         away = torch.inf
-        for _ in range(how.steps):
+        for step in range(how.steps):
             shown = model.denormalize(x)
             total = self._away(shown)
             (x.grad,) = torch.autograd.grad(total, x)
             away = float(total.detach()) / len(x)
+            tell(
+                f"image {step + 1}/{how.steps}, unexplained {away:.1e}", (1 + step / how.steps) / 2
+            )
             if away < how.DONE:
                 break
             adam.step()

@@ -135,9 +135,14 @@ def search(
 
 def _cut_short(run: PhaseRun, standing: Standing, teller: Teller, index: int, spent: int) -> bool:
     """Search one phase, the host looking now and then; whether Ctrl-C cut it short."""
-    steps = run.phase.steps
+    steps, alive = run.phase.steps, standing.alive
+    planned = float(alive.sum()) * run.phase.begin.evaluations
+
+    def tell(doing: str, share: float) -> None:
+        teller.begins(index, doing, alive.sum(), spent + share * planned)
+
     try:
-        run.begin(standing)
+        run.begin(standing, tell)
         for step, seen in enumerate(run, start=1):
             if teller.due(step, steps):
                 evaluations = spent + run.evaluations.sum()

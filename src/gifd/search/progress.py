@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from gifd.search.measure import Measure
@@ -22,7 +23,8 @@ class Progress:
 
     Args:
         phase, phase_index, phases: name of the phase, its index from 0, number of phases.
-        step, steps: step from 1, and number of steps, of the phase.
+        step, steps: step from 1, and number of steps, of the phase; 0 while it begins.
+        doing: what its beginning does at the moment; empty in a step.
         images: number of images attacked at once.
         restarts: active restarts of all images.
         evaluations, evaluations_planned: victim gradients over all phases, images and restarts.
@@ -41,6 +43,7 @@ class Progress:
     evaluations_planned: int
     distance: float
     seconds: float
+    doing: str = ""
 
 
 Callback = Callable[[Progress], None]
@@ -74,6 +77,17 @@ class Teller:
         """Whether this step is reported."""
         return self._often or step % SELDOM == 0 or step == steps
 
+    def begins(self, index: int, doing: str, restarts: Tensor, evaluations: float) -> None:
+        """Report what the beginning of a phase does.
+
+        Args:
+            index: of the phase.
+            doing: in words.
+            restarts: number of active restarts.
+            evaluations: victim gradients so far.
+        """
+        self._report(index, 0, torch.empty(0), restarts, evaluations, doing)
+
     def tell(
         self, index: int, step: int, least: Tensor, restarts: Tensor, evaluations: Tensor
     ) -> None:
@@ -86,6 +100,17 @@ class Teller:
             restarts: number of active restarts.
             evaluations: victim gradients so far.
         """
+        self._report(index, step, least, restarts, evaluations, "")
+
+    def _report(
+        self,
+        index: int,
+        step: int,
+        least: Tensor,
+        restarts: Tensor,
+        evaluations: Tensor | float,
+        doing: str,
+    ) -> None:
         if self._callback is None:
             return
         phase = self._phases[index]
@@ -103,6 +128,7 @@ class Teller:
                 evaluations_planned=self._planned,
                 distance=float(finite.mean()) if len(finite) else float("inf"),
                 seconds=time.perf_counter() - self._began,
+                doing=doing,
             )
         )
 

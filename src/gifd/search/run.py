@@ -16,7 +16,7 @@ from gifd.errors import InputError
 from gifd.priors.generator import State
 from gifd.search.evaluation import Evaluation
 from gifd.search.evolution import evolve
-from gifd.search.initializers import Beginning
+from gifd.search.initializers import Beginning, Tell, untold
 from gifd.search.keeping import Kept
 from gifd.search.measure import Measure
 from gifd.search.objective import Comparison, Objective, Target
@@ -60,7 +60,7 @@ class PhaseRun:
 
     # -- its beginning -----------------------------------------------------------------
 
-    def begin(self, before: Standing) -> None:
+    def begin(self, before: Standing, tell: Tell = untold) -> None:
         """Run the initialiser."""
 
         def values(state: State) -> Tensor:
@@ -78,6 +78,7 @@ class PhaseRun:
                 observations=self._observations,
                 draws=draws,
                 values=values,
+                tell=tell,
             )
         )
         state = {name: tensor.detach() for name, tensor in self.standing.state.items()}

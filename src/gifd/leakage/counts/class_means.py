@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.errors import ModelError
+from gifd.errors import GRANT_LABELS, ModelError
 from gifd.leakage.counts.estimate import LabelEstimate
 from gifd.leakage.counts.estimators import LabelEstimator
 from gifd.leaves import dead_leaves
@@ -81,7 +81,7 @@ class ClassMeans(LabelEstimator):
         gram = apart @ apart.T
         if float(gram.trace()) <= _NOTHING * float(means.square().sum()):
             raise ModelError(
-                "expected an update that depends on the labels, got none: grant the labels"
+                f"expected an update that depends on the labels, got none: {GRANT_LABELS}"
             )
         slopes = torch.linalg.pinv(gram, rtol=_SMALLEST, hermitian=True) @ apart
         found = slopes @ row(observation.update)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.errors import ModelError
+from gifd.errors import GRANT_LABELS, ModelError
 
 
 @final
@@ -48,7 +48,7 @@ class HeadGradient:
         weight = plain(gradient[head.weight])
         if not bool((weight != 0).any()):
             raise ModelError(
-                "expected a head whose gradient shows the labels, got zeros only: grant the labels"
+                f"expected a head whose gradient shows the labels, got zeros only: {GRANT_LABELS}"
             )
         own = plain(model.parameters[head.weight])
         seen = head.bias is not None and not observation.hides(head.bias)

@@ -9,7 +9,9 @@ from torch import Tensor
 from gifd.leakage.one_label.evidence import Evidence
 from gifd.leakage.one_label.slopes import candidates, misfits
 
-_FLIPPED = "one with its sign flipped (a gradient where a change of weights is expected)"
+_FLIPPED = (
+    "one with its sign flipped (a gradient where a change of weights is expected, or the reverse)"
+)
 _ANYTHING = "a batch of several images, smoothed labels, another loss or another learning rate"
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
-from gifd.errors import ModelError
+from gifd.errors import GRANT_LABELS, ModelError
 from gifd.federation.protocols import Protocol
 from gifd.model import Model
 from gifd.updates import Update
@@ -146,7 +146,7 @@ def gathered(observation: Observation) -> Evidence:
     bias = None if seen is None else plain(gradient[seen])
     if not bool((weight if bias is None else bias).any()):
         raise ModelError(
-            "expected a head whose gradient shows the label, got zeros only: grant the labels"
+            f"expected a head whose gradient shows the label, got zeros only: {GRANT_LABELS}"
         )
     changed = not torch.equal(weight, plain(sent[head.weight]))
     if shown is not None:
@@ -198,6 +198,6 @@ def _added(
     """What the head adds to the logits, whether it is trained or not."""
     blank = next(iter(model.parameters.values())).new_zeros(2, *image_shape)
     with torch.no_grad():
-        fed = model.representations(blank, "grant the labels, they cannot be inferred")[0]
+        fed = model.representations(blank, f"{GRANT_LABELS}, they cannot be inferred")[0]
         logits = model.logits(model.parameters, model.buffers, blank)[0]
     return plain(logits) - weight @ plain(fed)

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from gifd.attacker.observation import Observation
-from gifd.errors import InputError, ModelError
+from gifd.errors import GRANT_LABELS, InputError, ModelError
 from gifd.leakage.one_label.evidence import gathered
 
-_REMEDY = "grant the labels, or use an attack that searches them (dlg)"
+_REMEDY = f"{GRANT_LABELS}, or use an attack that searches them (dlg)"
 _STEPS, _CLOSE = 20, 1e-3
 
 

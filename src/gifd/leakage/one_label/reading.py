@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gifd.attacker.observation import Observation
+from gifd.errors import GRANT_LABELS, NAME_ATTACKER
 from gifd.leakage.one_label.doubt import looks_like
 from gifd.leakage.one_label.evidence import Evidence, gathered
 from gifd.leakage.one_label.slopes import candidates, is_cross_entropy, misfits, some_length
@@ -39,8 +40,8 @@ class Reading:
         unfit = ", which does not fit the model" if self.negative == 1 else ""
         return (
             f"expected the head's gradient of one image, in which one number of {self.classes} is "
-            f"negative, got {self.negative}{unfit}: it looks like {self.doubt}; mend that, grant "
-            "the labels, or name the ledger's attacker if a defence is at work"
+            f"negative, got {self.negative}{unfit}: it looks like {self.doubt}; mend that, "
+            f"{GRANT_LABELS}, or {NAME_ATTACKER} if a defence is at work"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -65,7 +66,11 @@ class Peeled:
     shape: tuple[int, ...]
 
 
-def peel(observation: Observation, labels: Shaped[Tensor, "B *T"]) -> Peeled:
+def peel(
+    observation: Observation,
+    labels: Shaped[Tensor, "B *T"],
+    tell: Callable[[str, float], None] = lambda layer, share: None,
+) -> Peeled:
     """Solve for the values inside the victim, layer by layer.
 
     1. Some layer's gradient alone shows its input (`gifd.leakage.peeling.begin`). The layers
@@ -80,6 +85,8 @@ def peel(observation: Observation, labels: Shaped[Tensor, "B *T"]) -> Peeled:
     Args:
         observation: the update, and the attacker's beliefs.
         labels: of the private images.
+        tell: called with the name of each layer whose input is known, and the share of the
+            activations that are.
 
     Raises:
         UnexplainedError: no layer's gradient alone shows its input, or this input does not explain
@@ -90,8 +97,9 @@ def peel(observation: Observation, labels: Shaped[Tensor, "B *T"]) -> Peeled:
     activations can be inverted and one image was used.
     """
     peeling = _Peeling(observation, labels)
+    tell(peeling.depth, peeling.share)
     while peeling.step():
-        pass
+        tell(peeling.depth, peeling.share)
     return peeling.result()
 
 
@@ -124,7 +132,9 @@ class _Peeling:
         self.frontier: tuple[int, ...] = ()
         self.image: Tensor | None = None
         self.away, self.rounds = 0.0, 0
-        self._learn(self.replay.plain(), first.number, first.weight, first.measured)
+        plain = self.replay.plain()
+        self.activations = len(plain.applied)
+        self._learn(plain, first.number, first.weight, first.measured)
 
     def result(self) -> Peeled:
         """What is known."""
@@ -137,6 +147,11 @@ class _Peeling:
             depth=self.depth,
             shape=self.shape,
         )
+
+    @property
+    def share(self) -> float:
+        """Of the victim's activations that are known."""
+        return len(self.known) / self.activations
 
     def step(self) -> bool:
         """Solve for one more input, or correct values; False if there is nothing to do."""
