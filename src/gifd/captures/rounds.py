@@ -66,8 +66,8 @@ def read_rounds(folder: Path, model: Model, *, client: str | None = None) -> tup
         ) from None
     found = []
     for after in replies:
-        own = f"{BEFORE}-{after.stem.removeprefix(CLIENT)}"  # of this client alone
-        before = _only(after.parent, own) or _only(after.parent, BEFORE)
+        alone = f"{BEFORE}-{after.stem.removeprefix(CLIENT)}"
+        before = _only(after.parent, alone) or _only(after.parent, BEFORE)
         if before is None:
             raise UpdateError(
                 f"expected '{one_line(after.parent, 200)}' to hold {BEFORE}.*, the weights that "
