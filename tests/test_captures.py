@@ -380,3 +380,44 @@ def test_named_arrays_of_words_are_refused(tmp_path: Path) -> None:
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     DELTA.save(tmp_path / "sent")
     assert agrees(read_capture(tmp_path / "sent", MODEL))
+
+
+# -- parts that are not sent -----------------------------------------------------------------
+
+HEAD = {"fc.weight", "fc.bias"}
+
+
+def without_head(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tensor for name, tensor in state.items() if name not in HEAD}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["encrypted", "not sent"])
+def test_hidden_parts_are_zero_in_every_form(kept: bool, tmp_path: Path) -> None:
+    after = weights(AFTER)
+    after = {**after, "fc.bias": torch.full((5,), 7.0)} if kept else without_head(after)
+    delta = dict(DELTA) if kept else without_head(DELTA)
+    torch.save({"model": after}, tmp_path / "after.pt")
+    expected = Update({n: torch.zeros_like(t) if n in HEAD else t for n, t in DELTA.items()})
+    for found in (
+        from_state_dicts(weights(BEFORE), after, MODEL, hidden=HEAD),
+        from_arrays(after, MODEL, hidden=HEAD),
+        from_arrays(delta, MODEL, hidden=HEAD),
+        read_capture(tmp_path / "after.pt", MODEL, hidden=HEAD),
+    ):
+        assert agrees(found, expected)
+        assert any("2 tensors are hidden" in note for note in found.notes)
+
+
+def test_a_part_that_is_missing_may_be_hidden() -> None:
+    with pytest.raises(UpdateError, match="does not send it, name it as hidden") as error:
+        from_arrays(without_head(DELTA), MODEL)
+    assert "\n" not in str(error.value)
+
+
+def test_a_head_of_the_clients_own_may_miss_in_the_weights_before() -> None:
+    model, notes = at_weights(without_head(weights(AFTER)), MODEL, hidden=HEAD)
+    assert torch.equal(model.parameters["fc.bias"], MODEL.parameters["fc.bias"])
+    assert torch.equal(model.parameters["body.0.bias"], weights(AFTER)["body.0.bias"])
+    assert any("2 hidden tensors are missing" in note for note in notes)
+    with pytest.raises(UpdateError, match="misses 'fc"):
+        at_weights(without_head(weights(AFTER)), MODEL)

@@ -743,7 +743,7 @@ def test_the_agreed_protocol_is_replayed_without_the_defences() -> None:
         (Hide(parts="*.bias"), {n for n in VICTIM.parameters if n.endswith("bias")}),
         (Hide(all_but="body.2"), {n for n in VICTIM.parameters if not n.startswith("body.2.")}),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, Hide) else "",
 )
 def test_what_is_hidden_is_zero_and_the_rest_unchanged(defense: Hide, hidden: set[str]) -> None:
     observation, plain = defended(defense), bare()

@@ -27,8 +27,8 @@ def model():
     layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
     return Model(module=nn.Sequential(*layers, nn.Linear(8 * 225, 6)).eval())
 
-def headless():
-    return Model(module=nn.Sequential(nn.Conv2d(3, 6, 32), nn.Flatten()))
+def maps():
+    return Model(module=nn.Sequential(nn.Conv2d(3, 6, 1)))
 """
 
 
@@ -253,7 +253,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "images": (["after.pt", "--private", "."], "as many --private images as --batch-size, 1"),
     "labels": (["after.pt", "--label", "1", "--label", "2"], "expected 1 granted labels"),
     "label": (["after.pt", "--label", "9"], "labels from 0 to 5"),
-    "no head": (["head.pt", "--victim", "own.py:headless"], "give --label, they cannot"),
+    "a map": (["map.pt", "--victim", "own.py:maps"], "a map of classes cannot be read"),
     "protocol": (["after.pt", "--protocol", "adam"], "a known protocol (fedsgd, fedavg)"),
 }
 
@@ -265,11 +265,10 @@ def test_a_mistake_is_told_in_one_line(
     given, told = MISTAKES[kind]
     monkeypatch.chdir(federation)
     Image.new("RGB", (32, 32)).save("second.png")
-    headless = nn.Sequential(nn.Conv2d(3, 6, 32), nn.Flatten())
-    torch.save([torch.ones_like(p) for p in headless.parameters()], "head.pt")
+    torch.save([torch.ones_like(p) for p in nn.Conv2d(3, 6, 1).parameters()], "map.pt")
     defaults = ["--victim", "own.py:model", "--before", "before.pt", "--shape", "3,32,32"]
     kept: list[str] = []
-    if kind == "no head":
+    if kind == "a map":
         defaults = defaults[4:]  # it has the victim's weights
     for option, value in zip(defaults[::2], defaults[1::2], strict=True):
         kept += [] if option in given else [option, value]
@@ -278,3 +277,19 @@ def test_a_mistake_is_told_in_one_line(
     (line,) = [each for each in result.stderr.splitlines() if each.startswith("error: ")]
     assert told in line
     assert "Traceback" not in result.output
+
+
+def test_an_update_without_its_head_is_inverted(federation: Path) -> None:
+    state = torch.load(federation / "after.pt", weights_only=True)["model"]
+    torch.save({n: t for n, t in state.items() if not n.startswith("4.")}, federation / "part.pt")
+    options = shared(federation, *QUICK, "--protocol", "fedavg:lr=0.1", "--json")
+    refused = run("invert", federation / "part.pt", *options)
+    assert refused.exit_code == 2
+    assert "does not send it, give --defense hide:parts=..." in " ".join(refused.stderr.split())
+    result = run("invert", federation / "part.pt", *options, "--defense", "hide:parts=head")
+    assert result.exit_code == 0, result.output
+    record = Record.model_validate(json.loads(result.stdout))
+    assert record.images[0].label_used == 2
+    assert record.label_source == "estimated"
+    assert record.evidence is not None
+    assert record.evidence.explained

@@ -3,10 +3,11 @@
 LONGEST = 600
 """Maximum length of an error's line; quoted text in it is cut shorter by `one_line`."""
 
-GRANT_LABELS, NAME_ATTACKER, NAME_CLIENT = (
+GRANT_LABELS, NAME_ATTACKER, NAME_CLIENT, NAME_HIDDEN = (
     "grant the labels",
     "name the ledger's attacker",
     "name the client",
+    "name it as hidden",
 )
 """Remedies in errors for which commands have options (`gifd.terminal.in_shell`)."""
 

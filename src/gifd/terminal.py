@@ -21,6 +21,7 @@ from gifd.errors import (
     LONGEST,
     NAME_ATTACKER,
     NAME_CLIENT,
+    NAME_HIDDEN,
     GifdError,
     one_line,
 )
@@ -169,7 +170,8 @@ def in_shell(text: str) -> str:
     for remedy, names in _OPTIONS.items():
         own = [name for name in names if name in _PARAMETERS.get()]
         if own:
-            text = text.replace(remedy, f"give --{own[0].replace('_', '-')}")
+            value = " hide:parts=..." if remedy == NAME_HIDDEN else ""
+            text = text.replace(remedy, f"give --{own[0].replace('_', '-')}{value}")
     return text
 
 
@@ -177,6 +179,7 @@ _OPTIONS: Mapping[str, Sequence[str]] = {
     GRANT_LABELS: ("grant_labels", "label"),
     NAME_ATTACKER: ("attacker", "defense"),
     NAME_CLIENT: ("client",),
+    NAME_HIDDEN: ("defense",),
 }
 _PARAMETERS: ContextVar[frozenset[str]] = ContextVar("parameters", default=frozenset())
 """Of the running command."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gifd.captures.names import nearest, renamed
-from gifd.errors import UpdateError, one_line
+from gifd.errors import NAME_HIDDEN, UpdateError, one_line
 from gifd.model import Model
 from gifd.updates import Update
 
@@ -45,7 +45,11 @@ class Capture:
 
 
 def from_state_dicts(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], model: Model
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    model: Model,
+    *,
+    hidden: Collection[str] = (),
 ) -> Capture:
     """The weight delta `after - before`, of the parameters that the model trains.
 
@@ -53,6 +57,8 @@ def from_state_dicts(
         before: the weights that the client received.
         after: those that it returned.
         model: that of the federation.
+        hidden: parameters that the client does not send, or sends encrypted (`Hide.hidden`). They
+            may be missing in `after`, and are zero in the update.
 
     Raises:
         UpdateError: they do not fit the model, or it has other weights than `before`.
@@ -65,26 +71,30 @@ def from_state_dicts(
             "expected the model at the weights before the client's training, got other weights: "
             "use the model that captures.at_weights(before, model) returns"
         )
-    last, returned, also = _fitted(after, model, "the weights after")
-    delta = {name: last[name].double() - first[name].double() for name in first}
+    last, returned, also = _fitted(after, model, "the weights after", hidden)
+    delta = _changes(last, first, hidden)
     return _capture(delta, model, dict.fromkeys([*told, *also]), returned)
 
 
-def from_arrays(arrays: Arrays, model: Model) -> Capture:
+def from_arrays(arrays: Arrays, model: Model, *, hidden: Collection[str] = ()) -> Capture:
     """An update, or whole weights, as tensors or NumPy arrays.
 
     A list is in the order of the model's state dict, as Flower sends it, or in that of its
     parameters, all or only those that are trained. Whole weights are recognised, and the model's
     are subtracted.
 
+    Args:
+        arrays: see above.
+        model: that of the federation.
+        hidden: see `from_state_dicts`; parts can be missing only where there are names.
+
     Raises:
         UpdateError: the arrays do not fit the model.
     """
-    found, returned, told = _fitted(arrays, model, "the update")
-    if not _are_weights(found, model):
+    found, returned, told = _fitted(arrays, model, "the update", hidden)
+    if not _are_weights({name: found[name] for name in found if name not in hidden}, model):
         return _capture(found, model, told)
-    own = model.parameters
-    found = {name: found[name].double() - own[name].cpu().double() for name in found}
+    found = _changes(found, {n: t.cpu() for n, t in model.parameters.items()}, hidden)
     told.append("it holds whole weights, not their change: the model's weights were subtracted")
     return _capture(found, model, told, returned)
 
@@ -125,19 +135,23 @@ def from_module(module: nn.Module, model: Model) -> Capture:
     return from_gradients(found, model)
 
 
-def at_weights(weights: Arrays, model: Model) -> tuple[Model, tuple[str, ...]]:
+def at_weights(
+    weights: Arrays, model: Model, *, hidden: Collection[str] = ()
+) -> tuple[Model, tuple[str, ...]]:
     """The model with other weights and buffers, and what was done to make them fit.
 
     Args:
         weights: all of a state dict, by name or in its order; batch norms' counters may miss.
         model: whose module is copied.
+        hidden: parameters that may miss, as a client's own head; they stay the model's.
 
     Raises:
         UpdateError: they do not fit the model.
     """
     wanted = model.module.state_dict()
     given, told = _named(weights, wanted, model, "the weights")
-    missing = [n for n in wanted if n not in given and not n.endswith(_COUNTER)]
+    absent = [n for n in wanted if n not in given and not n.endswith(_COUNTER)]
+    missing = [name for name in absent if name not in hidden]
     unknown = [name for name in given if name not in wanted]
     if missing or unknown:
         raise UpdateError(_unfit("the weights", missing, unknown, model))
@@ -152,7 +166,9 @@ def at_weights(weights: Arrays, model: Model) -> tuple[Model, tuple[str, ...]]:
     module = copy.deepcopy(model.module)
     module.load_state_dict({**wanted, **given})
     notes = [f"the weights: {told}"] if told else []
-    if len(given) < len(wanted):
+    if absent:
+        notes.append(f"the weights: {len(absent)} hidden tensors are missing, the model's are used")
+    if len(given) + len(absent) < len(wanted):
         notes.append("the weights: batch norms' counters are missing, the model's own are used")
     return replace(model, module=module), tuple(notes)
 
@@ -186,15 +202,30 @@ _TRAINING = "its batch norms' buffers changed: the client trained them in traini
 # -- fitting -----------------------------------------------------------------------------
 
 
+def _changes(
+    last: Mapping[str, Tensor], first: Mapping[str, Tensor], hidden: Collection[str]
+) -> dict[str, Tensor]:
+    """The differences, in float64; 0 for what is hidden."""
+    return {
+        name: torch.zeros_like(own, dtype=torch.float64)
+        if name in hidden
+        else last[name].double() - own.double()
+        for name, own in first.items()
+    }
+
+
 def _fitted(
-    arrays: Arrays, model: Model, what: str
+    arrays: Arrays, model: Model, what: str, hidden: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """The tensors of the trained parameters, on the CPU, the buffers, and what was done."""
+    """The tensors of the trained parameters, on the CPU, the buffers, and what was done.
+
+    What is hidden is 0.
+    """
     wanted, own = model.parameters, {*model.parameters, *model.buffers}
     given, told = _named(arrays, own, model, what)
     notes = [f"{what}: {told}"] if told else []
     known = own.union(model.module.state_dict())
-    missing = [name for name in wanted if name not in given]
+    missing = [name for name in wanted if name not in given and name not in hidden]
     extra = [name for name in given if name not in wanted]
     dropped = [name for name in extra if name in known or _is_statistic(name)]
     unknown = [name for name in extra if name not in dropped]
@@ -207,8 +238,14 @@ def _fitted(
             f"{what}: {len(dropped)} tensors that are not trained were left out "
             f"({' and '.join(sorted(kinds))})"
         )
+    if hidden:
+        notes.append(f"{what}: {len(hidden)} tensors are hidden, and not used")
     buffers = {name: given[name] for name in dropped if name in model.buffers}
-    return {name: given[name] for name in wanted}, buffers, notes
+    found = {
+        name: torch.zeros_like(own, device="cpu") if name in hidden else given[name]
+        for name, own in wanted.items()
+    }
+    return found, buffers, notes
 
 
 def _named(
@@ -271,7 +308,7 @@ def _are_weights(found: Mapping[str, Tensor], model: Model) -> bool:
 
     A gradient or a change of weights is nearly orthogonal to them, or much shorter.
     """
-    own = {name: tensor.detach().cpu().double() for name, tensor in model.parameters.items()}
+    own = {name: model.parameters[name].detach().cpu().double() for name in found}
     if any(found[name].shape != tensor.shape for name, tensor in own.items()):
         return False  # `conform` says so
     both = sum(float((found[n].double() * t).sum()) for n, t in own.items())
@@ -312,7 +349,8 @@ def _is_statistic(name: str) -> bool:
 def _unfit(what: str, missing: Sequence[str], unknown: Sequence[str], model: Model) -> str:
     parts = []
     if missing:
-        parts.append(f"misses {_some(missing)}")
+        unsent = "" if unknown else f" (if the client does not send it, {NAME_HIDDEN})"
+        parts.append(f"misses {_some(missing)}{unsent}")
     if unknown:
         hint = nearest(unknown[0], missing or model.parameters)
         parts.append(f"has {_some(unknown)}, unknown to the model{hint}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +19,35 @@ _ROOM = 4
 """How many times the model's numbers, in float64, an archive may hold."""
 
 
-def read_capture(path: Path, model: Model) -> Capture:
+def read_capture(path: Path, model: Model, *, hidden: Collection[str] = ()) -> Capture:
     """An update from a file of safetensors, NumPy (`.npz`), or `torch.save`.
 
     It may hold a gradient, a weight delta or whole weights, by name or in the model's order
     (`from_arrays`); a checkpoint's other tensors are left out.
 
+    Args:
+        path: of the file.
+        model: that of the federation.
+        hidden: parameters that the client does not send, or sends encrypted.
+
     Raises:
         UpdateError: no such file, a damaged one, or one that does not fit the model.
     """
     try:
-        return from_arrays(_inner(_read(path, model), model), model)
+        return from_arrays(_inner(_read(path, model), model, hidden), model, hidden=hidden)
     except WeightsError as error:
         raise UpdateError(str(error)) from None
 
 
-def read_weights(path: Path, model: Model) -> tuple[Model, tuple[str, ...]]:
+def read_weights(
+    path: Path, model: Model, *, hidden: Collection[str] = ()
+) -> tuple[Model, tuple[str, ...]]:
     """The model with the weights and buffers of a file, in one of the same formats.
+
+    Args:
+        path: of the file.
+        model: that of the federation.
+        hidden: parameters that may miss (`at_weights`).
 
     Returns:
         it, and what was done to make them fit, a sentence each.
@@ -44,7 +56,7 @@ def read_weights(path: Path, model: Model) -> tuple[Model, tuple[str, ...]]:
         WeightsError: no such file, a damaged one, or one that does not fit the model.
     """
     try:
-        return at_weights(_inner(_read(path, model), model), model)
+        return at_weights(_inner(_read(path, model), model, hidden), model, hidden=hidden)
     except UpdateError as error:
         raise WeightsError(f"{one_line(path, 200)}: {error}") from None
 
@@ -80,12 +92,12 @@ def _arrays(path: Path, model: Model) -> Arrays:
     return [found[name] for name in numbered] if set(numbered) == set(found) else found
 
 
-def _inner(arrays: Arrays, model: Model) -> Arrays:
+def _inner(arrays: Arrays, model: Model, hidden: Collection[str] = ()) -> Arrays:
     """Of a checkpoint that holds more, the part that has all trained parameters."""
     if not isinstance(arrays, Mapping):
         return arrays
-    trained = set(model.parameters)
-    known = trained | set(model.buffers)
+    trained = set(model.parameters) - set(hidden)
+    known = {*model.parameters, *model.buffers}
     if trained <= set(renamed(arrays, known)[0]):
         return arrays
     for depth in (1, 2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -40,7 +40,9 @@ class Round:
     notes: tuple[str, ...] = ()
 
 
-def read_rounds(folder: Path, model: Model, *, client: str | None = None) -> tuple[Round, ...]:
+def read_rounds(
+    folder: Path, model: Model, *, client: str | None = None, hidden: Collection[str] = ()
+) -> tuple[Round, ...]:
     """All rounds of one client, in their order.
 
     A round is a folder inside this one, or this one itself, with `before.*`, the weights that the
@@ -52,6 +54,7 @@ def read_rounds(folder: Path, model: Model, *, client: str | None = None) -> tup
         folder: of the rounds.
         model: of the federation.
         client: its name; None: the only one.
+        hidden: parameters that it does not send, or sends encrypted.
 
     Raises:
         UpdateError: no rounds, no such client, several clients and no name, a round without its
@@ -73,13 +76,13 @@ def read_rounds(folder: Path, model: Model, *, client: str | None = None) -> tup
                 f"expected '{one_line(after.parent, 200)}' to hold {BEFORE}.*, the weights that "
                 "the client received, got none"
             )
-        own, notes = read_weights(before, model)
+        own, notes = read_weights(before, model, hidden=hidden)
         found.append(
             Round(
                 before=_short(before, folder),
                 after=_short(after, folder),
                 model=own,
-                capture=read_capture(after, own),
+                capture=read_capture(after, own, hidden=hidden),
                 notes=notes,
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +45,7 @@ from gifd.cli.options import (
 )
 from gifd.cli.trials import run_trials
 from gifd.errors import InputError, ModelError, UnexplainedError
+from gifd.federation.defenses import Hide
 from gifd.files import is_folder
 from gifd.images import read_image, read_images
 from gifd.model import Model
@@ -97,7 +98,10 @@ def invert(
     ] = None,
     defense: Annotated[
         list[str] | None,
-        typer.Option(help="A defence that the client is believed to use; may be repeated."),
+        typer.Option(
+            help="A defence that the client is believed to use; may be repeated. "
+            "'hide:parts=head': what is not in the update, or encrypted."
+        ),
     ] = None,
     label: Annotated[
         list[int] | None,
@@ -153,7 +157,9 @@ def invert(
         ) from None
     names, truth = _truth(private or (), image_shape)
     origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
-    captured = _read(updates, before or [], client, model)
+    hides = [each for each in defenses if isinstance(each, Hide)]
+    hidden = {name for each in hides for name in each.hidden(model, image_shape)}
+    captured = _read(updates, before or [], client, model, hidden)
     name = _name(captured, updates)
     known = [each.before for each in captured if each.before]
     if known:
@@ -226,7 +232,11 @@ def invert(
 
 
 def _read(
-    updates: list[Path], before: list[Path], client: str | None, model: Model
+    updates: list[Path],
+    before: list[Path],
+    client: str | None,
+    model: Model,
+    hidden: Collection[str],
 ) -> tuple[Round, ...]:
     """The rounds of a folder, or each update with the weights before it."""
     folders = [path for path in updates if is_folder(path)]
@@ -236,7 +246,7 @@ def _read(
             f"{len(updates)} updates and {len(before)} times --before"
         )
     if folders:
-        return read_rounds(folders[0], model, client=client)
+        return read_rounds(folders[0], model, client=client, hidden=hidden)
     if client is not None:
         raise InputError(f"expected --client with a folder of rounds, got {len(updates)} files")
     if before and len(before) != len(updates):
@@ -245,13 +255,13 @@ def _read(
         )
     found = []
     for place, path in enumerate(updates):
-        own, told = read_weights(before[place], model) if before else (model, ())
+        own, told = read_weights(before[place], model, hidden=hidden) if before else (model, ())
         found.append(
             Round(
                 before=before[place].name if before else "",
                 after=path.name,
                 model=own,
-                capture=read_capture(path, own),
+                capture=read_capture(path, own, hidden=hidden),
                 notes=told,
             )
         )

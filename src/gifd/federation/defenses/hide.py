@@ -126,7 +126,7 @@ def _prefix(name: str, level: int) -> str:
 def hiding(protocol: Protocol, upload: Upload, names: frozenset[str], told: str) -> Masked:
     """The protocol with zeros in place of these parameters' update."""
     like = next(iter(upload.model.parameters.values()))
-    return Masked(inner=protocol, masks=dict.fromkeys(names, like.new_zeros(())), name=told)
+    return Masked(inner=protocol, masks=dict.fromkeys(sorted(names), like.new_zeros(())), name=told)
 
 
 def _members(part: str, model: Model, image_shape: Sequence[int]) -> list[str]:
