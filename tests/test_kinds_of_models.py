@@ -6,9 +6,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import opacus
 import pytest
 import torch
 import torch.nn.functional as F
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
@@ -318,3 +320,37 @@ def test_such_a_loss_is_told_for_a_captured_update_too(
     )
     with pytest.raises(ModelError, match=reason):
         ig(restarts=2).with_steps(2)(observation, batched=batched)
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "DataParallel": nn.DataParallel,
+    "compile": lambda net: torch.compile(net),  # type: ignore[dict-item, return-value]
+    "Opacus, per sample": opacus.GradSampleModule,
+    "Opacus, ghost": GradSampleModuleFastGradientClipping,
+    "Opacus, compiled": lambda net: torch.compile(opacus.GradSampleModule(net)),  # type: ignore[dict-item, return-value]
+}
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapped_network_is_the_network(
+    name: str,
+    seeded: Seeded,
+    image: Tensor,
+    untouched: Callable[[nn.Module], AbstractContextManager[None]],
+) -> None:
+    def network() -> nn.Module:
+        layers = [nn.Conv2d(3, 6, 3, 2), nn.GroupNorm(2, 6), nn.ReLU(), nn.Flatten()]
+        return nn.Sequential(*layers, nn.Linear(6 * 9, CLASSES)).double()
+
+    plain = Model(module=seeded(0, network))
+    expected = Client(model=plain).step(image, LABEL)[0].update
+    wrapped = WRAPPERS[name](seeded(0, network)).eval()
+    with untouched(wrapped):
+        model = Model(module=wrapped)
+        upload, _ = Client(model=model).step(image, LABEL)
+        found = ig(restarts=1).with_steps(2)(observe(upload))
+    assert found.labels.tolist() == LABEL.tolist()
+    assert list(upload.update) == list(expected)
+    for one, other in zip(upload.update.tensors, expected.tensors, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)

@@ -11,12 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gifd.errors import InputError
+from gifd.attacker.observe import observe
+from gifd.errors import InputError, ModelError
+from gifd.federation.client import Client
 from gifd.federation.defenses import DPSGD
 from gifd.federation.optimizers import SGD, Adam, LocalOptimizer
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.leakage.labels import label_hypotheses
 from gifd.model import Model
 from gifd.updates import Update
+from gifd.victims import ConvNet
 
 pytestmark = pytest.mark.numerical
 
@@ -350,3 +354,54 @@ def test_a_protocol_nobody_can_run(made: Callable[[], object]) -> None:
 def test_its_words_rebuild_it(protocol: Protocol) -> None:
     names = {each.__name__: each for each in (FedSGD, FedAvg, SGD, Adam)}
     assert eval(repr(protocol), names) == protocol
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=3, lr=0.1, batch_size=2)], ids=repr)
+def test_mixed_precision_is_a_client_in_autocast(
+    protocol: Protocol, dtype: torch.dtype, pictures: Callable[..., Tensor]
+) -> None:
+    """The same operations as under `torch.autocast`, so equal but for the order of sums."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = ConvNet(5, width=8).eval()
+    images = pictures(3, 4, 16)
+    model = Model(module=module, mean=MEAN, std=STD, autocast=dtype)
+    local = copy.deepcopy(module)
+    steps = protocol.batches(4) if isinstance(protocol, FedAvg) else [torch.arange(4)]
+    for own in steps:
+        with torch.autocast("cpu", dtype):
+            loss = F.cross_entropy(local(normalized(images[own])), LABELS[own])
+        slopes = torch.autograd.grad(loss, list(local.parameters()))
+        with torch.no_grad():
+            for parameter, slope in zip(local.parameters(), slopes, strict=True):
+                parameter.sub_(0.1 * slope)
+    start = dict(module.named_parameters())
+    scale = -0.1 if protocol == FedSGD() else 1.0
+    expected = Update({n: (p.detach() - start[n].detach()) for n, p in local.named_parameters()})
+    update = replay(protocol, model, images, LABELS) * scale
+    whole = replay(protocol, replace(model, autocast=None), images, LABELS) * scale
+    error = float((update - expected).norm() / expected.norm())
+    assert error < 4 * torch.finfo(dtype).eps
+    assert error < float((whole - expected).norm() / expected.norm()), "and nearer than float32"
+    start_image = images.clone().requires_grad_()
+    away = (replay(protocol, model, start_image, LABELS) - update * 2.0).squares().sum()
+    (slope,) = torch.autograd.grad(away, start_image)
+    assert bool(slope.isfinite().all())
+    assert float(slope.abs().max()) > 0
+
+
+def test_the_label_of_a_client_in_mixed_precision_is_read(pictures: Callable[..., Tensor]) -> None:
+    for seed in range(4):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = ConvNet(5, width=8).eval()
+        model = Model(module=module, autocast=torch.bfloat16)
+        upload, _ = Client(model=model).step(pictures(seed, 1, 16), torch.tensor([seed]))
+        labels, source = label_hypotheses(observe(upload))
+        assert (labels.tolist(), source) == ([[seed]], "inferred")
+
+
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"torch.bfloat16 or torch.float16, got torch.float64"):
+        Model(module=nn.Linear(2, 2), autocast=torch.float64)

@@ -19,6 +19,7 @@ from gifd.kernels import once_only, transformed, unfused
 from gifd.outputs import logits_in
 from gifd.task import Task, task_of
 from gifd.trace import Call, Calls
+from gifd.wrappers import unwrapped
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 _WITHOUT = "switch the extension 'regression' off"
@@ -43,7 +44,8 @@ class Model:
 
     Args:
         module: the network; called with normalised images (B, C, H, W). It returns logits
-            (B, N), or an output in which `gifd.outputs.logits_in` finds them.
+            (B, N), or an output in which `gifd.outputs.logits_in` finds them. Wrapped networks
+            are unwrapped (`gifd.wrappers.unwrapped`).
         mean, std: the normalisation, one number per channel.
         loss: `(outputs, labels) -> scalar`. Labels are classes (B,) or, as in segmentation,
             (B, H, W); or numbers of the outputs' shape, as of several labels an image or of a
@@ -75,6 +77,7 @@ class Model:
             raise ModelError(
                 f"expected autocast to torch.bfloat16 or torch.float16, got {self.autocast}"
             )
+        object.__setattr__(self, "module", unwrapped(self.module))
         named = list(self.module.named_parameters())
         trained = {name: p.detach().clone() for name, p in named if p.requires_grad}
         if not trained:

@@ -159,7 +159,7 @@ def gathered(observation: Observation) -> Evidence:
         sent=plain(sent[head.weight]),
         head_weight=plain(own[head.weight]),
         head_bias=_added(model, observation.ledger.image_shape, plain(own[head.weight])),
-        rounding=_rounding(sent, own if changed else {}),
+        rounding=_rounding(sent, own if changed else {}, model.autocast),
         steps=len(protocol.visited(own, sent)),
         hidden=shown is not None,
         protocol=protocol,
@@ -177,14 +177,16 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().double()
 
 
-def _rounding(sent: Update, own: Mapping[str, Tensor]) -> float:
-    """The relative error of what was sent: of its number format and, if it is a change of weights,
-    of the weights' format.
+def _rounding(
+    sent: Update, own: Mapping[str, Tensor], computed: torch.dtype | None = None
+) -> float:
+    """The relative error of what was sent: of its number format, that in which it was computed and,
+    if it is a change of weights, of the weights' format.
     """
-    step = _SINGLE
+    step = _SINGLE if computed is None else torch.finfo(computed).eps / 2
     for dtype in (torch.float16, torch.bfloat16):
         if all(torch.equal(tensor.to(dtype).to(tensor), tensor) for tensor in sent.tensors):
-            step = torch.finfo(dtype).eps / 2
+            step = max(step, torch.finfo(dtype).eps / 2)
     lengths = [
         float(plain(weights).norm() / plain(sent[name]).norm().clamp_min(1e-300))
         for name, weights in own.items()
