@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,17 +11,20 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from gifd.attacker.observation import Observation
 from gifd.attacker.observe import observe
 from gifd.attacks import dlg, ensemble, gifd, ig
 from gifd.audit import fit
-from gifd.campaign.record import label
+from gifd.campaign.record import Record, label
 from gifd.campaign.trial import Trial
+from gifd.cli import app
 from gifd.errors import InputError, ModelError
 from gifd.federation.client import Client
 from gifd.federation.defenses import Noise
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
+from gifd.images import write_image
 from gifd.leakage.labels import label_hypotheses
 from gifd.leaves import dead_leaves
 from gifd.metrics import PSNR
@@ -356,3 +360,43 @@ def test_images_differ_if_any_of_their_labels_does() -> None:
     expected = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 1, 0]]).bool()
     assert torch.equal(differ(maps), expected)
     assert torch.equal(differ(torch.tensor([0, 1, 0])), expected)
+
+
+OWN = """
+import torch
+import torch.nn.functional as F
+from gifd import Model, ConvNet
+
+def several():
+    torch.manual_seed(0)
+    loss = F.binary_cross_entropy_with_logits
+    return Model(module=ConvNet(3, width=4).eval(), loss=loss)
+
+def maps():
+    return Model(module=torch.nn.Conv2d(3, 4, 1))
+"""
+
+
+def test_labels_that_are_numbers_come_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    write_image(images(1)[0], tmp_path / "one.png")
+    base = ["attack", str(tmp_path / "one.png"), "--shape", "16,16", "--attack", "ig"]
+    base += ["--steps", "2", "--restarts", "1", "--out", str(tmp_path / "out"), "--json"]
+    several = ["--victim", f"{tmp_path / 'own.py'}:several"]
+    done = CliRunner().invoke(app, [*base, *several, "--label", "1,0,1"])
+    assert done.exit_code == 0, done.output
+    (image,) = Record.model_validate_json(done.stdout).images
+    assert image.label == [1, 0, 1]
+    assert image.label_used == pytest.approx([1, 0, 1], abs=1e-2)
+    maps = ["--victim", f"{tmp_path / 'own.py'}:maps"]
+    for arguments, says in (
+        ([*several, "--label", "1,0"], "3 numbers separated by commas"),
+        ([*several, "--label", "cat"], "3 numbers separated by commas"),
+        ([*several], "one --label for all images"),
+        ([*maps, "--label", "1"], "attack it from Python"),
+        (["--victim", "convnet", "--label", "1,0"], "a class, from 0"),
+    ):
+        wrong = CliRunner().invoke(app, [*base, *arguments])
+        assert wrong.exit_code == 2, wrong.output
+        (line,) = [each for each in wrong.stderr.splitlines() if each.startswith("error: ")]
+        assert says in line

@@ -83,8 +83,11 @@ def attack(
         int, typer.Option(help="Images per client, in the given order.", min=1)
     ] = 1,
     label: Annotated[
-        list[int] | None,
-        typer.Option(help="Class of the images: one for all, or one each. Default: 0."),
+        list[str] | None,
+        typer.Option(
+            help="Class of the images, or numbers (1,0,1), as the victim's loss takes: one for "
+            "all, or one each. Default: class 0."
+        ),
     ] = None,
     labels: Annotated[
         str | None,
@@ -150,7 +153,6 @@ def attack(
             f"{len(images)}: give more or fewer"
         )
     knows = chosen_attacker(attacker)
-    classes_of = chosen_labels(images, label or [0], labels)
     model, image_shape = chosen_victim(
         victim,
         classes=classes,
@@ -159,7 +161,8 @@ def attack(
         device=device_of(device, max_memory),
         offline=offline,
     )
-    classes = model.classes(image_shape)  # your own victim decides them
+    task = model.task(image_shape)  # your own victim decides it
+    classes, truth = task.classes, chosen_labels(images, label or (), labels, task)
     client = Client(
         model=model,
         protocol=catalog.protocol(protocol, images=batch_size),
@@ -203,7 +206,7 @@ def attack(
             yield Trial(
                 names=[path.name for path in images[own]],
                 images=batch,
-                labels=torch.tensor(classes_of[own]),
+                labels=truth[own],
                 client=client,
                 victim=origin,
                 attack=each,

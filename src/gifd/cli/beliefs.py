@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from gifd import catalog
 from gifd.attacker.observation import Observation
@@ -64,7 +66,7 @@ def judged(
     captured: Sequence[Round],
     *,
     image_shape: tuple[int, int, int],
-    labels: Sequence[int],
+    labels: Shaped[Tensor, "B *T"] | None,
     defenses: Sequence[Defense],
     seed: int,
 ) -> list[Belief]:
@@ -86,7 +88,7 @@ def judged(
                 protocol=protocol,
                 image_shape=image_shape,
                 batch_size=size,
-                labels=torch.tensor(labels) if labels else None,
+                labels=labels,
                 batch_norm=statistics[place] if statistics else None,
                 batch_norm_source="batch" if statistics else None,
                 defended=bool(defenses),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -21,6 +23,7 @@ from gifd.metrics import Metric
 from gifd.model import Model
 from gifd.priors import Generator
 from gifd.search import Public, Source
+from gifd.task import Task
 from gifd.training import REMAPPER_STEPS
 from gifd.victims import normalization
 
@@ -174,21 +177,59 @@ def chosen_mapping(how: str, prior: Generator, classes: int) -> LabelMapping | N
         return catalog.label_mapping(how, prior, classes=classes, callback=callback)
 
 
-def chosen_labels(images: Sequence[Path], given: Sequence[int], pattern: str | None) -> list[int]:
-    """The images' classes: one for all, one each, or from their names."""
+def chosen_labels(
+    images: Sequence[Path], given: Sequence[str], pattern: str | None, task: Task
+) -> Shaped[Tensor, "N *T"]:
+    """The images' labels: one for all, one each, or classes from their names.
+
+    Args:
+        images: files.
+        given: each a class, or numbers separated by commas, as the task needs; none: class 0.
+        pattern: a regular expression whose group is the class in a file's name.
+        task: of the victim.
+
+    Raises:
+        InputError: labels of another kind or number.
+    """
     if pattern is not None:
-        return [class_in(path.name, pattern) for path in images]
+        return torch.tensor([class_in(path.name, pattern) for path in images])
+    if not given and task.plain:
+        given = ["0"]
     if len(given) not in (1, len(images)):
         raise InputError(
             f"expected one --label for all images or one for each of {len(images)}, got "
             f"{len(given)}"
         )
-    wrong = [label for label in given if not 0 <= label < MOST_CLASSES]
-    if wrong:
+    found = torch.stack([read_label(text, task) for text in given])
+    return found.repeat(len(images) // len(given), *(1 for _ in task.targets))
+
+
+def read_label(text: str, task: Task) -> Shaped[Tensor, "*T"]:
+    """One image's label from a text: a class, or numbers separated by commas.
+
+    Raises:
+        InputError: another kind than the task's, or one that has too many numbers for a text.
+    """
+    if task.targets and not task.numbers:
         raise InputError(
-            f"expected labels from 0 to one less than the classes, got {one_line(wrong[0], 40)}"
+            "expected a victim of one class or of numbers an image, got one of a class at each of "
+            f"{' x '.join(map(str, task.targets))} places: attack it from Python"
         )
-    return list(given) * (len(images) // len(given))
+    try:
+        if not task.numbers:
+            number = int(text)
+            if not 0 <= number < MOST_CLASSES:
+                raise ValueError
+            return torch.tensor(number)
+        return torch.tensor([float(part) for part in text.split(",")]).reshape(task.targets)
+    except (ValueError, RuntimeError):
+        count = math.prod(task.targets)
+        wanted = (
+            f"{count} number{'s' * (count > 1)} separated by commas, which the victim's loss takes"
+            if task.numbers
+            else "a class, from 0 to one less than the classes"
+        )
+        raise InputError(f"expected --label as {wanted}, got '{one_line(text, 40)}'") from None
 
 
 def chosen_attacker(name: str) -> Attacker:

@@ -21,6 +21,7 @@ from gifd.cli.choices import (
     chosen_prior,
     chosen_public,
     chosen_victim,
+    read_label,
 )
 from gifd.cli.options import (
     Classes,
@@ -104,8 +105,11 @@ def invert(
         ),
     ] = None,
     label: Annotated[
-        list[int] | None,
-        typer.Option(help="Class of each private image, if you know it; may be repeated."),
+        list[str] | None,
+        typer.Option(
+            help="Class of each private image, or its numbers (1,0,1), if you know them; may be "
+            "repeated."
+        ),
     ] = None,
     attacks: Annotated[
         list[str] | None,
@@ -150,11 +154,12 @@ def invert(
         offline=offline,
     )
     try:
-        classes = model.classes(image_shape)
+        task = model.task(image_shape)
     except ModelError as error:
         raise InputError(
             f"expected a victim that takes images of --shape {_written(image_shape)}, got: {error}"
         ) from None
+    classes = task.classes
     names, truth = _truth(private or (), image_shape)
     origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
     hides = [each for each in defenses if isinstance(each, Hide)]
@@ -175,7 +180,7 @@ def invert(
         assumed,
         captured,
         image_shape=image_shape,
-        labels=label or (),
+        labels=torch.stack([read_label(text, task) for text in label]) if label else None,
         defenses=defenses,
         seed=seed,
     )

@@ -83,8 +83,11 @@ def layers(
     victim_seed: VictimSeed = 0,
     protocol: Protocol = "fedsgd",
     label: Annotated[
-        list[int] | None,
-        typer.Option(help="Class of the images: one for all, or one each. Default: 0."),
+        list[str] | None,
+        typer.Option(
+            help="Class of the images, or numbers (1,0,1), as the victim's loss takes: one for "
+            "all, or one each. Default: class 0."
+        ),
     ] = None,
     labels: Annotated[
         str | None,
@@ -108,7 +111,6 @@ def layers(
     ] = Path("runs/layers"),
 ) -> None:
     """Attack updates of which only one part is sent, or all but one, and compare."""
-    classes_of = chosen_labels(images, label or [0], labels)
     names = attacks or DEFAULT
     model, image_shape = chosen_victim(
         victim,
@@ -118,6 +120,7 @@ def layers(
         device=device_of(device, max_memory),
         offline=offline,
     )
+    truth = chosen_labels(images, label or (), labels, model.task(image_shape))
     parts = part or parts_of(model, depth)
     hidden = {name: Hide(parts=name).hidden(model, image_shape) for name in parts}
     built = chosen_attacks(
@@ -146,15 +149,15 @@ def layers(
                 Trial(
                     names=[path.name],
                     images=picture[None],
-                    labels=torch.tensor([label]),
+                    labels=own_label[None],
                     client=Client(model=model, protocol=does, defenses=defenses, seed=own),
                     victim=origin,
                     attack=attack,
                     metrics=[PSNR()],
                     seed=own,
                 )
-                for own, path, picture, label in zip(
-                    seeds, images, pictures, classes_of, strict=True
+                for own, path, picture, own_label in zip(
+                    seeds, images, pictures, truth, strict=True
                 )
             ]
             rows.append(
