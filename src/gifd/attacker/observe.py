@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from gifd.attacker.guess import guessed
 from gifd.attacker.observation import Ledger, Observation
 from gifd.errors import InputError, expect
+from gifd.federation.between import Between
 from gifd.federation.defenses import Defense, check_order
 from gifd.federation.upload import Upload
 
@@ -59,6 +60,8 @@ def observe(
     else:
         believed = tuple(defenses) if kind == "adaptive" else ()
     protocol = upload.protocol
+    if isinstance(protocol, Between):
+        protocol = protocol.bound(upload)
     for defense in believed:
         protocol = defense.surrogate(protocol, upload)
     facing = bool(defenses) or upload.defended or kind == "estimated"

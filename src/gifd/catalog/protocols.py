@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from typing import Any, Literal
 
 from gifd.errors import InputError
+from gifd.federation.between import Between
 from gifd.federation.optimizers import SGD, Adam
 from gifd.federation.protocols import FedAvg, FedSGD, Protocol
 
@@ -99,7 +100,11 @@ def fedavg(
     )
 
 
-PROTOCOLS: Mapping[str, Callable[..., Protocol]] = {"fedsgd": FedSGD, "fedavg": fedavg}
+PROTOCOLS: Mapping[str, Callable[..., Protocol]] = {
+    "fedsgd": FedSGD,
+    "fedavg": fedavg,
+    "between": Between,
+}
 
 _OPTIMIZERS: Mapping[str, tuple[type[SGD] | type[Adam], dict[str, Any]]] = {
     "sgd": (SGD, {}),
