@@ -461,3 +461,12 @@ def test_rounds_of_a_federation_are_attacked_beside_the_untrained_model(tmp_path
     assert all("±" in row[5] for row in rows if row[1] != "0")
     assert len({row[4] for row in rows[:3]}) == 3, "each at its own model"
     assert run(load("global_model"), tmp_path, *few, "--rounds", "2,1").exit_code == 2
+
+
+def test_unknown_training_is_compared_with_known(source: Path) -> None:
+    few = ["--limit", 2, "--gradients", 8, "--size", 16, "--protocol", "fedavg:lr=0.1,steps=3"]
+    text = done(load("unknown_training"), source, *few)
+    lines = [line for line in text.splitlines() if line.startswith("| fedavg")]
+    beliefs = ["known", "fedavg:lr=0.01", "between:at=0.0", "between:at=0.25", "between"]
+    assert [line.split(" | ")[1] for line in lines] == beliefs
+    assert "±" in lines[-1]
