@@ -82,7 +82,8 @@ def test_the_gradient_has_about_the_size_of_one(steps: int) -> None:
 
 def test_a_label_is_read() -> None:
     for label in range(5):
-        client = Client(model=sent(FedAvg(steps=1, lr=0.05)).model, protocol=FedAvg(steps=12, lr=0.05))
+        model = sent(FedAvg(steps=1, lr=0.05)).model
+        client = Client(model=model, protocol=FedAvg(steps=12, lr=0.05))
         upload, _ = client.step(images()[:1], torch.tensor([label]))
         found, _ = label_hypotheses(observe(replace(upload, protocol=Between())))
         assert found.tolist() == [[label]]
