@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from gifd import catalog
 from gifd.attacker.observe import observe
 from gifd.attacks import ig
+from gifd.campaign.record import Record
 from gifd.cli import app
 from gifd.federation.client import Client
 from gifd.images import read_image
@@ -247,7 +248,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(
     assert says in one_error(result)
 
 
-def test_a_victim_without_a_linear_head_is_named(
+def test_the_label_is_read_behind_a_head_that_is_not_linear(
     picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "headless_victim.py").write_text(
@@ -258,7 +259,11 @@ def test_a_victim_without_a_linear_head_is_named(
     )
     monkeypatch.chdir(tmp_path)
     arguments = ["--victim", "headless_victim:make", "--attack", "ig", "--steps", "3"]
-    assert "last layer is linear" in one_error(run("attack", picture, *arguments))
+    arguments += ["--label", "4", "--json", "--out", "out"]
+    result = run("attack", picture, *arguments)
+    assert result.exit_code == 0, result.output
+    record = Record.model_validate_json(result.stdout)
+    assert (record.images[0].label_used, record.label_source) == (4, "estimated")
 
 
 def test_your_own_victim_is_attacked(

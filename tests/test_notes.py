@@ -50,13 +50,15 @@ def test_an_error_names_the_commands_own_option(tmp_path: Path) -> None:
     """Instead of what to do in Python."""
     (tmp_path / "own.py").write_text(
         "from torch import nn\n"
-        "def net():\n    return nn.Sequential(nn.Conv2d(3, 6, 64), nn.Flatten())\n"
+        "from gifd import ConvNet, Model\n"
+        "def net():\n    return Model(module=ConvNet(2).eval(), loss=nn.BCEWithLogitsLoss())\n"
     )
     victim = ["--victim", f"{tmp_path / 'own.py'}:net", "--out", str(tmp_path / "out")]
     picture = str(drawn(tmp_path / "i.png", 64, 64))
-    result = CliRunner().invoke(app, ["attack", picture, "--attack", "ig", "--steps", "1", *victim])
+    batch = ["attack", picture, picture, "--batch-size", "2", "--label", "1,0"]
+    result = CliRunner().invoke(app, [*batch, "--attack", "ig", "--steps", "1", *victim])
     assert result.exit_code == 2
-    assert "give --grant-labels, they cannot be inferred" in result.stderr
+    assert "which are numbers, got 2: give --grant-labels, or use" in result.stderr
     assert "grant the labels" not in result.stderr
     assert terminal.in_shell("grant the labels") == "grant the labels", "no command runs"
 

@@ -148,7 +148,7 @@ def invert(
     model, image_shape = chosen_victim(
         victim,
         classes=classes,
-        shape=shape_of(shape),
+        shape=shape_of(shape, smallest=1),
         seed=victim_seed,
         device=device_of(device, max_memory),
         offline=offline,

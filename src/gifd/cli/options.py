@@ -85,7 +85,9 @@ FormerSize = Annotated[int | None, typer.Option("--size", hidden=True)]
 """The former name of `--shape` for squares, until 0.2."""
 
 
-def shape_of(text: str | None, size: int | None = None) -> tuple[int | None, int, int]:
+def shape_of(
+    text: str | None, size: int | None = None, smallest: int = SMALLEST
+) -> tuple[int | None, int, int]:
     """The channels, if given, height and width of `Shape`, or of its former name.
 
     Raises:
@@ -100,8 +102,8 @@ def shape_of(text: str | None, size: int | None = None) -> tuple[int | None, int
             f"got '{one_line(text, 40)}'"
         )
     *channels, height, width = map(int, parts)
-    if min(height, width) < SMALLEST:
-        raise InputError(f"expected --shape of at least {SMALLEST} x {SMALLEST} pixels, got {text}")
+    if min(height, width) < smallest:
+        raise InputError(f"expected --shape of at least {smallest} x {smallest} pixels, got {text}")
     return channels[0] if channels else None, height, width
 
 

@@ -48,7 +48,7 @@ class ClassMeans(LabelEstimator):
         """Shares that sum to B.
 
         Raises:
-            ModelError: what is shown of the update does not depend on the labels.
+            ModelError: what is shown of the update is zero, or does not depend on the labels.
         """
         ledger, model = observation.ledger, observation.model
         classes, batch = model.classes(ledger.image_shape), ledger.batch_size
@@ -76,6 +76,11 @@ class ClassMeans(LabelEstimator):
             with torch.no_grad():
                 return torch.stack([row(observation.replay(x, labels)) for x in own]).mean(0)
 
+        seen = row(observation.update)
+        if not bool(seen.any()):
+            raise ModelError(
+                f"expected an update that shows labels, got zeros only: {GRANT_LABELS}"
+            )
         means = torch.stack([mean(label) for label in range(classes)])  # (N, K)
         apart = means - means.mean(0)
         gram = apart @ apart.T
@@ -84,7 +89,7 @@ class ClassMeans(LabelEstimator):
                 f"expected an update that depends on the labels, got none: {GRANT_LABELS}"
             )
         slopes = torch.linalg.pinv(gram, rtol=_SMALLEST, hermitian=True) @ apart
-        found = slopes @ row(observation.update)
+        found = slopes @ seen
         return LabelEstimate.of(batch * (found - found.mean() + 1 / classes), batch)
 
 
