@@ -254,7 +254,9 @@ def test_the_label_is_read_behind_a_head_that_is_not_linear(
     (tmp_path / "headless_victim.py").write_text(
         "import torch\n"
         "def make():\n"
-        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 10, 8, 8),\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 16, 5, 2), torch.nn.ReLU(),\n"
+        "        torch.nn.Conv2d(16, 10, 3),\n"
         "        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
     )
     monkeypatch.chdir(tmp_path)
