@@ -31,7 +31,8 @@ class ClassMeans(LabelEstimator):
     It replays one update for each class and B of the images.
 
     Args:
-        images: the number of random images (dead leaves), rounded up to whole batches.
+        images: the number of random images (dead leaves) of each class, rounded up to whole
+            batches. Of more than `MOST` in total fewer are used, at least two of each class.
         seed: of these images.
 
     Source: ours. AuxiliaryLeastSquares (Chen and Vikalo, ICML 2024) solves for the counts likewise,
@@ -43,6 +44,8 @@ class ClassMeans(LabelEstimator):
 
     SAMPLE: ClassVar[int] = 1 << 14
     """The most numbers of each tensor that are used."""
+    MOST: ClassVar[int] = 1024
+    """The most images of all classes together."""
 
     def __call__(self, observation: Observation) -> LabelEstimate:
         """Shares that sum to B.
@@ -53,7 +56,7 @@ class ClassMeans(LabelEstimator):
         ledger, model = observation.ledger, observation.model
         classes, batch = model.classes(ledger.image_shape), ledger.batch_size
         rng, like = torch.Generator().manual_seed(self.seed), next(iter(model.parameters.values()))
-        rounds = -(-self.images // batch)
+        rounds = -(-min(self.images, max(2, self.MOST // classes)) // batch)
         images = dead_leaves(rounds * batch, ledger.image_shape, rng)
         own = torch.split(images.to(like), batch)
         places = {
