@@ -254,7 +254,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "labels": (["after.pt", "--label", "1", "--label", "2"], "expected 1 granted labels"),
     "label": (["after.pt", "--label", "9"], "labels from 0 to 5"),
     "a map": (["map.pt", "--victim", "own.py:maps"], "a map of classes cannot be read"),
-    "protocol": (["after.pt", "--protocol", "adam"], "a known protocol (fedsgd, fedavg)"),
+    "protocol": (["after.pt", "--protocol", "adam"], "a known protocol (fedsgd, fedavg, between)"),
 }
 
 

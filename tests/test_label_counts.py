@@ -235,7 +235,7 @@ def test_own_images_see_what_local_steps_change(
     st.sampled_from(["head", "fc.weight", "fc.bias", "fc+body.3"]),
     st.sampled_from([FedSGD(), FedAvg(steps=2, lr=0.01)]),
 )
-@settings(max_examples=20)
+@settings(max_examples=6)
 def test_a_label_is_read_without_the_head(label: int, parts: str, protocol: Protocol) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
