@@ -34,8 +34,6 @@ from gifd.priors.generator import Generator
 from gifd.task import Task, differ
 from gifd.victims import ConvNet
 
-pytestmark = pytest.mark.numerical
-
 SIDE = 16
 
 
@@ -184,6 +182,7 @@ def test_the_task_is_known_by_its_loss(name: str) -> None:
     assert model_of(case).task((3, SIDE, SIDE)) == case.task
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(steps=3, lr=0.05, batch_size=2)], ids=repr)
 @every_case
 def test_the_truth_replays_to_the_update(name: str, protocol: Protocol) -> None:
@@ -229,6 +228,7 @@ def test_attacks_search_behind_every_task(name: str) -> None:
         assert "label" in found._repr_html_()
 
 
+@pytest.mark.numerical
 @every_case
 def test_the_labels_of_one_image_are_read_or_the_reader_says_no(name: str) -> None:
     case = CASES[name]
@@ -248,6 +248,7 @@ def test_the_labels_of_one_image_are_read_or_the_reader_says_no(name: str) -> No
         assert source == case.source
 
 
+@pytest.mark.numerical
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=3), st.sampled_from(["mse", "bce"]))
 @settings(max_examples=20)
 def test_numbers_are_solved_exactly(values: list[float], kind: str) -> None:
