@@ -108,7 +108,7 @@ def test_attacks_and_defences_take_it() -> None:
     ("make", "says"),
     [
         (lambda: Between(at=1.5), "from 0 .before. to 1 .after., got at=1.5"),
-        (lambda: sent(Between()), "a client cannot compute this"),
+        (lambda: sent(Between()), "protocol that a client can compute"),
     ],
 )
 def test_what_it_cannot_be_is_one_line(make: Callable[[], object], says: str) -> None:

@@ -421,3 +421,12 @@ def test_a_head_of_the_clients_own_may_miss_in_the_weights_before() -> None:
     assert any("2 hidden tensors are missing" in note for note in notes)
     with pytest.raises(UpdateError, match="misses 'fc"):
         at_weights(without_head(weights(AFTER)), MODEL)
+
+
+def test_weights_far_away_after_a_large_step_are_still_weights() -> None:
+    after = weights(BEFORE)
+    rng = torch.Generator().manual_seed(0)
+    after["fc.weight"] = after["fc.weight"] + 40 * torch.randn(5, 4, generator=rng)
+    found = from_arrays(after, MODEL)
+    assert any("whole weights" in note for note in found.notes)
+    assert float(found.update["body.0.weight"].abs().max()) == 0

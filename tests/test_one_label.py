@@ -141,7 +141,7 @@ def test_no_wrong_label_is_called_inferred(
         ("eight, steps", "a batch of several images"),
         ("weights", "the weights themselves"),
         ("weights, change", "the weights themselves"),
-        ("tenth", "got 1, which does not fit the model: it looks like one times 0.1"),
+        ("tenth", "got 1, but of other sizes than the model leaves: it looks like one times 0.1"),
     ],
 )
 def test_what_it_looks_like_is_said(kind: str, says: str) -> None:

@@ -135,7 +135,7 @@ def test_a_victim_that_cannot_be_had_is_one_line(
 def test_a_file_that_takes_other_images_is_one_line(picture: Path, tmp_path: Path) -> None:
     path = written(tmp_path, "of_64_pixels")
     result = attacked(picture, f"{path}:make", tmp_path / "out", "--size", "32")
-    assert "a model that takes images (3, 3, 32, 32)" in one_error(result)
+    assert "a model that takes images (2, 3, 32, 32)" in one_error(result)
 
 
 def test_two_files_of_one_name_are_two_victims(tmp_path: Path) -> None:

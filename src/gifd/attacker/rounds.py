@@ -113,6 +113,11 @@ class Rounds(Protocol):
             for theta in path
         ]
 
+    @property
+    def sized(self) -> bool:
+        """In every round."""
+        return all(inner.sized for inner in self.inners)
+
     def shown(self, name: str) -> Tensor | None:
         """Of its round."""
         found = _NAME.fullmatch(name)

@@ -33,14 +33,15 @@ class Fit:
         clients: how many were simulated.
         factor: how many times as large as theirs it is, if nothing else is unusual; None if it is
             explained, or something else is.
-        contradicted: whether the head's gradient is not that of one image, though one is assumed.
+        contradicted: what else the update shows that cannot be as assumed, in words; None if
+            nothing.
     """
 
     misfit: float
     reason: str
     clients: int
     factor: float | None = None
-    contradicted: bool = False
+    contradicted: str | None = None
 
     LIMIT: ClassVar[float] = 2.0
     """The largest misfit of an update that is explained. Its error rates are in the docs."""
@@ -48,7 +49,7 @@ class Fit:
     @property
     def explained(self) -> bool:
         """Whether such a client may have sent the update."""
-        return self.misfit <= self.LIMIT and not self.contradicted
+        return self.misfit <= self.LIMIT and self.contradicted is None
 
     def __str__(self) -> str:
         if self.explained:
@@ -56,10 +57,17 @@ class Fit:
                 f"explained: the update looks like those of {self.clients} simulated clients "
                 f"(misfit {self.misfit:.2f}, limit {self.LIMIT:g})"
             )
+        if self.misfit <= self.LIMIT:
+            return f"not explained by what is assumed: {self.reason}"
         return (
             f"not explained by what is assumed (misfit {self.misfit:.1f}, limit {self.LIMIT:g}): "
             f"{self.reason}"
         )
+
+    def but(self, contradiction: str) -> Fit:
+        """The same with something that cannot be as assumed."""
+        reason = contradiction if self.explained else f"{contradiction}; {self.reason}"
+        return replace(self, reason=reason, contradicted=contradiction)
 
 
 def fit(
@@ -115,7 +123,8 @@ def fit(
     misfit, reasons = _relative(away.amax(1)), []
     doubt = _doubt(observation) if labels is None else None
     if doubt is not None:
-        reasons.append(f"the head's gradient is not that of one image: it looks like {doubt}")
+        doubt = f"the head's gradient is not that of one image: it looks like {doubt}"
+        reasons.append(doubt)
     factor = None
     if misfit > Fit.LIMIT:
         factor = _factor(statistics.table(), away, statistics.kinds)
@@ -128,7 +137,7 @@ def fit(
         reason="; ".join(reasons),
         clients=clients,
         factor=factor,
-        contradicted=doubt is not None,
+        contradicted=doubt,
     )
 
 
@@ -136,6 +145,8 @@ def _doubt(observation: Observation) -> str | None:
     """What the update looks like if no single image can have left it, though one is assumed."""
     ledger = observation.ledger
     if ledger.batch_size > 1 or ledger.labels is not None or ledger.attacker is not None:
+        return None
+    if not observation.protocol.sized or not observation.model.task(ledger.image_shape).plain:
         return None
     with suppress(ModelError):  # without a linear head
         return read_label(observation).doubt

@@ -306,15 +306,28 @@ def _same(one: torch.Size, other: torch.Size) -> bool:
 def _are_weights(found: Mapping[str, Tensor], model: Model) -> bool:
     """Whether the tensors point along the model's weights and are about as long.
 
-    A gradient or a change of weights is nearly orthogonal to them, or much shorter.
+    A gradient or a change of weights is nearly orthogonal to them, or much shorter. After a large
+    step some weights may be far away, so one tensor that still lies near the model's is enough.
     """
     own = {name: model.parameters[name].detach().cpu().double() for name in found}
     if any(found[name].shape != tensor.shape for name, tensor in own.items()):
         return False  # `conform` says so
-    both = sum(float((found[n].double() * t).sum()) for n, t in own.items())
-    given = sum(float(found[n].double().square().sum()) for n in own) ** 0.5
-    length = sum(float(t.square().sum()) for t in own.values()) ** 0.5
-    return bool(both > 0.5 * given * length and length / 2 < given < 2 * length)
+    given = {name: found[name].double().flatten() for name in own}
+    weights = {name: tensor.flatten() for name, tensor in own.items()}
+    large = [name for name, tensor in own.items() if tensor.numel() >= _MANY and tensor.ndim > 1]
+    return _along(torch.cat([*given.values()]), torch.cat([*weights.values()]), 0.5) or any(
+        _along(given[name], weights[name], 0.8) for name in large
+    )
+
+
+_MANY = 32
+"""Numbers of a tensor whose direction is no chance."""
+
+
+def _along(given: Tensor, weights: Tensor, cosine: float) -> bool:
+    """Whether a vector has at least this cosine to another one, and about its length."""
+    one, other = float(given.norm()), float(weights.norm())
+    return float(given @ weights) > cosine * one * other and other / 2 < one < 2 * other
 
 
 def _close(given: Tensor, own: Tensor) -> bool:

@@ -108,7 +108,7 @@ def _replies(folder: Path, client: str | None) -> list[Path]:
             f"expected the name of one of {len(known)} clients ({_listed(known)}), got none: "
             f"{NAME_CLIENT}"
         )
-    fitting = [stem for stem in known if client in (None, stem, stem.removeprefix(CLIENT))]
+    fitting = [stem for stem in known if client is None or _is_called(stem, client)]
     if not fitting:
         raise UpdateError(
             f"expected a client of '{one_line(folder, 200)}' ({_listed(known)}), got "
@@ -132,7 +132,15 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if is_file(path) and path.suffix != ".part")
+    """The files of tensors; a simulated federation lists images in JSON beside them."""
+    return (p for p in folder.iterdir() if is_file(p) and p.suffix not in (".part", ".json"))
+
+
+def _is_called(stem: str, client: str) -> bool:
+    """Whether a client is meant, by its file's or its own name, or its number."""
+    name = stem.removeprefix(CLIENT)
+    same = name.isdecimal() and client.isdecimal() and int(name) == int(client)
+    return same or client in (stem, name)
 
 
 def _only(folder: Path, stem: str) -> Path | None:

@@ -96,13 +96,18 @@ def judged(
             for place, each in enumerate(captured)
         ]
         observation = rounds([observe(upload, defenses=defenses) for upload in seen])
+        fitted, counted = fit(observation, seed=seed), _counted(captured)
+        refuted = counted not in ([], [len(passes)])
+        if refuted:
+            steps = " and ".join(map(str, counted))
+            fitted = fitted.but(f"its counters say {steps} local steps, not {len(passes)}")
         found.append(
             Belief(
                 name=name,
                 observation=observation,
-                fit=fit(observation, seed=seed),
+                fit=fitted,
                 notes=tuple(told),
-                refuted=_counted(captured) not in ([], [len(passes)]),
+                refuted=refuted,
             )
         )
     return sorted(found, key=lambda b: (b.refuted, not b.fit.explained, b.fit.misfit))

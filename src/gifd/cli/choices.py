@@ -17,7 +17,7 @@ from gifd import catalog, terminal
 from gifd.attacker.observe import Attacker, known_attacker
 from gifd.attacks import Attack, LabelMapping
 from gifd.campaign.renamed import ATTACKERS
-from gifd.errors import GifdError, InputError, one_line
+from gifd.errors import GifdError, InputError, ModelError, one_line
 from gifd.images import MOST_CLASSES, class_in, read_images
 from gifd.metrics import Metric
 from gifd.model import Model
@@ -152,6 +152,16 @@ def chosen_victim(
         raise InputError(
             f"expected --shape with the victim's {len(model.mean)} channels, got {channels}"
         )
+    image_shape = (len(model.mean), height, width)
+    like = next(iter(model.parameters.values()))
+    try:
+        with torch.no_grad():
+            model.tried(like.new_zeros(2, *image_shape))  # batch norm may refuse a single one
+    except ModelError as error:
+        written = ",".join(map(str, image_shape))
+        raise InputError(
+            f"expected a victim that takes images of --shape {written}, got: {error}"
+        ) from None
     if any(part.training and isinstance(part, MODAL) for part in model.module.modules()):
         terminal.note(
             f"'{text}' is in training mode: batch norms use the batch's own statistics, dropout is "
@@ -164,7 +174,7 @@ def chosen_victim(
             f"images are normalised by ImageNet's mean and deviation for '{text}': return a "
             "gifd.Model with the client's own normalisation if it has another"
         )
-    return model, (len(model.mean), height, width)
+    return model, image_shape
 
 
 def chosen_mapping(how: str, prior: Generator, classes: int) -> LabelMapping | None:

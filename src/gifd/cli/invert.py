@@ -45,7 +45,7 @@ from gifd.cli.options import (
     store_at,
 )
 from gifd.cli.trials import run_trials
-from gifd.errors import InputError, ModelError, UnexplainedError
+from gifd.errors import InputError, UnexplainedError
 from gifd.federation.defenses import Hide
 from gifd.files import is_folder
 from gifd.images import read_image, read_images
@@ -153,12 +153,7 @@ def invert(
         device=device_of(device, max_memory),
         offline=offline,
     )
-    try:
-        task = model.task(image_shape)
-    except ModelError as error:
-        raise InputError(
-            f"expected a victim that takes images of --shape {_written(image_shape)}, got: {error}"
-        ) from None
+    task = model.task(image_shape)
     classes = task.classes
     names, truth = _truth(private or (), image_shape)
     origin: dict[str, object] = {"name": victim, "classes": classes, "seed": victim_seed}
@@ -278,10 +273,6 @@ def _name(captured: Sequence[Round], updates: Sequence[Path]) -> str:
     name, more = captured[0].after, len(captured) - 1
     folder = f"{updates[0].resolve().name}/" if is_folder(updates[0]) else ""
     return f"{folder}{name}" + (f" and {more} more" if more else "")
-
-
-def _written(shape: tuple[int, int, int]) -> str:
-    return ",".join(map(str, shape))
 
 
 def _truth(

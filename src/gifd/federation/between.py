@@ -93,6 +93,11 @@ class Between(Protocol):
         scale = float(upload.update.norm()) / typical
         return replace(self, known=Known(change=upload.update, scale=scale))
 
+    @property
+    def sized(self) -> bool:
+        """The factor is estimated."""
+        return False
+
     def as_gradient(self, update: Update, at: Mapping[str, Tensor]) -> Update:
         """Divided by the estimated factor."""
         return update / -self._known.scale
@@ -111,7 +116,7 @@ class Between(Protocol):
     def _known(self) -> Known:
         if self.known is None:
             raise InputError(
-                "expected an update for a point between the weights before and after it, got none: "
-                "a client cannot compute this, it is an attacker's belief about a captured update"
+                "expected a protocol that a client can compute, got 'between', a belief about "
+                "updates that were captured ('gifd invert'): name what the client does"
             )
         return self.known

@@ -48,6 +48,11 @@ class Protocol(ABC):
         """The parameters at which the client computed gradients, as far as its update shows."""
         return [parameters]
 
+    @property
+    def sized(self) -> bool:
+        """Whether `as_gradient` has the size of a gradient, and not only about its direction."""
+        return True
+
     def passes(self, images: int) -> tuple[int, ...]:
         """The number of images in each forward pass of a client that holds so many."""
         return (images,)
@@ -241,6 +246,11 @@ class FedAvg(Protocol):
         return replace(self, local=self.local.localized(wrap))
 
     # -- inside ------------------------------------------------------------------------
+
+    @property
+    def sized(self) -> bool:
+        """Of Adam it has not."""
+        return self.optimizer.linear == self.optimizer and self.local.sized
 
     @property
     def _rates(self) -> tuple[float, ...]:

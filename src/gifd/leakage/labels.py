@@ -62,7 +62,8 @@ def _shown_by_head(observation: Observation, most: int) -> tuple[Int[Tensor, "M 
             raise ModelError("expected an output for each class, got one for two")
         return found.hypotheses(most), "estimated"
     reading = read_label(observation)
-    if reading.doubt is not None and not _defended(observation):
+    refused = reading.doubt is not None and not _defended(observation)
+    if refused and observation.protocol.sized:
         raise InputError(reading.refusal())
     return torch.tensor([[reading.label]]), "inferred" if reading.checked else "estimated"
 

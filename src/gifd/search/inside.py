@@ -88,10 +88,10 @@ class Inside(Initializer):
         inputs = standing.state[name].clone()
         searches, behind = standing.labels.shape[:2].numel(), 0
         for n, labellings in enumerate(standing.labels):
-            found: dict[tuple[int, ...], Tensor] = {}
-            refused: dict[tuple[int, ...], UnexplainedError] = {}
+            found: dict[tuple[float, ...], Tensor] = {}
+            refused: dict[tuple[float, ...], UnexplainedError] = {}
             for r, labels in enumerate(labellings):
-                key = tuple(labels.tolist())
+                key = tuple(labels.flatten().tolist())
 
                 def tell(doing: str, share: float, behind: int = behind) -> None:
                     beginning.tell(doing, (behind + share) / searches)

@@ -102,6 +102,11 @@ class Wrapped(Protocol):
         """Of the inner protocol."""
         return self.inner.visited(parameters, update)
 
+    @property
+    def sized(self) -> bool:
+        """Of the inner protocol."""
+        return self.inner.sized
+
     def shown(self, name: str) -> Tensor | None:
         """Of the inner protocol."""
         return self.inner.shown(name)

@@ -40,7 +40,8 @@ def read_numbers(observation: Observation) -> Float[Tensor, "1 *T"]:
         seen = gathered(observation)
     except ModelError:
         raise InputError(
-            f"expected a linear head that shows labels which are numbers, got none: {_REMEDY}"
+            "expected a linear head whose gradient shows the labels, which are numbers here, got a "
+            f"head of another kind or a hidden one: {_REMEDY}"
         ) from None
     if seen.steps > 1 or seen.hidden or seen.bias is None:
         raise InputError(

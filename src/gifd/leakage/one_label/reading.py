@@ -37,10 +37,10 @@ class Reading:
 
     def refusal(self) -> str:
         """Why the label cannot be read, in one line."""
-        unfit = ", which does not fit the model" if self.negative == 1 else ""
+        unfit = ", but of other sizes than the model leaves" if self.negative == 1 else ""
         return (
             f"expected the head's gradient of one image, in which one number of {self.classes} is "
-            f"negative, got {self.negative}{unfit}: it looks like {self.doubt}; mend that, "
+            f"negative, got {self.negative}{unfit}: it looks like {self.doubt}; "
             f"{GRANT_LABELS}, or {NAME_ATTACKER} if a defence is at work"
         )
 
