@@ -131,7 +131,7 @@ def completed(belief: Belief, captured: Sequence[Round], seed: int) -> Belief:
     if given:
         label_hypotheses(observation)
     error = _unreadable(observation)
-    if error is not None or not belief.fit.explained:
+    if error is not None or not (belief.fit.explained or belief.refuted):
         whole = all(each.before and each.capture.whole for each in captured)
         notes += _negated(belief, whole, seed)
     if error is not None and not given:
