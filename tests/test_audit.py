@@ -271,3 +271,17 @@ def test_estimated_labels_do_not_refuse_an_honest_batch() -> None:
         assert fit(seen, clients=20).explained
         adam = replace(LOCAL, optimizer=Adam(), lr=0.001)
         assert not fit(replace(seen, update=sent(adam, model, seed)), clients=20).explained
+
+
+def test_adam_of_one_image_is_explained_without_its_label() -> None:
+    """Its update has no gradient's sizes, so these do not contradict that it is of one image."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Model(module=ConvNet(5, width=8).eval())
+    image = dead_leaves(1, (3, 16, 16), torch.Generator().manual_seed(3))
+    client = Client(model=model, protocol=FedAvg(steps=1, lr=1e-3, optimizer=Adam()))
+    upload, _ = client.step(image, torch.tensor([2]))
+    found = fit(observe(upload))
+    assert found.contradicted is None
+    assert found.explained, found
+    assert not fit(observe(upload)).but("its counters say 2 local steps, not 1").explained

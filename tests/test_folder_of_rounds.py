@@ -167,3 +167,10 @@ def test_other_mistakes(updates: Path) -> None:
     assert "expected --client with a folder of rounds, got 1 files" in result.stderr
     with pytest.raises(UpdateError, match="expected a folder of rounds, found none"):
         read_rounds(updates / "none", Model(module=network()))
+
+
+def test_a_list_beside_a_clients_file_is_no_update_and_a_number_is_a_name(updates: Path) -> None:
+    (updates / "round-1" / "client-11.json").write_text("[]")
+    model = Model(module=network())
+    for name in ("11", "011", "client-11"):
+        assert len(read_rounds(updates, model, client=name)) == 3
