@@ -11,7 +11,7 @@ from gifd.attacker.observation import Observation
 from gifd.attacks.label_mapping import LabelMapping
 from gifd.attacks.presets import Preset
 from gifd.attacks.reconstruction import Reconstruction
-from gifd.errors import GifdError, InputError, expect
+from gifd.errors import GifdError, InputError
 from gifd.priors.generator import Generator
 from gifd.search import (
     Callback,
@@ -231,15 +231,6 @@ class Attack:
                 for phase in self.phases
             ],
         }
-
-
-def expect_prior(prior: object) -> None:
-    """Check that it is a generator, and not e.g. the name of one.
-
-    Raises:
-        InputError: it is not.
-    """
-    expect(prior, Generator, "a prior, as faces64() makes one")
 
 
 def _plain(value: object) -> object:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from gifd.attacks.attack import Attack, expect_prior
-from gifd.attacks.presets import Preset, given, guessed_first, is_ours, kept, switched_on
+from gifd.attacks.attack import Attack
+from gifd.attacks.presets import (
+    Preset,
+    expect_prior,
+    given,
+    guessed_first,
+    is_ours,
+    kept,
+    switched_on,
+)
 from gifd.priors.generator import IMAGE, Generator
 from gifd.search import Adam, Latent, Measure, Phase, StepDecay, TotalVariation, Weights
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from gifd.attacks.attack import Attack, expect_prior
+from gifd.attacks.attack import Attack
 from gifd.attacks.domains import Domains
-from gifd.attacks.presets import Preset, agreed_last, given, is_ours, kept, switched_on
+from gifd.attacks.presets import (
+    Preset,
+    agreed_last,
+    expect_prior,
+    given,
+    is_ours,
+    kept,
+    switched_on,
+)
 from gifd.errors import InputError
 from gifd.priors.generator import Generator
 from gifd.search import Adam, Feature, ImageNorm, Latent, Phase, TotalVariation

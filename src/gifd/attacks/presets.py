@@ -70,6 +70,15 @@ def switched_on(**extensions: float) -> dict[str, float]:
     return {name: float(value) for name, value in extensions.items() if value}
 
 
+def expect_prior(prior: object) -> None:
+    """Check that it is a generator, and not e.g. the name of one.
+
+    Raises:
+        InputError: it is not.
+    """
+    expect(prior, Generator, "a prior, as faces64() makes one")
+
+
 def learnt_from(public: Source | None, prior: Generator | None) -> Source:
     """What an attack learns from: these images, or samples of its prior, or random shapes.
 
@@ -77,7 +86,7 @@ def learnt_from(public: Source | None, prior: Generator | None) -> Source:
         InputError: something that is neither a source nor a prior.
     """
     if prior is not None:
-        expect(prior, Generator, "a prior, as faces64() makes one")
+        expect_prior(prior)
     if public is None:
         return Leaves() if prior is None else Samples()
     expect(public, Source, "public images, as Public(images=...)")

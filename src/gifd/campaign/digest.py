@@ -114,10 +114,8 @@ class Digester:
             return _hash("mapping", *self._pairs(value.items()))
         own = self._type(type(value))
         if is_dataclass(value):
-            known = [
-                f.name for f in fields(value) if f.init or not f.name.startswith("_")
-            ]  # no caches
-            held = ((name, getattr(value, name)) for name in known)
+            known = (f.name for f in fields(value) if f.init or not f.name.startswith("_"))
+            held = ((name, getattr(value, name)) for name in known)  # without caches
             return _hash("dataclass", own, *self._pairs(held))
         try:
             reduced = value.__reduce_ex__(4)  # as in pickle and copy

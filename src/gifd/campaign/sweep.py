@@ -203,6 +203,7 @@ def answered(
     *,
     cell: Row,
     columns: Collection[str],
+    what: str,
     told: Callable[[str], AbstractContextManager[Callback]],
     expected: tuple[type[GifdError], ...] = (),
 ) -> list[Row]:
@@ -214,7 +215,8 @@ def answered(
         keys: likewise.
         cell: what else a row says.
         columns: of the record. A row of an expected error has `refused` in their place.
-        told: the name of a trial -> the progress of its lot.
+        what: the title of their progress.
+        told: a title -> the progress of a lot.
         expected: errors that are an answer.
 
     Raises:
@@ -223,7 +225,7 @@ def answered(
     asked = {keys.trial(trial): trial for trial in trials}
     missing = {id(trial): key for key, trial in asked.items() if key not in results}
     for lot in lots(trial for trial in asked.values() if id(trial) in missing):
-        with told(lot[0].name) as callback:
+        with told(f"{what}: {lot[0].name}") as callback:
             for trial, found in finished_together(lot, callback, expected):
                 if isinstance(found, GifdError):
                     row: Row = {"attack": trial.attack.name, "refused": str(found)}

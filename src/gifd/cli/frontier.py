@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +42,6 @@ from gifd.federation.client import Client
 from gifd.federation.defenses.dpsgd import accountant_installed
 from gifd.images import class_in, framing, read_images
 from gifd.report.frontier import write_frontier
-from gifd.search import Callback
 from gifd.terminal import one_line_errors
 from gifd.training import read_image_set
 
@@ -195,7 +192,8 @@ def frontier(
                 keys,
                 cell=about | {"victim_seed": VICTIM_SEED},
                 columns=ROW,
-                told=partial(_progress, f"{name} {strength}, {each}"),
+                what=f"{name} {strength}, {each}",
+                told=terminal.progress,
             )
             points.append(
                 _point(
@@ -231,10 +229,6 @@ def frontier(
         console=terminal.say,
     )
     terminal.say.print(f"report: {write_frontier(points, out)}", soft_wrap=True)
-
-
-def _progress(what: str, name: str) -> AbstractContextManager[Callback]:
-    return terminal.progress(f"{what}: {name}")
 
 
 def cells(row: str) -> list[tuple[str, str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +43,6 @@ from gifd.federation.defenses.hide import Hide, parts_of
 from gifd.images import read_image
 from gifd.metrics import PSNR
 from gifd.report.layers import cells, write_layers
-from gifd.search import Callback
 from gifd.terminal import one_line_errors
 
 DEFAULT = ("peel", "ensemble")
@@ -167,7 +164,8 @@ def layers(
                     keys,
                     cell={"kind": "layers", "sent": told, "victim": victim},
                     columns=COLUMNS,
-                    told=partial(_progress, f"{told}, {attack.name}"),
+                    what=f"{told}, {attack.name}",
+                    told=terminal.progress,
                     expected=(UnexplainedError,),
                 )
             )
@@ -193,10 +191,6 @@ def layers(
     )
     _table(found)
     terminal.say.print(f"report: {write_layers(found, out)}", soft_wrap=True)
-
-
-def _progress(what: str, name: str) -> AbstractContextManager[Callback]:
-    return terminal.progress(f"{what}: {name}")
 
 
 def _scored(row: Row) -> tuple[float, str, bool] | None:

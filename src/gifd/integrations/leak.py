@@ -15,6 +15,7 @@ from gifd.attacker.observe import observe
 from gifd.attacks import Attack, peel
 from gifd.audit import Fit, fit
 from gifd.audit.stand_ins import stand_ins
+from gifd.campaign.part import EXACT
 from gifd.captures import at_weights, from_state_dicts
 from gifd.errors import GifdError, InputError, UnexplainedError
 from gifd.federation.protocols import Protocol
@@ -171,4 +172,4 @@ class Measure:
         except UnexplainedError:
             return None
         values = score(found.images, images, (PSNR(),))["psnr"]
-        return min(max(values), 100.0)
+        return min(max(values), EXACT)
